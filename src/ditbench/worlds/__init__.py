@@ -1,0 +1,1 @@
+"""Worlds: what is needed to generate images and to judge them."""

@@ -1,0 +1,1 @@
+"""How the shipped weights of the scenes world were made (`snakemake assets`)."""
