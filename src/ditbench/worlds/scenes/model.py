@@ -13,11 +13,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from ditbench.worlds.scenes.grammar import vocabulary
+from ditbench.worlds.scenes.settings import (
+    BLOCKS,
+    CHANNELS,
+    HEADS,
+    IMAGE_SIZE,
+    PATCH,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    WIDTH,
+)
 
-IMAGE_SIZE = 64
-PATCH = 4
-TEXT_LENGTH = 20  # the longest caption has 17 words, and an end mark
-TEXT_WIDTH = 128
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -50,12 +56,12 @@ def build_text_encoder() -> T5EncoderModel:
 def build_transformer() -> PixArtTransformer2DModel:
     """A PixArt transformer of 5 M parameters and 256 image tokens with fresh weights; its output starts at zero."""
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=3,
-        attention_head_dim=64,
-        cross_attention_dim=192,
-        num_layers=8,
-        in_channels=3,
-        out_channels=3,
+        num_attention_heads=HEADS,
+        attention_head_dim=WIDTH // HEADS,
+        cross_attention_dim=WIDTH,
+        num_layers=BLOCKS,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         sample_size=IMAGE_SIZE,
         patch_size=PATCH,
         caption_channels=TEXT_WIDTH,

@@ -1,0 +1,102 @@
+"""What a method is: a plan maker, a selector and a fill, with its knobs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from ditbench.engine.fills import Fill, Reuse
+from ditbench.engine.plan import Plan, Shape
+from ditbench.faults import Fault
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from ditbench.engine.selectors import Selector
+
+
+class Knob(NamedTuple):
+    """One setting of a method, as users see it."""
+
+    type: type
+    default: Any
+    doc: str
+    least: float | None
+    most: float | None
+    choices: tuple[Any, ...] | None
+
+
+def knob(
+    default: Any,
+    doc: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A dataclass field that is a knob, with the range of its values."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods; a subclass overrides what it changes."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        problems = [p for p in (self.problem(n, getattr(self, n)) for n in self.knobs()) if p]
+        if problems:
+            raise Fault("; ".join(problems))
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """The method's knobs by name."""
+        return {
+            field.name: Knob(
+                type(field.default),
+                field.default,
+                field.metadata["doc"],
+                field.metadata["least"],
+                field.metadata["most"],
+                field.metadata["choices"],
+            )
+            for field in dataclasses.fields(cls)
+        }
+
+    @classmethod
+    def problem(cls, name: str, value: Any) -> str | None:
+        """What is wrong with a knob's value, in one line; None if nothing is."""
+        knobs = cls.knobs()
+        if name not in knobs:
+            return f"{cls.name} has no knob {name!r}; it has {', '.join(knobs) or 'none'}"
+        wanted = knobs[name]
+        numeric = wanted.type is float and isinstance(value, int) and not isinstance(value, bool)
+        if type(value) is not wanted.type and not numeric:
+            return f"{name}: {value!r} must be of type {wanted.type.__name__}"
+        if wanted.choices is not None and value not in wanted.choices:
+            return f"{name}: {value!r} must be one of {', '.join(map(str, wanted.choices))}"
+        if wanted.least is not None and not value >= wanted.least:
+            return f"{name}: {value!r} must be >= {wanted.least:g}"
+        if wanted.most is not None and not value <= wanted.most:
+            return f"{name}: {value!r} must be <= {wanted.most:g}"
+        return None
+
+    def steps(self, default: int) -> int:
+        """How many sampling steps the method takes where a full run takes `default`."""
+        return default
+
+    def plan(self, shape: Shape) -> Plan:
+        """What happens at every site."""
+        raise NotImplementedError
+
+    def fill(self, shape: Shape) -> Fill:
+        """What the tokens that are not computed receive, with fresh state for one run."""
+        return Reuse()
+
+    def selector(self, shape: Shape, generator: Generator) -> Selector | None:
+        """Which tokens are computed where a plan computes some, with fresh state for one run."""
+        return None

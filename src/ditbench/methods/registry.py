@@ -1,0 +1,60 @@
+"""Finds the method files of this package."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ditbench.faults import Fault
+from ditbench.methods.base import Knob, Method
+
+_NOT_METHODS = {"base", "registry"}
+
+
+@cache
+def _classes() -> dict[str, type[Method]]:
+    found: dict[str, type[Method]] = {}
+    for module_info in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module_info.name in _NOT_METHODS:
+            continue
+        module = importlib.import_module(f"{__package__}.{module_info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__:
+                if value.name in found:
+                    raise Fault(f"two methods are called {value.name!r}: {found[value.name].__module__}, {module.__name__}")
+                found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def method_names() -> list[str]:
+    """The names of all methods."""
+    return list(_classes())
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method by its name."""
+    classes = _classes()
+    if name not in classes:
+        near = difflib.get_close_matches(name, classes, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise Fault(f"no method {name!r}{hint} Possible: {', '.join(classes)}")
+    return classes[name]
+
+
+def knob_fields(name: str) -> dict[str, Knob]:
+    """The knobs of a method by its name."""
+    return method_class(name).knobs()
+
+
+def get_method(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
+    """A method with its knobs set; every wrong knob is named in one Fault."""
+    chosen = method_class(name)
+    problems = [p for p in (chosen.problem(k, v) for k, v in (knobs or {}).items()) if p]
+    if problems:
+        raise Fault("; ".join(problems))
+    return chosen(**(knobs or {}))

@@ -1,0 +1,17 @@
+"""The constants of the scenes world, free of heavy imports."""
+
+IMAGE_SIZE = 64
+CHANNELS = 3
+PATCH = 4
+TOKENS = (IMAGE_SIZE // PATCH) ** 2
+WIDTH = 192
+HEADS = 3
+BLOCKS = 8
+TEXT_LENGTH = 20  # the longest caption has 17 words, and an end mark
+TEXT_WIDTH = 128
+
+# How the default run samples: DPM-Solver++ of second order over shifted flow levels.
+STEPS = 16
+GUIDANCE = 2.5
+FLOW_SHIFT = 3.0
+DTYPE = "bfloat16"

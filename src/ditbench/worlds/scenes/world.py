@@ -1,0 +1,85 @@
+"""The embedded world: captioned pictures of coloured shapes, drawn by a PixArt of 5 M parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ditbench.engine.plan import Shape
+from ditbench.worlds.base import Handle, World
+from ditbench.worlds.scenes import settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from ditbench.engine.ledger import Costs
+
+
+def assets_folder() -> Path:
+    """Where the shipped weights are: $DITBENCH_SCENES_ASSETS, else assets/scenes of the repository."""
+    given = os.environ.get("DITBENCH_SCENES_ASSETS")
+    return Path(given) if given else Path(__file__).parents[4] / "assets" / "scenes"
+
+
+class Scenes(World):
+    """Ships with the repository and needs no download."""
+
+    name: ClassVar[str] = "scenes"
+    summary: ClassVar[str] = "coloured shapes on patterned backgrounds, 64 x 64, a PixArt of 5 M parameters"
+    default_steps: ClassVar[int] = settings.STEPS
+    guidance: ClassVar[float] = settings.GUIDANCE
+    dtype: ClassVar[str] = settings.DTYPE
+    image_size: ClassVar[int] = settings.IMAGE_SIZE
+    judge_names: ClassVar[tuple[str, ...]] = ("fid", "attributes", "clip", "hps")
+
+    def shape(self, steps: int) -> Shape:
+        return Shape(steps, settings.BLOCKS, ("self", "cross", "mlp"), settings.TOKENS)
+
+    def costs(self) -> Costs:
+        from ditbench.backbones.pixart_costs import pixart_costs
+
+        return pixart_costs(
+            width=settings.WIDTH,
+            tokens=settings.TOKENS,
+            text_tokens=settings.TEXT_LENGTH,
+            text_width=settings.TEXT_WIDTH,
+            patch_values=settings.PATCH**2 * settings.CHANNELS,
+            out_values=settings.PATCH**2 * settings.CHANNELS,
+        )
+
+    def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
+        from ditbench.worlds.scenes.grammar import draw_scenes
+
+        return [scene.caption() for scene in draw_scenes(count, seed, split)]
+
+    def references(self, count: int, seed: int) -> NDArray[np.uint8]:
+        from ditbench.worlds.scenes.grammar import draw_scenes
+        from ditbench.worlds.scenes.renderer import render_batch
+
+        return render_batch(draw_scenes(count, seed, "evaluation"), seed, size=self.image_size)
+
+    def load(self, device: str = "cpu") -> Handle:
+        from ditbench.backbones.pixart import PixArtBackbone
+        from ditbench.worlds.scenes.pipeline import load_pipeline
+
+        pipeline = load_pipeline(assets_folder(), device)
+        return Handle(pipeline, PixArtBackbone(pipeline.transformer))
+
+    def embed(self, handle: Handle, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        from ditbench.worlds.scenes.pipeline import embed
+
+        return embed(handle.pipeline, captions)
+
+    def noise_shape(self) -> tuple[int, ...]:
+        return (settings.CHANNELS, settings.IMAGE_SIZE, settings.IMAGE_SIZE)
+
+    def sample(
+        self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
+    ) -> NDArray[np.uint8]:
+        from ditbench.worlds.scenes.pipeline import sample
+
+        return sample(handle.pipeline, texts, negative, noise, steps, self.guidance)
