@@ -1,0 +1,213 @@
+"""A study: a table and a figure as data, read from `studies/<name>.yaml` and checked before anything runs.
+
+Rows are arms, columns are measures. Measures of judges carry their world's name (`fid/scenes`); drift to the
+baseline (`psnr-to-full`) and the costs below do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ditbench.faults import Fault
+
+# Measures that no judge gives: where each comes from is the business of report/results.py.
+COSTS = (
+    "macs-linear",
+    "macs-attention",
+    "macs-total",
+    "speedup",
+    "seconds-per-image",
+    "nominal-ratio",
+    "realised-ratio",
+)
+
+ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Published(_Part):
+    """A value that others printed, with its source; never mixed with what was measured here."""
+
+    value: float
+    source: Text
+
+
+class Row(_Part):
+    """One arm of a study: a method at one operating point."""
+
+    arm: ArmName
+    method: str
+    knobs: dict[str, Any] = {}
+    steps: Annotated[int, Field(ge=1)] | None = None
+    label: Text
+    note: str = ""
+    published: dict[str, Published] = {}
+
+
+class Column(_Part):
+    """One measure of a study, and how it is printed."""
+
+    measure: Text
+    label: Text
+    digits: Annotated[int, Field(ge=0, le=9)] = 2
+
+
+class Axes(_Part):
+    """The two measures of the quality-versus-speed figure."""
+
+    x: Text
+    y: Text
+
+
+class Study(_Part):
+    """A table and a figure: which cells, which columns, which published values."""
+
+    name: str
+    title: Text
+    world: str
+    rows: Annotated[list[Row], Field(min_length=1)]
+    columns: Annotated[list[Column], Field(min_length=1)]
+    figure: Axes
+    baseline: str
+    controls: list[str] = []
+
+    def row(self, arm: str) -> Row:
+        """The row of an arm."""
+        return next(row for row in self.rows if row.arm == arm)
+
+    def column(self, measure: str) -> Column:
+        """The column of a measure."""
+        return next(column for column in self.columns if column.measure == measure)
+
+
+def studies_folder() -> Path:
+    """Where the studies of this checkout are: `studies` in the working folder, else in the repository."""
+    here = Path("studies")
+    return here if here.is_dir() else Path(__file__).parents[2] / "studies"
+
+
+def study_names() -> list[str]:
+    """The names of the studies in the studies folder."""
+    return sorted(path.stem for path in studies_folder().glob("*.yaml"))
+
+
+def study_path(name_or_path: str | Path) -> Path:
+    """The file of a study, by its name or by its path."""
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")):
+        if Path(text).is_file():
+            return Path(text)
+        raise Fault(f"no study file {text!r}")
+    path = studies_folder() / f"{text}.yaml"
+    if path.is_file():
+        return path
+    raise Fault(f"no study {text!r}{_possible(text, study_names())}")
+
+
+def load_study(name_or_path: str | Path) -> Study:
+    """A study by its name or path; all mistakes of its file are told in one Fault, one line each."""
+    import yaml
+
+    path = study_path(name_or_path)
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(body, dict):
+        raise Fault(f"{path} must hold keys and values (title, world, rows, columns, …), not {_shown(body)}")
+    if "name" in body:
+        raise Fault(f"{path}: name: a study is called like its file ({path.stem}); remove the key")
+    try:
+        study = Study.model_validate({"name": path.stem, **body})
+    except ValidationError as error:
+        raise Fault(_all_told(path, [_one_line(problem) for problem in error.errors()])) from error
+    problems = list(_problems(study))
+    if problems:
+        raise Fault(_all_told(path, problems))
+    return study
+
+
+def _problems(study: Study) -> Iterator[str]:
+    """What no type can say: names that must exist, names that must be unique."""
+    from ditbench.methods import get_method, method_names
+    from ditbench.worlds import world_names
+
+    if study.world not in world_names():
+        yield f"world: no world {study.world!r}{_possible(study.world, world_names())}"
+    arms = [row.arm for row in study.rows]
+    measures = [column.measure for column in study.columns]
+    yield from (f"rows: arm {arm!r} is listed twice" for arm in _twice(arms))
+    yield from (f"columns: measure {measure!r} is listed twice" for measure in _twice(measures))
+    for i, row in enumerate(study.rows):
+        if row.method not in method_names():
+            yield f"rows.{i}.method: no method {row.method!r}{_possible(row.method, method_names())}"
+            continue
+        try:
+            get_method(row.method, row.knobs)
+        except Fault as fault:
+            yield f"rows.{i}.knobs: {fault}"
+    for i, measure in enumerate(measures):
+        world = measure.rpartition("/")[2]
+        if "/" in measure and world != study.world:
+            yield f"columns.{i}.measure: {measure!r} belongs to world {world!r}, this study to {study.world!r}"
+    for axis, measure in (("x", study.figure.x), ("y", study.figure.y)):
+        if measure not in measures:
+            yield f"figure.{axis}: {measure!r} is not a column{_possible(measure, measures)}"
+    for key, names in (("baseline", [study.baseline]), ("controls", study.controls)):
+        yield from (f"{key}: no row has arm {name!r}{_possible(name, arms)}" for name in names if name not in arms)
+    for i, row in enumerate(study.rows):
+        for measure in row.published:
+            if measure not in measures:
+                yield f"rows.{i}.published: {measure!r} is not a column{_possible(measure, measures)}"
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _possible(name: str, valid: Iterable[str]) -> str:
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{hint} Possible: {', '.join(valid) or 'none'}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _one_line(problem: Any) -> str:
+    """One mistake found by pydantic: the key, what was found, what was expected."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_possible(str(problem['loc'][-1]), _keys_at(problem['loc']))}"
+    return f"{key}: {_shown(problem['input'])}: {problem['msg'].lower()}"
+
+
+def _keys_at(place: tuple[Any, ...]) -> list[str]:
+    """The keys that are valid where an unknown one was found."""
+    model: type[BaseModel] = Study
+    if "published" in place:
+        model = Published
+    elif len(place) > 1:
+        model = {"rows": Row, "columns": Column, "figure": Axes}.get(str(place[0]), Study)
+    return [name for name in model.model_fields if not (model is Study and name == "name")]
+
+
+def _all_told(path: Path, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{path}: {problems[0]}"
+    return "\n  ".join([f"{path}: {len(problems)} mistakes", *problems])

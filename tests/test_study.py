@@ -1,0 +1,105 @@
+"""Study files: what a good one says, and that every mistake of a bad one is told at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ditbench.faults import Fault
+from ditbench.study import load_study
+
+
+def small() -> dict:
+    return {
+        "title": "Small",
+        "world": "scenes",
+        "rows": [
+            {"arm": "full", "method": "full", "label": "full"},
+            {"arm": "fora-n3", "method": "fora", "knobs": {"interval": 3}, "label": "FORA"},
+        ],
+        "columns": [
+            {"measure": "fid/scenes", "label": "FID/scenes"},
+            {"measure": "speedup", "label": "speedup", "digits": 1},
+        ],
+        "figure": {"x": "speedup", "y": "fid/scenes"},
+        "baseline": "full",
+    }
+
+
+def write(folder: Path, body: object) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(body), encoding="utf-8")
+    return path
+
+
+def test_the_embedded_study_has_a_baseline_a_control_and_both_axes() -> None:
+    study = load_study("embedded")
+    arms = [row.arm for row in study.rows]
+    assert arms == ["full", "fewer-steps-50", "fora-n2", "broken"]
+    assert study.baseline == "full" and study.controls == ["broken"]
+    assert study.row("fora-n2").knobs == {"interval": 2}
+    assert study.column(study.figure.y).label == "FID/scenes"
+
+
+def test_a_study_is_called_like_its_file(tmp_path: Path) -> None:
+    assert load_study(write(tmp_path, small())).name == "small"
+    with pytest.raises(Fault, match="called like its file"):
+        load_study(write(tmp_path, {**small(), "name": "other"}))
+
+
+def test_an_unknown_study_is_answered_with_the_possible_ones() -> None:
+    with pytest.raises(Fault, match=r"no study 'embeded'; did you mean 'embedded'\?"):
+        load_study("embeded")
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    body = small()
+    body["rows"][0]["methd"] = "full"
+    body["columns"][1]["digits"] = "two"
+    body["controlls"] = []
+    del body["baseline"]
+    with pytest.raises(Fault) as caught:
+        load_study(write(tmp_path, body))
+    message = str(caught.value)
+    assert "4 mistakes" in message
+    assert "rows.0.methd: unknown key; did you mean 'method'?" in message
+    assert "columns.1.digits: 'two'" in message
+    assert "controlls: unknown key; did you mean 'controls'?" in message
+    assert "baseline: missing" in message
+
+
+def test_names_must_exist_and_be_unique(tmp_path: Path) -> None:
+    body = small()
+    body["rows"][1] |= {"arm": "full", "knobs": {"interval": 0}}
+    body["columns"].append({"measure": "clip/elsewhere", "label": "CLIP"})
+    body["figure"]["x"] = "speed"
+    body["controls"] = ["brocken"]
+    with pytest.raises(Fault) as caught:
+        load_study(write(tmp_path, body))
+    message = str(caught.value)
+    assert "arm 'full' is listed twice" in message
+    assert "rows.1.knobs: interval: 0 must be >= 1" in message
+    assert "belongs to world 'elsewhere'" in message
+    assert "figure.x: 'speed' is not a column; did you mean 'speedup'?" in message
+    assert "controls: no row has arm 'brocken'" in message
+
+
+@pytest.mark.parametrize("text", ["- a list", "title: [unclosed", ""])
+def test_a_file_that_is_no_study_is_a_fault(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(Fault, match=r"odd\.yaml"):
+        load_study(path)
+
+
+def test_reading_a_study_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from ditbench.study import load_study; load_study('embedded');"
+        "print([m for m in ('torch', 'pandas', 'matplotlib', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
