@@ -1,0 +1,233 @@
+"""Draws the images of a cell: text embeddings once per caption set, then shard after shard."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditbench.engine.trace import Trace
+from ditbench.faults import Fault
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+PROGRESS_SECONDS = 10.0
+
+
+def check_device(name: str) -> str:
+    """The device, or a Fault that says which there are."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise Fault(f"device: {name!r} is not a device; possible: cpu, cuda, cuda:0, …") from None
+    if device.type not in ("cpu", "cuda"):
+        raise Fault(f"device: {name!r} is not supported; possible: cpu, cuda, cuda:0, …")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise Fault(f"device: {name!r} was asked for, this machine has {count} CUDA device(s); use device: cpu")
+    return name
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Embeddings of some captions, and of the empty one for guidance."""
+
+    ids: list[str]
+    given: dict[str, torch.Tensor]
+    negative: dict[str, torch.Tensor]
+
+
+def embed(world_name: str, captions_path: Path, out: Path, device: str = "cpu", code: str | None = None) -> None:
+    """Embeds a caption set, and the empty caption, into one safetensors file."""
+    from safetensors.torch import save_file
+
+    from ditbench.records import read_record
+    from ditbench.storage import replacing
+    from ditbench.worlds import get_world
+
+    world = get_world(world_name)
+    captions = [entry["text"] for entry in read_record(captions_path, "captions")["captions"]]
+    handle = world.load(check_device(device))
+    rows = {f"given.{name}": tensor.contiguous() for name, tensor in world.embed(handle, captions).items()}
+    rows |= {f"negative.{name}": tensor.contiguous() for name, tensor in world.embed(handle, [""]).items()}
+    with replacing(out) as partial:
+        save_file(rows, partial, metadata={"world": world_name, "captions": captions_path.stem, "code": code or ""})
+
+
+def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int]) -> Texts:
+    """The embeddings of the captions at `rows`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ditbench.records import read_record
+
+    entries = read_record(captions_path, "captions")["captions"]
+    if rows and max(rows) >= len(entries):
+        raise Fault(f"{captions_path} holds {len(entries)} captions, row {max(rows)} was asked for")
+    try:
+        tensors = load_file(embeddings_path)
+    except (SafetensorError, OSError) as error:
+        raise Fault(f"{embeddings_path} cannot be read ({error}); delete it and run again to make it anew") from error
+    given = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("given.")}
+    if any(len(tensor) != len(entries) for tensor in given.values()):
+        raise Fault(f"{embeddings_path} was made from other captions than {captions_path}; delete it and run again")
+    return Texts(
+        [entries[row]["id"] for row in rows],
+        {name: tensor[list(rows)] for name, tensor in given.items()},
+        {name[9:]: tensor for name, tensor in tensors.items() if name.startswith("negative.")},
+    )
+
+
+class Sampler:
+    """A loaded world that draws batches by the method of a spec."""
+
+    def __init__(self, world_name: str, device: str = "cpu") -> None:
+        from ditbench.worlds import get_world
+
+        self.world = get_world(world_name)
+        self.device = check_device(device)
+        self.handle = self.world.load(self.device)
+
+    def draw(self, spec: dict[str, Any], texts: Texts) -> tuple[NDArray[np.uint8], Trace]:
+        """Images of `texts` under the spec's method and seed, and what was executed."""
+        import torch
+
+        from ditbench.engine.run import Run, attached
+        from ditbench.methods import get_method
+        from ditbench.noise import batch_noise
+
+        method = get_method(spec["method"], spec["knobs"])
+        steps = method.steps(spec["steps"] or self.world.default_steps)
+        shape = self.world.shape(steps)
+        generator = torch.Generator(self.device).manual_seed(spec["seed"])
+        run = Run(
+            self.handle.backbone,
+            method.plan(shape),
+            shape.tokens,
+            method.fill(shape),
+            method.selector(shape, generator),
+        )
+        noise = torch.from_numpy(batch_noise(spec["seed"], texts.ids, self.world.noise_shape()))
+        with attached(run):
+            images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
+        return images, run.trace
+
+
+def generate_shard(
+    spec_path: Path,
+    captions_path: Path,
+    embeddings_path: Path,
+    first: int,
+    last: int,
+    out: Path,
+    batch: int = 16,
+    device: str = "cpu",
+    code: str | None = None,
+) -> None:
+    """Draws the images of captions `first` to `last` (inclusive) into one shard and its record."""
+    from ditbench.records import Clock, read_record, write_record
+    from ditbench.storage import write_shard
+
+    import numpy as np
+
+    clock = Clock()
+    spec = read_record(spec_path, "spec")
+    label = f"{spec['arm']} seed {spec['seed']} [{first}-{last}]"
+    with clock("load"):
+        sampler = Sampler(spec["world"], device)
+        rows = list(range(first, last + 1))
+        starts = range(0, len(rows), batch)
+        batches = [read_batch(captions_path, embeddings_path, rows[start : start + batch]) for start in starts]
+    images: list[NDArray[np.uint8]] = []
+    trace: Trace | None = None
+    began = told = time.monotonic()
+    with clock("compute"):
+        for texts in batches:
+            drawn, ran = sampler.draw(spec, texts)
+            images.append(drawn)
+            if trace is None:
+                trace = ran
+            else:
+                trace.add(ran)
+            now, done = time.monotonic(), sum(map(len, images))
+            if now - told > PROGRESS_SECONDS or done == len(rows):
+                rate, told = done / (now - began), now
+                left = (len(rows) - done) / rate
+                print(f"{label}: {done} of {len(rows)} images, {rate:.2f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+    assert trace is not None
+    whole = np.concatenate(images)
+    ids = [caption_id for texts in batches for caption_id in texts.ids]
+    archive = out.with_suffix(".zip")
+    with clock("write"):
+        digest = write_shard(archive, whole, ids, first)
+    body = {
+        "spec_hash": spec["hash"],
+        "first": first,
+        "last": last,
+        "count": len(ids),
+        "file": archive.name,
+        "sha256": digest,
+        "bytes": archive.stat().st_size,
+        "ids": ids,
+        "images_per_second": len(ids) / clock.seconds["compute"],
+        "trace": trace.summary(),
+    }
+    write_record(out, "shard", body, timings=clock.seconds, code=code)
+
+
+def write_plan(spec: dict[str, Any], out: Path) -> None:
+    """Writes the plan that a spec's method makes in its world."""
+    import json
+
+    from ditbench.methods import get_method
+    from ditbench.storage import replacing
+    from ditbench.worlds import get_world
+
+    world = get_world(spec["world"])
+    method = get_method(spec["method"], spec["knobs"])
+    shape = world.shape(method.steps(spec["steps"] or world.default_steps))
+    with replacing(out) as partial:
+        Path(partial).write_text(json.dumps(method.plan(shape).to_json()))
+
+
+def write_cost(spec_path: Path, shard_records: Sequence[Path], out: Path, code: str | None = None) -> None:
+    """Bills what the shards' traces say was executed."""
+    from ditbench.engine.ledger import bill
+    from ditbench.methods import get_method
+    from ditbench.records import read_record, write_record
+    from ditbench.worlds import get_world
+
+    spec = read_record(spec_path, "spec")
+    world = get_world(spec["world"])
+    trace: Trace | None = None
+    for path in shard_records:
+        part = Trace.from_summary(read_record(path, "shard")["trace"])
+        if trace is None:
+            trace = part
+        else:
+            trace.add(part)
+    if trace is None:
+        raise Fault(f"{spec['arm']} has no shards: nothing was run that could be billed")
+    charged = bill(trace, world.costs())
+    plan = get_method(spec["method"], spec["knobs"]).plan(world.shape(trace.shape.steps))
+    body = {
+        "spec_hash": spec["hash"],
+        "linear": charged.linear,
+        "attention": charged.attention,
+        "total": charged.total,
+        "steps": trace.shape.steps,
+        "cfg_branches": world.cfg_branches,
+        "realised_ratio": trace.realised_ratio,
+        "nominal_ratio": plan.nominal_ratio,
+        "convention": "MACs of one image, one CFG branch, the whole sampling run",
+    }
+    write_record(out, "cost", body, code=code)

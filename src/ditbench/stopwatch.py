@@ -1,0 +1,142 @@
+"""How fast arms are: whole sampling runs, interleaved with the full model, as ratios.
+
+Absolute times drift with the machine; a ratio of neighbouring runs does not. Every round times the full model and
+then each arm; an arm's ratio in a round uses the full runs before and after it. What other processes took of the
+processor meanwhile is measured, and a contended machine is said in the record.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from ditbench.faults import Fault
+
+# Above this share of the machine taken by others, timings are called contended.
+CONTENTION = 0.1
+
+
+class Neighbours:
+    """Measures the share of the machine's processor time that other processes took."""
+
+    def __init__(self) -> None:
+        self._began = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        machine = psutil.cpu_times()
+        idle = machine.idle + getattr(machine, "iowait", 0.0)
+        # On Linux guest time is counted within user time.
+        busy = sum(machine) - idle - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
+        own = psutil.Process().cpu_times()
+        return busy, busy + idle, own.user + own.system
+
+    def share(self) -> float:
+        """The share taken by others since this was made, between 0 and 1."""
+        busy, whole, own = (now - then for now, then in zip(self._read(), self._began, strict=True))
+        return max(0.0, min(1.0, (busy - own) / whole)) if whole > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """An arm's seconds per round and its speed-up over the full model in each."""
+
+    seconds: list[float]
+    ratios: list[float]
+
+
+def interleave(runs: dict[str, Callable[[], None]], baseline: str, rounds: int) -> dict[str, Timing]:
+    """Times every run `rounds` times, the baseline between rounds and once more at the end."""
+    if baseline not in runs:
+        raise Fault(f"timing needs the arm {baseline!r} to compare with")
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    others = [name for name in runs if name != baseline]
+    for name in runs:  # warm-up: first calls allocate, compile and page in
+        runs[name]()
+    for number in range(rounds + 1):
+        seconds[baseline].append(_timed(runs[baseline]))
+        if number == rounds:
+            break
+        # The order turns from round to round, so that no arm always follows the same one.
+        turn = number % max(len(others), 1)
+        for name in others[turn:] + others[:turn]:
+            seconds[name].append(_timed(runs[name]))
+        print(f"stopwatch: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    around = [(a + b) / 2 for a, b in zip(seconds[baseline], seconds[baseline][1:], strict=False)]
+    timings = {name: Timing(seconds[name], [a / s for a, s in zip(around, seconds[name], strict=True)]) for name in others}
+    full = seconds[baseline]
+    timings[baseline] = Timing(full, [a / b for a, b in zip(full, full[1:], strict=False)])
+    return timings
+
+
+def _timed(run: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median with the smallest and the largest value."""
+    return {"value": median(values), "low": min(values), "high": max(values)}
+
+
+def time_arms(
+    spec_paths: Sequence[Path],
+    captions_path: Path,
+    embeddings_path: Path,
+    out_name: str = "latency.json",
+    rounds: int = 5,
+    batch: int = 16,
+    device: str = "cpu",
+    baseline: str = "full",
+    code: str | None = None,
+) -> None:
+    """Times the arms of one world together and writes each arm's record beside its spec."""
+    from ditbench.generate import Sampler, read_batch
+    from ditbench.records import Clock, read_record, write_record
+
+    clock = Clock()
+    specs = {path: read_record(path, "spec") for path in spec_paths}
+    worlds = {spec["world"] for spec in specs.values()}
+    if len(worlds) != 1:
+        raise Fault(f"arms of one world are timed together, these are of {', '.join(sorted(worlds))}")
+    with clock("load"):
+        sampler = Sampler(worlds.pop(), device)
+        texts = read_batch(captions_path, embeddings_path, range(batch))
+    runs = {spec["arm"]: _runner(sampler, spec, texts) for spec in specs.values()}
+    neighbours = Neighbours()
+    with clock("compute"):
+        timings = interleave(runs, baseline, rounds)
+    taken = neighbours.share()
+    contended = taken > CONTENTION
+    note = f"other processes took {taken:.0%} of the processor meanwhile" if contended else ""
+    if contended:
+        print(f"stopwatch: the machine is contended: {note}; the ratios are less certain", file=sys.stderr)
+    for path, spec in specs.items():
+        timing = timings[spec["arm"]]
+        body: dict[str, Any] = {
+            "spec_hash": spec["hash"],
+            "batch": batch,
+            "rounds": rounds,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+            "device": device,
+            "seconds_per_image": spread([s / batch for s in timing.seconds]),
+            "speedup": spread(timing.ratios),
+            "rounds_seconds": timing.seconds,
+            "contended": contended,
+            "load": taken,
+            "note": note,
+        }
+        write_record(path.with_name(out_name), "latency", body, timings=clock.seconds, code=code)
+
+
+def _runner(sampler: Any, spec: dict[str, Any], texts: Any) -> Callable[[], None]:
+    return lambda: sampler.draw(spec, texts) and None

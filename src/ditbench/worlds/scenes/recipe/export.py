@@ -1,0 +1,80 @@
+"""Turns a training checkpoint into the shipped files, and says how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ditbench.worlds.scenes.recipe.backbone import Recipe
+
+# Every file whose bytes decide what the recipe makes.
+RECIPE_FILES = ("grammar.py", "renderer.py", "settings.py", "model.py", "recipe/backbone.py")
+
+
+def recipe_hash() -> str:
+    """A hash of the code that decides the trained weights."""
+    folder = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for name in RECIPE_FILES:
+        digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def export_backbone(checkpoint: Path, assets: Path, recipe: Recipe) -> dict[str, Any]:
+    """Writes the averaged weights in fp16 and `backbone.json`, the account of their making."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    assets.mkdir(parents=True, exist_ok=True)
+    for part in ("transformer", "text_encoder"):
+        prefix = part + "."
+        # Buffers (sinusoidal positions) are part of the state dict, the average holds parameters only.
+        whole = {name: tensor for name, tensor in state["pair"].items() if name.startswith(prefix)}
+        whole |= {name: tensor for name, tensor in state["average"].items() if name.startswith(prefix)}
+        tensors = _without_shared({name[len(prefix) :]: tensor.half().contiguous() for name, tensor in whole.items()})
+        save_file(tensors, assets / f"{part}.safetensors", metadata={"recipe": recipe_hash()})
+    progress = state["progress"]
+    account = {
+        "schema": "ditbench/scenes-backbone@1",
+        "recipe": asdict(recipe),
+        "recipe_hash": recipe_hash(),
+        "images_seen": progress["seen"],
+        "seconds": round(progress["seconds"], 1),
+        "complete": progress["seen"] >= recipe.images,
+        "final_loss": progress["history"][-1]["loss"],
+        "hardware": {"processor": processor_name(), "cores": os.cpu_count(), "accelerator": accelerator_name()},
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")},
+        "sha256": {
+            f"{part}.safetensors": hashlib.sha256((assets / f"{part}.safetensors").read_bytes()).hexdigest()
+            for part in ("transformer", "text_encoder")
+        },
+    }
+    (assets / "backbone.json").write_text(json.dumps(account, indent=2) + "\n")
+    return account
+
+
+def _without_shared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names that share one tensor (T5's two names for its embedding) get a copy each: safetensors holds no aliases."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def accelerator_name() -> str | None:
+    """The first CUDA device's name, if there is one."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

@@ -1,0 +1,27 @@
+"""What holds for every test: nothing is downloaded, examples are the same in every run, no screen is needed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a weight that is missing must be a clear message, never a download
+os.environ["MPLBACKEND"] = "Agg"
+
+# Derandomised: a red test stays red. No deadline: a busy machine is not a bug.
+settings.register_profile("ditbench", derandomize=True, deadline=None)
+settings.load_profile("ditbench")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked `gpu` where there is no CUDA device."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

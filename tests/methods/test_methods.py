@@ -1,0 +1,83 @@
+"""Contracts that every method keeps, and the schedules of each worked out by hand."""
+
+import numpy as np
+import pytest
+
+from ditbench.engine.plan import Plan, Shape, full_plan
+from ditbench.faults import Fault
+from ditbench.methods import get_method, knob_fields, method_names
+
+SHAPE = Shape(steps=8, blocks=3, branches=("self", "cross", "mlp"), tokens=16)
+
+
+def full_steps(name: str, steps: int = 8, **knobs: object) -> list[int]:
+    plan = get_method(name, knobs).plan(Shape(steps, 3, SHAPE.branches, 16))
+    assert set(np.unique(plan.shares)) <= {0.0, 1.0}
+    return np.flatnonzero(plan.shares.all(axis=(1, 2))).tolist()
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_says_what_it_is_and_starts_full(name: str) -> None:
+    method = get_method(name)
+    assert method.summary
+    assert isinstance(method.paper, str)
+    plan = method.plan(SHAPE)
+    assert plan.shares.shape == SHAPE.sites
+    assert (plan.shares[0] == 1).all()
+    assert all(knob.doc for knob in knob_fields(name).values())
+
+
+def test_fora_counts_up_or_down() -> None:
+    assert full_steps("fora", interval=2) == [0, 2, 4, 6]
+    assert full_steps("fora", interval=3) == [0, 3, 6]
+    # As published: counted from the last step, the first always full.
+    assert full_steps("fora", interval=3, direction="down") == [0, 1, 4, 7]
+    assert len(full_steps("fora", steps=50, interval=3, direction="down")) == 18
+    assert full_steps("fora", interval=1) == list(range(8))
+
+
+def test_broken_is_full_every_fourth_step_and_shifts_tokens() -> None:
+    assert full_steps("broken") == [0, 4]
+    assert get_method("broken").fill(SHAPE).shift == 6
+
+
+def test_fewer_steps_takes_a_share_of_the_steps() -> None:
+    assert get_method("fewer-steps", {"share": 0.5}).steps(16) == 8
+    assert get_method("fewer-steps", {"share": 0.01}).steps(16) == 1
+    assert get_method("full").steps(16) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "says"),
+    [
+        ("fora", {"interval": 0}, "interval: 0 must be >= 1"),
+        ("fora", {"interval": 2.5}, "must be of type int"),
+        ("fora", {"interval": True}, "must be of type int"),
+        ("fora", {"direction": "left"}, "must be one of up, down"),
+        ("fora", {"intervall": 2}, "fora has no knob 'intervall'; it has interval, direction"),
+        ("full", {"interval": 2}, "it has none"),
+        ("fewer-steps", {"share": 1.5}, "must be <= 1"),
+        ("foar", {}, "did you mean 'fora'?"),
+    ],
+)
+def test_wrong_knobs_are_one_sentence(name: str, knobs: dict, says: str) -> None:
+    with pytest.raises(Fault) as fault:
+        get_method(name, knobs)
+    assert says in str(fault.value)
+
+
+def test_all_wrong_knobs_are_named_at_once() -> None:
+    with pytest.raises(Fault, match="interval.*direction"):
+        get_method("fora", {"interval": 0, "direction": "left"})
+
+
+def test_plans_round_up_and_survive_json() -> None:
+    plan = Plan(SHAPE.branches, np.full(SHAPE.sites, 0.1))
+    assert plan.counts(30)[0, 0, 0] == 3
+    assert plan.counts(16)[0, 0, 0] == 2
+    assert np.array_equal(Plan.from_json(plan.to_json()).shares, plan.shares)
+    assert full_plan(SHAPE).nominal_ratio == 0
+    with pytest.raises(Fault, match="between 0"):
+        Plan(SHAPE.branches, np.full(SHAPE.sites, 1.1))
+    with pytest.raises(Fault, match="shape"):
+        Plan(SHAPE.branches, np.ones((2, 2, 2)))
