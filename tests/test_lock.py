@@ -16,7 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 UV = PROJECT["tool"]["uv"]
 LOCK = (ROOT / "requirements.lock").read_text()
 
-PYTHONS = [f"3.{minor}" for minor in range(8, 30) if f"3.{minor}.0" in SpecifierSet(PROJECT["project"]["requires-python"])]
+PYTHONS = [
+    f"3.{minor}" for minor in range(8, 30) if f"3.{minor}.0" in SpecifierSet(PROJECT["project"]["requires-python"])
+]
 PLATFORMS = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
 MACHINES = [
     {"python_version": p, "python_full_version": f"{p}.1", "sys_platform": system, "platform_machine": cpu}
@@ -61,7 +63,7 @@ def test_every_locked_package_has_sha256_hashes() -> None:
 
 def test_the_pins_hold_no_address() -> None:
     pins = LOCK + "\n".join(UV["constraint-dependencies"] + UV["build-constraint-dependencies"])
-    assert not re.search(r"://|http| @ |(?m:^-)|index-url|find-links", pins.replace("pip install", ""))
+    assert not re.search(r"://| @ |index-url|find-links|(?m:^-)", pins)
 
 
 def direct_dependencies() -> list[str]:
