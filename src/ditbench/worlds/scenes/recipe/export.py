@@ -78,3 +78,12 @@ def processor_name() -> str:
 def accelerator_name() -> str | None:
     """The first CUDA device's name, if there is one."""
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def make_backbone(work: Path, assets: Path, device: str = "cpu") -> dict[str, Any]:
+    """Trains the backbone (or continues in `work`) and writes its shipped files to `assets`."""
+    from ditbench.worlds.scenes.recipe.backbone import Training
+
+    training = Training(Recipe(), work, device)
+    training.run()
+    return export_backbone(training.checkpoint, assets, training.recipe)

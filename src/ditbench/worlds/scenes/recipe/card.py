@@ -1,0 +1,119 @@
+"""The model card of the shipped weights: written from records, never by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ditbench.faults import Fault
+
+CARD = """# Weights of the world `scenes`
+
+A text-to-image diffusion transformer (`PixArtTransformer2DModel`, {parameters:.1f} M parameters, 256 image tokens), its
+T5 text encoder, and the judges of this world. Made by `snakemake assets`; this page is written by
+`ditbench assets model-card` from the records beside it.
+
+![Rows in turn: a render of the caption, and what the network drew from it](samples.png)
+
+## How the backbone was made
+
+| | |
+|---|---|
+{making}
+
+Noise levels are shifted towards the noisy end in training; the default sampler is DPM-Solver++ (second order,
+{steps} steps, flow shift {shift:g}, guidance {guidance:g}).
+
+## What it draws
+
+{count} held-out captions, judged by the attribute reader, 95 % intervals. Records: `{source}`.
+
+| arm | {heads} |
+|---|{rules}|
+{rows}
+
+Renders of the same captions, read by the same reader, show what the reader itself gets wrong: {reader}.
+
+## Files
+
+| file | bytes | sha256 |
+|---|---|---|
+{files}
+"""
+
+
+def _making(account: dict[str, Any]) -> str:
+    recipe = account["recipe"]
+    stages = ", then ".join(f"{s['images']:,} at {s['size']} px" for s in recipe["stages"])
+    hardware = account["hardware"]
+    rows = {
+        "images seen": f"{account['images_seen']:,} ({stages})",
+        "wall time": f"{account['seconds'] / 3600:.1f} h on a machine shared with other work",
+        "hardware": hardware["accelerator"] or f"{hardware['processor']}, {hardware['cores']} cores",
+        "seed": recipe["seed"],
+        "optimiser": f"Muon {recipe['muon_rate']:g} for the blocks' matrices, AdamW {recipe['adam_rate']:g} for the rest",
+        "recipe hash": f"`{account['recipe_hash']}`",
+        "versions": ", ".join(f"{name} {number}" for name, number in account["versions"].items()),
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequence[str], samples: Path | None) -> None:
+    """Writes README.md and quality.json from the score records of some arms [(label, scores.json)]."""
+    from ditbench.records import read_record
+    from ditbench.worlds.scenes import settings
+    from ditbench.worlds.scenes.pipeline import load_weights
+
+    account_path, judges_path = assets / "backbone.json", assets / "judges.json"
+    if not account_path.exists() or not judges_path.exists():
+        raise Fault(f"{assets} holds no backbone.json and judges.json yet: run `snakemake assets` first")
+    if not quality:
+        raise Fault("a model card needs the scores of at least one arm: run the study `scenes_quality` first")
+    account, judges = json.loads(account_path.read_text()), json.loads(judges_path.read_text())
+    kept: dict[str, Any] = {"schema": "ditbench/scenes-quality@1", "arms": {}}
+    rows = []
+    for label, path in quality:
+        record = read_record(path, "scores")
+        values = {m["name"]: m for m in record["measures"]}
+        kept["arms"][label] = {"n": record["n"], "measures": record["measures"], "provenance": record["provenance"]}
+        cells = [f"{values[m]['value']:.3f} [{values[m]['low']:.3f}, {values[m]['high']:.3f}]" for m in measures]
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    (assets / "quality.json").write_text(json.dumps(kept, indent=1) + "\n")
+    if samples is not None:
+        Image.open(samples).save(assets / "samples.png", optimize=True)
+    import hashlib
+
+    files = [
+        f"| `{p.name}` | {p.stat().st_size:,} | `{hashlib.sha256(p.read_bytes()).hexdigest()[:16]}…` |"
+        for p in sorted(assets.glob("*.safetensors"))
+    ]
+    weights = load_weights(assets / "transformer.safetensors")
+    card = CARD.format(
+        parameters=sum(t.numel() for t in weights.values()) / 1e6,
+        making=_making(account),
+        steps=settings.STEPS,
+        shift=settings.FLOW_SHIFT,
+        guidance=settings.GUIDANCE,
+        count=f"{next(iter(kept['arms'].values()))['n']:,}",
+        source="quality.json",
+        heads=" | ".join(measures),
+        rules="---|" * (len(measures) - 1) + "---",
+        rows="\n".join(rows),
+        reader=json.dumps(judges.get("reader", {})),
+        files="\n".join(files),
+    )
+    (assets / "README.md").write_text(card)
+
+
+def sample_sheet(real: np.ndarray, drawn: np.ndarray, columns: int = 12, zoom: int = 2) -> Image.Image:
+    """Renders and drawings of the same captions, in alternating rows."""
+    rows = []
+    for start in range(0, len(real) - columns + 1, columns):
+        rows += [np.hstack(real[start : start + columns]), np.hstack(drawn[start : start + columns])]
+    sheet = Image.fromarray(np.vstack(rows))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
