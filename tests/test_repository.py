@@ -49,7 +49,7 @@ def committed_texts() -> list[tuple[Path, str]]:
     for name in filter(None, done.stdout.split("\0")):
         path = ROOT / name
         if path.is_file() and b"\0" not in (content := path.read_bytes()):
-            texts.append((path, content.decode("utf-8")))
+            texts.append((path, content.decode("utf-8", errors="replace")))
     assert texts
     return texts
 
