@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ditbench.engine.plan import Shape
+
 
 class Stream(Protocol):
     """What flows through one forward: `hidden` [batch, tokens, width] and what the family needs beside it."""
@@ -24,6 +26,9 @@ class Backbone(Protocol):
     network: nn.Module
     blocks: int
     branches: tuple[str, ...]
+
+    def shape(self, steps: int, *args: Any, **kwargs: Any) -> Shape:
+        """The sites of a run of `steps` steps on such inputs of the network's forward."""
 
     def enter(self, *args: Any, **kwargs: Any) -> Any:
         """Embeds the inputs of the network's forward and returns its stream."""

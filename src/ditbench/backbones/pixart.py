@@ -15,6 +15,8 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
+from ditbench.engine.plan import Shape
+
 if TYPE_CHECKING:
     from diffusers import PixArtTransformer2DModel
 
@@ -65,11 +67,18 @@ class PixArtStream:
 class PixArtBackbone:
     """`PixArtTransformer2DModel` as units."""
 
+    network_class = "PixArtTransformer2DModel"
     branches = ("self", "cross", "mlp")
 
     def __init__(self, network: PixArtTransformer2DModel) -> None:
         self.network = network
         self.blocks = len(network.transformer_blocks)
+
+    def shape(self, steps: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Shape:
+        """The sites of a run of `steps` steps on such inputs."""
+        patch = self.network.config.patch_size
+        tokens = (hidden_states.shape[-2] // patch) * (hidden_states.shape[-1] // patch)
+        return Shape(steps, self.blocks, self.branches, tokens)
 
     def enter(
         self,

@@ -1,0 +1,115 @@
+"""`ditbench.accelerate` on a PixArt-alpha pipeline with a small random network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
+
+import ditbench
+from ditbench.engine.plan import Shape, full_plan
+from ditbench.faults import Fault
+from ditbench.worlds.scenes import model as networks
+from ditbench.worlds.scenes.pipeline import Pixels, build_scheduler
+
+PROMPT = "a large red circle in the centre on a plain gray background"
+
+
+@pytest.fixture
+def pipeline() -> PixArtAlphaPipeline:
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=2,
+        in_channels=3,
+        out_channels=3,
+        sample_size=16,
+        patch_size=4,
+        caption_channels=networks.TEXT_WIDTH,
+        use_additional_conditions=False,
+    )
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.scale_shift_table)
+    made = PixArtAlphaPipeline(
+        networks.build_tokenizer(), networks.build_text_encoder().eval(), Pixels(), transformer.eval(), build_scheduler()
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def draw(pipeline: PixArtAlphaPipeline, steps: int = 6, count: int = 1) -> torch.Tensor:
+    return pipeline(
+        prompt=[PROMPT] * count,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(1),
+        height=16,
+        width=16,
+        use_resolution_binning=False,
+        max_sequence_length=20,
+        output_type="latent",
+    ).images
+
+
+def test_full_and_interval_one_change_no_bit(pipeline: PixArtAlphaPipeline) -> None:
+    expected = draw(pipeline)
+    for method, knobs in (("full", {}), ("fora", {"interval": 1})):
+        with ditbench.accelerate(pipeline, method, **knobs):
+            assert torch.equal(draw(pipeline), expected)
+
+
+def test_a_method_changes_the_image_and_restore_takes_it_off(pipeline: PixArtAlphaPipeline) -> None:
+    expected = draw(pipeline)
+    accelerated = ditbench.accelerate(pipeline, "fora", interval=2)
+    first = draw(pipeline)
+    assert not torch.equal(first, expected)
+    assert accelerated.trace.realised_ratio == 0.5
+    assert "left out: 50.0%" in accelerated.report()
+    accelerated.restore()
+    assert torch.equal(draw(pipeline), expected)
+
+
+def test_calls_do_not_touch_each_other(pipeline: PixArtAlphaPipeline) -> None:
+    """Two calls, another batch, other steps, an aborted call: the next is as if it were the first."""
+    with ditbench.accelerate(pipeline, "fora", interval=2):
+        expected = draw(pipeline)
+        draw(pipeline, steps=3, count=2)
+
+        def stop(step: int, *_: object) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(
+                PROMPT,
+                num_inference_steps=6,
+                height=16,
+                width=16,
+                use_resolution_binning=False,
+                max_sequence_length=20,
+                callback=stop,
+            )
+        assert torch.equal(draw(pipeline), expected)
+
+
+def test_fewer_steps_and_plans_work_too(pipeline: PixArtAlphaPipeline) -> None:
+    half = draw(pipeline, steps=3)
+    with ditbench.accelerate(pipeline, "fewer-steps", share=0.5):
+        assert torch.equal(draw(pipeline, steps=6), half)
+    plan = full_plan(Shape(6, 2, ("self", "cross", "mlp"), 16))
+    expected = draw(pipeline)
+    with ditbench.accelerate(pipeline, plan):
+        assert torch.equal(draw(pipeline), expected)
+        with pytest.raises(Fault, match="plan is for 6 steps"):
+            draw(pipeline, steps=4)
+
+
+def test_misuse_is_one_sentence(pipeline: PixArtAlphaPipeline) -> None:
+    with pytest.raises(Fault, match="did you mean 'fora'"):
+        ditbench.accelerate(pipeline, "foar")
+    with ditbench.accelerate(pipeline, "full"), pytest.raises(Fault, match="accelerated already"):
+        ditbench.accelerate(pipeline, "full")
+    pipeline.transformer = torch.nn.Linear(1, 1)
+    with pytest.raises(Fault, match="no block family for Linear"):
+        ditbench.accelerate(pipeline, "full")
