@@ -203,7 +203,8 @@ def _keys_at(place: tuple[Any, ...]) -> list[str]:
     if "published" in place:
         model = Published
     elif len(place) > 1:
-        model = {"rows": Row, "columns": Column, "figure": Axes}.get(str(place[0]), Study)
+        parts: dict[str, type[BaseModel]] = {"rows": Row, "columns": Column, "figure": Axes}
+        model = parts.get(str(place[0]), Study)
     return [name for name in model.model_fields if not (model is Study and name == "name")]
 
 

@@ -1,0 +1,1 @@
+"""What people see of the results: tables, figures, the page, and MLflow. All of it is read from records alone."""

@@ -1,0 +1,57 @@
+"""Writes everything that people see: each study's tables, figures and grid, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ditbench.report import figures, tables
+from ditbench.report.page import build_page
+from ditbench.report.results import Results, load_results
+from ditbench.report.samples import collect
+from ditbench.study import Study, load_study
+
+if TYPE_CHECKING:
+    from ditbench.config import Config
+
+
+def write_report(config: Config, results: str | Path | None = None) -> Path:
+    """Writes the tables, figures and the page of every study of a config; returns the page's path."""
+    return write_studies([load_study(name) for name in config.studies], load_results(config, results))
+
+
+def write_studies(studies: list[Study], results: Results) -> Path:
+    """Writes studies from results that have been read."""
+    for study in studies:
+        folder = results.root / "studies" / study.name
+        for name, content in _files(study, results):
+            _write(folder / name, content)
+    page = results.root / "report" / "index.html"
+    _write(page, build_page(studies, results).encode("utf-8"))
+    return page
+
+
+def _files(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]:
+    """The files of one study; None where there is nothing to draw yet."""
+    table = tables.build_table(study, results)
+    yield "table.md", tables.markdown(table).encode("utf-8")
+    yield "table.tex", tables.latex(table).encode("utf-8")
+    yield "table.csv", tables.csv_text(table, study.world).encode("utf-8")
+    yield "table.html", tables.html(table).encode("utf-8")
+    yield "pareto.svg", figures.pareto(study, table)
+    yield "pareto.png", figures.pareto_png(study, table)
+    found = collect(study, results)
+    yield "grid.png", figures.sample_grid(found.arms, found.captions, found.images) if found else None
+
+
+def _write(path: Path, content: bytes | None) -> None:
+    """Writes a file whole or not at all; what can no longer be drawn is removed, so that no old picture stays."""
+    from ditbench.storage import replacing
+
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        Path(partial).write_bytes(content)

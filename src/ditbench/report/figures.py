@@ -1,0 +1,345 @@
+"""The pictures of a study: quality against speed, and sample images side by side.
+
+Colours are told apart by the colour-blind (Okabe and Ito's set), and every arm has its own marker besides.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditbench.report.tables import ARROWS, Line, Table, number
+from ditbench.study import Study
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Mid-tones that stand on white and on near-black alike.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a68c9", "#8a5a44")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+BASELINE_COLOUR = "#6b7280"
+CONTROL_COLOUR = "#9ca3af"
+# What the page replaces by the reader's own text colour.
+INK = "#1f2937"
+# A control this many times the other arms' span away is drawn at the edge, so that it does not flatten them.
+FAR = 1.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm in the figure, with its interval in both directions."""
+
+    label: str
+    role: str
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+
+
+def points_of(study: Study, table: Table) -> list[Point]:
+    """The arms that have both numbers of the study's figure."""
+    places = [h.measure for h in table.headings]
+    ix, iy = places.index(study.figure.x), places.index(study.figure.y)
+    found = []
+    for line in table.lines:
+        x, y = (_span(line, i) for i in (ix, iy))
+        if line.role != "published" and x and y:
+            found.append(Point(line.label, line.role, x, y))
+    return found
+
+
+def _span(line: Line, i: int) -> tuple[float, float, float] | None:
+    """Value, low, high of an entry; None where it cannot be drawn."""
+    value = line.entries[i].value
+    if value is None or not math.isfinite(value.value):
+        return None
+    low = value.value if value.low is None else min(value.low, value.value)
+    high = value.value if value.high is None else max(value.high, value.value)
+    return (value.value, low, high)
+
+
+def pareto(study: Study, table: Table) -> bytes | None:
+    """Quality against speed as SVG; None while no arm has both numbers."""
+    figure = _draw(study, table)
+    return None if figure is None else _saved(figure, "svg", study.name)
+
+
+def pareto_png(study: Study, table: Table) -> bytes | None:
+    """The same figure as PNG."""
+    figure = _draw(study, table)
+    return None if figure is None else _saved(figure, "png", study.name)
+
+
+def inline_svg(svg: bytes, label: str) -> str:
+    """An SVG for the inside of an HTML page: it takes the page's text colour and carries a text for readers."""
+    text = svg.decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = text.replace(INK, "currentColor")
+    text = re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
+    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1)
+
+
+def _saved(figure: Any, kind: str, name: str) -> bytes:
+    import matplotlib
+
+    out = io.BytesIO()
+    # No date and no random identifiers: the same numbers give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(out, format=kind, dpi=200, metadata=metadata, transparent=kind == "svg")
+    return out.getvalue()
+
+
+def _draw(study: Study, table: Table) -> Any:
+    """The figure, without pyplot: no global state, no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = points_of(study, table)
+    if not points:
+        return None
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    headings = {h.measure: h for h in table.headings}
+    x, y = headings[study.figure.x], headings[study.figure.y]
+    _style(axes)
+    axes.set_xlabel(_axis_label(x.label, x.direction), color=INK, fontsize=11)
+    axes.set_ylabel(_axis_label(y.label, y.direction), color=INK, fontsize=11)
+    limits = tuple(_limits([p.x for p in points], [p.x for p in points if p.role != "control"]))
+    heights = tuple(_limits([p.y for p in points], [p.y for p in points if p.role != "control"]))
+    axes.set_xlim(*limits)
+    axes.set_ylim(*heights)
+    _front(axes, points, x.direction, y.direction)
+    drawn = _marks(axes, points, limits, heights, y.digits)
+    figure.canvas.draw()
+    _label(axes, drawn)
+    return figure
+
+
+def _axis_label(label: str, direction: str) -> str:
+    words = {"lower": "lower is better", "higher": "higher is better"}
+    return f"{label}  {ARROWS[direction]} {words[direction]}" if direction in words else label
+
+
+def _style(axes: Any) -> None:
+    axes.set_facecolor("none")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(INK)
+        axes.spines[side].set_alpha(0.5)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.grid(True, color=INK, alpha=0.1, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _limits(
+    spans: Sequence[tuple[float, float, float]], near: Sequence[tuple[float, float, float]]
+) -> tuple[float, float]:
+    """The range of an axis: all arms, but a control that is far off does not stretch it."""
+    kept = list(near or spans)
+    low, high = min(s[1] for s in kept), max(s[2] for s in kept)
+    width = (high - low) or abs(high) * 0.2 or 1.0
+    kept += [span for span in spans if span[1] > low - FAR * width and span[2] < high + FAR * width]
+    low, high = min(s[1] for s in kept), max(s[2] for s in kept)
+    width = (high - low) or abs(high) * 0.2 or 1.0
+    return low - 0.14 * width, high + 0.2 * width
+
+
+def _front(axes: Any, points: Sequence[Point], x_direction: str, y_direction: str) -> None:
+    """Joins the arms that no other arm beats in both directions."""
+    sign_x = -1 if x_direction == "lower" else 1
+    sign_y = -1 if y_direction == "lower" else 1
+    rivals = [p for p in points if p.role != "control"]
+    goals = {id(p): (sign_x * p.x[0], sign_y * p.y[0]) for p in rivals}
+    best = [
+        p
+        for p in rivals
+        if not any(
+            q is not p
+            and all(b >= a for a, b in zip(goals[id(p)], goals[id(q)], strict=True))
+            and goals[id(q)] != goals[id(p)]
+            for q in rivals
+        )
+    ]
+    best.sort(key=lambda p: p.x[0])
+    if len(best) > 1:
+        axes.plot([p.x[0] for p in best], [p.y[0] for p in best], color=INK, alpha=0.35, linewidth=1.2, zorder=1)
+
+
+def _marks(
+    axes: Any, points: Sequence[Point], limits: tuple[float, float], heights: tuple[float, float], digits: int
+) -> list[tuple[str, str, float, float]]:
+    """Draws the arms with their intervals; returns what is still to be labelled: text, colour, place."""
+    to_label = []
+    rank = 0
+    for point in points:
+        colour, marker = (BASELINE_COLOUR, "o") if point.role == "baseline" else (CONTROL_COLOUR, "x")
+        if point.role == "arm":
+            colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
+            rank += 1
+        label = f"{point.label} (control)" if point.role == "control" else point.label
+        x = min(max(point.x[0], limits[0]), limits[1])
+        y = min(max(point.y[0], heights[0]), heights[1])
+        off = (point.x[0], point.y[0]) != (x, y)
+        if off:
+            # Off the scale: an arrow at the edge, the true value in words.
+            direction = ("^" if point.y[0] > y else "v") if point.y[0] != y else (">" if point.x[0] > x else "<")
+            axes.plot([x], [y], direction, color=colour, markersize=9, clip_on=False, zorder=4)
+            label += f": {number(point.y[0], digits)}, off the scale" if point.y[0] != y else ", off the scale"
+        else:
+            axes.errorbar(
+                [x],
+                [y],
+                xerr=[[x - point.x[1]], [point.x[2] - x]],
+                yerr=[[y - point.y[1]], [point.y[2] - y]],
+                fmt=marker,
+                color=colour,
+                markersize=8,
+                elinewidth=1.4,
+                capsize=3,
+                zorder=3,
+            )
+        to_label.append((label, colour, x, y))
+    return to_label
+
+
+def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]]) -> None:
+    """Writes each arm's name beside its mark: the first place around it that is free."""
+    figure = axes.figure
+    renderer = figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    taken = [_around(axes.transData.transform((x, y)), 9) for _, _, x, y in drawn]
+    taken += [box for container in axes.containers for box in _bars(container, renderer)]
+    for text, colour, x, y in drawn:
+        chosen = None
+        for reach, (dx, dy) in ((r, d) for r in (11, 20, 34, 52, 76) for d in _SIDES):
+            note = axes.annotate(
+                text,
+                (x, y),
+                xytext=(dx * reach, dy * reach),
+                textcoords="offset points",
+                ha={1: "left", -1: "right", 0: "center"}[dx],
+                va={1: "bottom", -1: "top", 0: "center"}[dy],
+                color=INK,
+                fontsize=10.5,
+                zorder=5,
+                arrowprops=None if reach < 30 else {"arrowstyle": "-", "color": colour, "lw": 0.8},
+            )
+            box = _text_box(note, renderer)
+            inside = (
+                frame.x0 <= box[0]
+                and box[2] <= figure.bbox.x1 - 4
+                and frame.y0 <= box[1]
+                and box[3] <= figure.bbox.y1 - 4
+            )
+            if inside and not any(_overlap(box, other) for other in taken):
+                chosen = box
+                break
+            note.remove()
+        if chosen is None:
+            # No free place: better over something than not at all.
+            note = axes.annotate(text, (x, y), xytext=(8, 8), textcoords="offset points", color=INK, fontsize=10.5)
+            chosen = _text_box(note, renderer)
+        taken.append(chosen)
+
+
+_SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
+Box = tuple[float, float, float, float]
+
+
+def _around(place: Iterable[float], reach: float) -> Box:
+    x, y = place
+    return (x - reach, y - reach, x + reach, y + reach)
+
+
+def _text_box(note: Any, renderer: Any) -> Box:
+    from matplotlib.text import Text
+
+    # The text alone, without the line that leads to it.
+    note.update_positions(renderer)
+    box = Text.get_window_extent(note, renderer)
+    return (box.x0 - 2, box.y0 - 2, box.x1 + 2, box.y1 + 2)
+
+
+def _bars(container: Any, renderer: Any) -> list[Box]:
+    """Where the error bars of one arm are, in pixels."""
+    boxes = []
+    for lines in container[2]:
+        box = lines.get_window_extent(renderer)
+        boxes.append((box.x0 - 2, box.y0 - 2, box.x1 + 2, box.y1 + 2))
+    return boxes
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+# The sample grid
+
+SIDE = 192  # pixels of one picture, as near as whole enlargement comes
+GAP = 12
+CAPTION_WIDTH = 330
+
+
+def sample_grid(
+    arms: Sequence[str], captions: Sequence[str], images: Sequence[Sequence[NDArray[np.uint8] | None]]
+) -> bytes:
+    """A PNG with a caption in each row and an arm in each column; `images[row][column]`, None where there is none."""
+    from PIL import Image, ImageDraw
+
+    shown = next((image for row in images for image in row if image is not None), None)
+    size = shown.shape[0] if shown is not None else SIDE
+    # Small pictures grow by a whole factor, so that every pixel of the model stays to be seen.
+    side = size * max(1, round(SIDE / size)) if size <= SIDE else SIDE
+    resampling = Image.Resampling.NEAREST if size <= SIDE else Image.Resampling.LANCZOS
+    head = 44
+    width = CAPTION_WIDTH + len(arms) * (side + GAP) + GAP
+    height = head + len(captions) * (side + GAP) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    bold, plain = _font("DejaVuSans-Bold.ttf", 17), _font("DejaVuSans.ttf", 16)
+    for column, arm in enumerate(arms):
+        left = CAPTION_WIDTH + column * (side + GAP)
+        draw.text((left + side // 2, head // 2), _cut(arm, bold, side), fill=INK, font=bold, anchor="mm")
+    for row, caption in enumerate(captions):
+        top = head + row * (side + GAP)
+        lines = "\n".join(textwrap.wrap(caption, 34))
+        draw.multiline_text((GAP, top + side // 2), lines, fill=INK, font=plain, anchor="lm", spacing=6)
+        for column, picture in enumerate(images[row]):
+            left = CAPTION_WIDTH + column * (side + GAP)
+            if picture is None:
+                draw.rectangle((left, top, left + side - 1, top + side - 1), outline=CONTROL_COLOUR)
+                draw.text(
+                    (left + side // 2, top + side // 2), "no image", fill=BASELINE_COLOUR, font=plain, anchor="mm"
+                )
+            else:
+                sheet.paste(Image.fromarray(picture).resize((side, side), resampling), (left, top))
+    out = io.BytesIO()
+    sheet.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def _font(name: str, size: int) -> Any:
+    """A font that comes with matplotlib, so that grids look the same on every machine."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _cut(text: str, font: Any, width: int) -> str:
+    while text and font.getlength(text) > width:
+        text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
+    return text

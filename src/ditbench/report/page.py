@@ -1,0 +1,269 @@
+"""The page: one file with every table, figure, sample, plan and number, which opens without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ditbench import __version__
+from ditbench.report import figures, plans, samples, timing
+from ditbench.report.results import Cell, Results
+from ditbench.report.tables import Table, build_table, number
+from ditbench.report.templating import render
+from ditbench.study import Study
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page shows of one study."""
+
+    anchor: str
+    table: Table
+    figure: str
+    figure_caption: str
+    samples: samples.Samples | None
+    rows: list[tuple[str, list[tuple[str, str | None]]]]
+    size: int
+
+
+def build_page(studies: Sequence[Study], results: Results) -> str:
+    """The HTML of the whole report."""
+    parts = [_part(study, results) for study in studies]
+    title = parts[0].table.title if len(parts) == 1 else f"{len(parts)} studies"
+    labels = {row.arm: row.label for study in reversed(studies) for row in study.rows}
+    spent = timing.time_spent(results.jobs)
+    return render(
+        "page.html.j2",
+        title=title,
+        lead=_lead(studies, results),
+        facts=list(_facts(results)),
+        troubles=list(_troubles(results)),
+        studies=parts,
+        plans=[_plan(cell, labels) for cell in results.cells if cell.plan and _first_of_arm(cell, results)],
+        cells=[_cell(cell, labels) for cell in results.cells],
+        parts=timing.PARTS,
+        version=__version__,
+        first_study=studies[0].name,
+        **_time(spent),
+    )
+
+
+def _part(study: Study, results: Results) -> Part:
+    table = build_table(study, results)
+    svg = figures.pareto(study, table)
+    caption = _figure_caption(study, table)
+    found = samples.collect(study, results)
+    size = next((len(image) for row in found.images for image in row if image is not None), 1) if found else 1
+    return Part(
+        f"study-{study.name}",
+        table,
+        figures.inline_svg(svg, f"{caption} {_figure_text(study, table)}") if svg else "",
+        caption,
+        found,
+        list(_rows(found)) if found else [],
+        size,
+    )
+
+
+def _rows(found: samples.Samples) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    for caption, images in zip(found.captions, found.images, strict=True):
+        drawn = [None if image is None else samples.data_uri(image) for image in images]
+        yield caption, list(zip(found.arms, drawn, strict=True))
+
+
+def _figure_caption(study: Study, table: Table) -> str:
+    x, y = study.column(study.figure.x), study.column(study.figure.y)
+    return (
+        f"{y.label} against {x.label}. Bars are the intervals of the table; the thin line joins the arms that no other "
+        "arm beats in both."
+    )
+
+
+def _figure_text(study: Study, table: Table) -> str:
+    """The figure's points in words."""
+    x, y = study.column(study.figure.x), study.column(study.figure.y)
+    spots = (
+        f"{p.label}: {number(p.x[0], x.digits)} and {number(p.y[0], y.digits)}" for p in figures.points_of(study, table)
+    )
+    return f"{x.label} and {y.label} are, for {'; '.join(spots)}."
+
+
+def _lead(studies: Sequence[Study], results: Results) -> str:
+    from ditbench.worlds import get_world
+
+    worlds = list(dict.fromkeys(study.world for study in studies))
+    told = "; ".join(f"{name}: {get_world(name).summary}" for name in worlds)
+    arms = len({(cell.world, cell.arm) for cell in results.cells})
+    return f"{arms} {'arm' if arms == 1 else 'arms'} in the world {told}."
+
+
+def _facts(results: Results) -> Iterator[tuple[str, str]]:
+    """What was run, where and by which code."""
+    done = sum(cell.state == "done" for cell in results.cells)
+    yield "Cells done", f"{done} of {len(results.cells)}"
+    images = _listed(cell.spec["images"] for cell in results.cells)
+    yield "Images per cell", images
+    yield "Seeds", _listed(cell.seed for cell in results.cells)
+    known = [p for cell in results.cells for p in cell.provenance.values()]
+    if not known:
+        return
+    yield "Machine", _listed(hardware_text(p.get("hardware") or {}) for p in known)
+    yield "Versions", _listed(versions_text(p) for p in known)
+    yield "Code", _listed(code_text(p) for p in known)
+    created = sorted(str(p["created"]) for p in known if p.get("created"))
+    if created:
+        yield "Measured", _period(created[0], created[-1])
+
+
+def _listed(items: Any) -> str:
+    """Distinct items in their order; many are counted rather than told."""
+    distinct = list(dict.fromkeys(str(item) for item in items if str(item)))
+    return "; ".join(distinct) if len(distinct) <= 3 else f"{'; '.join(distinct[:2])} and {len(distinct) - 2} others"
+
+
+def _period(first: str, last: str) -> str:
+    """Two ISO times as one period, to the minute."""
+    start, end = (text[:16].replace("T", " ") for text in (first, last))
+    if start[:10] == end[:10]:
+        return start if start == end else f"{start} to {end[11:]}"
+    return f"{start} to {end}"
+
+
+def hardware_text(hardware: dict[str, Any]) -> str:
+    """A machine in words."""
+    cores = f"{hardware['cores']} cores" if hardware.get("cores") else ""
+    return ", ".join(str(part) for part in (hardware.get("gpu"), hardware.get("cpu"), cores) if part)
+
+
+def versions_text(provenance: dict[str, Any]) -> str:
+    """The versions of what computed a record."""
+    names = ("ditbench", "torch", "diffusers", "python")
+    return ", ".join(f"{name} {provenance[name]}" for name in names if provenance.get(name))
+
+
+def code_text(provenance: dict[str, Any]) -> str:
+    """The commit, and whether the files differed from it."""
+    commit = str(provenance.get("git") or "")[:12]
+    return f"{commit}{' with changes' if provenance.get('dirty') else ''}" if commit else "not a git checkout"
+
+
+def _troubles(results: Results) -> Iterator[tuple[str, str, list[Cell]]]:
+    for kind, state, words in (("failed", "failed", "failed"), ("waiting", "not run", "not run yet")):
+        cells = [cell for cell in results.cells if cell.state == state]
+        if cells:
+            yield kind, f"{len(cells)} of {len(results.cells)} cells {words}", cells
+
+
+def _first_of_arm(cell: Cell, results: Results) -> bool:
+    """Whether a cell stands for its arm: an arm's plan does not depend on the seed."""
+    return results.of_arm(cell.world, cell.arm)[0] is cell
+
+
+def _plan(cell: Cell, labels: dict[str, str]) -> dict[str, str]:
+    assert cell.plan is not None
+    label = labels.get(cell.arm, cell.arm)
+    text = plans.plan_text(cell.plan, label)
+    sentence = text.split(": ", 1)[1]
+    caption = sentence[0].upper() + sentence[1:]
+    return {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label), "text": caption}
+
+
+def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
+    label = labels.get(cell.arm, cell.arm)
+    return {
+        "anchor": cell.anchor,
+        "label": f"{label} in {cell.world}, seed {cell.seed}",
+        "state": cell.state_text,
+        "facts": list(_cell_facts(cell)),
+        "measures": [_measure(cell, name) for name in cell.values],
+        "jobs": [_job(job) for job in cell.jobs],
+    }
+
+
+def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
+    """Name, text, and whether the text is code."""
+    spec = cell.spec
+    knobs = ", ".join(f"{name} = {value}" for name, value in spec["knobs"].items())
+    yield "method", f"{spec['method']}{f' ({knobs})' if knobs else ''}", False
+    steps = spec["steps"] or "the world's default"
+    ran = cell.bodies.get("cost", {}).get("steps")
+    yield "steps", f"{steps}{f', {ran} ran' if ran and ran != spec['steps'] else ''}", False
+    yield "images, seed", f"{spec['images']}, {spec['seed']}", False
+    yield "captions", str(spec["captions"]), True
+    yield "dtype", str(spec["dtype"]), False
+    yield "spec hash", cell.hash, True
+    yield "files", f"{cell.folder.as_posix()}/", True
+    cost, latency = cell.bodies.get("cost"), cell.bodies.get("latency")
+    if cost:
+        ratios = f"{cost['nominal_ratio']:.1%} planned, {cost['realised_ratio']:.1%} realised"
+        yield "left out", ratios, False
+        branches = cost["cfg_branches"]
+        macs = f"{cost['linear'] / 1e9:.3g} G linear + {cost['attention'] / 1e9:.3g} G attention"
+        yield "MACs", f"{macs}, one of {branches} CFG {'branch' if branches == 1 else 'branches'}", False
+    if latency:
+        yield "timed", f"batch {latency['batch']}, {latency['rounds']} rounds in turn with the baseline", False
+        if latency["contended"]:
+            yield "contended", str(latency["note"]), False
+    for kind, p in cell.provenance.items():
+        if kind in ("shard", "latency"):
+            yield "images by" if kind == "shard" else "timed on", hardware_text(p.get("hardware") or {}), False
+    code = {kind: str(p["code"]) for kind, p in cell.provenance.items() if p.get("code")}
+    if code:
+        yield "code hashes", ", ".join(f"{kind} {value[:12]}" for kind, value in code.items()), True
+    commits = dict.fromkeys(code_text(p) for p in cell.provenance.values())
+    if commits:
+        yield "commit", ", ".join(commits), True
+        yield "versions", _listed(versions_text(p) for p in cell.provenance.values()), False
+
+
+def _measure(cell: Cell, name: str) -> dict[str, Any]:
+    value, paired = cell.values[name], cell.differences.get(name)
+    both = value.low is not None and value.high is not None
+    difference = f"{paired.difference:+.4g} [{paired.low:.4g}, {paired.high:.4g}]" if paired else ""
+    return {
+        "name": name,
+        "value": f"{value.value:.5g}{f' {value.unit}' if value.unit else ''}",
+        "interval": f"[{value.low:.5g}, {value.high:.5g}]" if both else "",
+        "how": value.interval,
+        "n": value.n or "",
+        "difference": difference.replace("-", "−"),
+        "kind": value.kind,
+    }
+
+
+def _job(job: Any) -> dict[str, str]:
+    shown = timing.parts_of(job)
+    return {"record": job.record, **{k: f"{v:.1f}" for k, v in shown.items()}, "total": f"{sum(shown.values()):.1f}"}
+
+
+def _time(spent: list[timing.Spent]) -> dict[str, Any]:
+    """The bars of the time section."""
+    share = timing.compute_share(spent)
+    longest = max((stage.total for stage in spent), default=0) or 1
+    used = [part for part in timing.PARTS if any(stage.seconds[part] >= 0.05 for stage in spent)]
+    return {
+        "share": "" if share is None else f"{share:.0%}",
+        "whole": duration(sum(stage.total for stage in spent)),
+        "spent_parts": used,
+        "spent": [
+            {
+                "stage": stage.stage,
+                "jobs": stage.jobs,
+                "width": 100 * stage.total / longest,
+                "parts": [(part, 100 * stage.seconds[part] / (stage.total or 1)) for part in used],
+                "seconds": [(part, f"{stage.seconds[part]:.1f}") for part in used],
+                "total": f"{stage.total:.1f}",
+                "amount": duration(stage.total),
+            }
+            for stage in spent
+        ],
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a person's words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

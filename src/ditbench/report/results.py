@@ -1,0 +1,288 @@
+"""Everything that the report shows, read from the records of the cells that a config asks for.
+
+The table of cells comes from `ditbench.cells`; the disk is never searched. A cell is done, failed (with a reason)
+or not run, and what cannot be read is said in its place rather than left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ditbench.faults import Fault
+
+if TYPE_CHECKING:
+    from ditbench.cells import Spec
+    from ditbench.config import Config
+
+State = Literal["done", "failed", "not run"]
+Kind = Literal["measured", "derived", "published"]
+
+# Which stage of the workflow writes a kind of record, in a reader's words.
+STAGES = {
+    "captions": "captions",
+    "references": "references",
+    "embeddings": "text embeddings",
+    "shard": "images",
+    "cost": "ledger",
+    "scores": "judges",
+    "latency": "stopwatch",
+}
+# What makes a cell complete besides its shards.
+CELL_RECORDS = ("scores", "cost", "latency")
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number with its interval, where it comes from and how much stands behind it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = ""
+    direction: str = ""
+    kind: Kind = "measured"
+    interval: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference to another arm: same captions, same noise."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+    against: str
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job's time, from the provenance of its record."""
+
+    stage: str
+    arm: str | None
+    record: str
+    timings: dict[str, float]
+    created: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm in one world with one seed, and what its records say. `folder` is relative to the results."""
+
+    spec: dict[str, Any]
+    hash: str
+    folder: Path
+    state: State
+    reason: str = ""
+    values: dict[str, Value] = field(default_factory=dict)
+    differences: dict[str, Difference] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    jobs: tuple[Job, ...] = ()
+    shards: tuple[Path, ...] = ()
+
+    @property
+    def arm(self) -> str:
+        return str(self.spec["arm"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.spec["seed"])
+
+    @property
+    def world(self) -> str:
+        return str(self.spec["world"])
+
+    @property
+    def anchor(self) -> str:
+        """The cell's place in the page."""
+        return f"cell-{self.world}-{self.arm}-seed{self.seed}"
+
+    @property
+    def state_text(self) -> str:
+        """The state with its reason, for a person."""
+        return f"{self.state}: {self.reason}" if self.reason else self.state
+
+
+@dataclass(frozen=True)
+class Results:
+    """The cells of a config and the jobs that made them. `root` is the results folder."""
+
+    root: Path
+    cells: tuple[Cell, ...]
+    jobs: tuple[Job, ...]
+
+    def of_arm(self, world: str, arm: str) -> list[Cell]:
+        """The cells of one arm, one per seed."""
+        return [cell for cell in self.cells if cell.world == world and cell.arm == arm]
+
+
+def load_results(config: Config, results: str | Path | None = None) -> Results:
+    """Reads the records of every cell of a config; `results` replaces the config's results folder."""
+    from ditbench.cells import cell_table, shard_ranges
+
+    root = Path(results if results is not None else config.results)
+    specs = cell_table(config)
+    return read_results(specs, root, [f"{a:05d}-{b:05d}" for a, b in shard_ranges(config)])
+
+
+def read_results(specs: Iterable[Spec], root: Path, shard_names: Sequence[str]) -> Results:
+    """Reads the records of the cells of `specs`, whose images lie in shards of the given names."""
+    cells = tuple(read_cell(spec, root, shard_names) for spec in specs)
+    shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in cells}
+    jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions)]
+    jobs += [job for cell in cells for job in cell.jobs]
+    return Results(root, cells, tuple(_once(jobs)))
+
+
+def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
+    """Reads one cell; unreadable or foreign records make it failed, missing ones make it not run."""
+    from dataclasses import asdict
+
+    folder = Path(spec.folder(root))
+    kept: dict[str, Any] = {"spec": asdict(spec), "hash": spec.hash, "folder": folder.relative_to(root)}
+    try:
+        return _read_cell(folder, kept, shard_names)
+    except Fault as fault:
+        return Cell(**kept, state="failed", reason=str(fault))
+
+
+def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -> Cell:
+    from ditbench.records import read_record
+
+    spec_path = folder / "spec.json"
+    if not spec_path.is_file():
+        failure = _failure(folder)
+        return Cell(**kept, state="failed" if failure else "not run", reason=failure or "")
+    written = read_record(spec_path, "spec")
+    changed = [k for k, v in kept["spec"].items() if k != "captions_sha256" and written.get(k) != v]
+    if changed:
+        return Cell(**kept, state="not run", reason=f"its records are of another {', '.join(changed)}")
+    kept |= {"spec": {k: written.get(k) for k in kept["spec"]}, "hash": str(written["hash"])}
+
+    places = {kind: folder / f"{kind}.json" for kind in CELL_RECORDS}
+    bodies = {kind: read_record(path, kind) for kind, path in places.items() if path.is_file()}
+    foreign = [kind for kind, body in bodies.items() if body["spec_hash"] != kept["hash"]]
+    if foreign:
+        return Cell(**kept, state="not run", reason=f"{', '.join(foreign)} of another spec")
+    shard_paths = [folder / "shards" / f"{name}.json" for name in shard_names]
+    shards = {path: read_record(path, "shard") for path in shard_paths if path.is_file()}
+
+    failure = _failure(folder)
+    missing = [STAGES[kind] for kind in CELL_RECORDS if kind not in bodies]
+    if len(shards) < len(shard_paths):
+        missing.insert(0, f"images ({len(shards)} of {len(shard_paths)} shards)" if shards else "images")
+    state: State = "failed" if failure else "not run" if missing else "done"
+    waiting = f"{', '.join(missing)} missing" if missing and (bodies or shards) else ""
+    records = [("shard", path, body) for path, body in shards.items()]
+    records += [(kind, places[kind], body) for kind, body in bodies.items()]
+    return Cell(
+        **kept,
+        state=state,
+        reason=failure or waiting,
+        values=dict(_values(bodies, kept["folder"])),
+        differences=dict(_differences(bodies.get("scores"))),
+        plan=_plan(folder / "plan.json"),
+        provenance={kind: body.get("provenance", {}) for kind, _, body in records},
+        bodies=bodies,
+        jobs=tuple(_job(kind, kept["spec"]["arm"], path, body) for kind, path, body in records),
+        shards=tuple(shards),
+    )
+
+
+def _failure(folder: Path) -> str | None:
+    """Why a stage of the cell failed, if one did."""
+    path = folder / "failure.json"
+    if not path.is_file():
+        return None
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return f"{body['stage']}: {body['reason']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{path.name} cannot be read"
+
+
+def _plan(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Fault(f"{path} cannot be read as JSON ({error}); delete it and run again") from error
+    return body
+
+
+def _values(bodies: dict[str, dict[str, Any]], folder: Path) -> Iterator[tuple[str, Value]]:
+    """The numbers of a cell by measure name."""
+    for m in bodies.get("scores", {}).get("measures", []):
+        value = Value(
+            m["value"],
+            m.get("low"),
+            m.get("high"),
+            m.get("n"),
+            m.get("unit", ""),
+            m["direction"],
+            interval=m.get("method_of_interval", ""),
+            source=str(folder / "scores.json"),
+        )
+        yield m["name"], value
+    if cost := bodies.get("cost"):
+        source = str(folder / "cost.json")
+        for part in ("linear", "attention", "total"):
+            yield f"macs-{part}", Value(cost[part] / GIGA, None, None, None, "G", "lower", "derived", source=source)
+        for part in ("nominal", "realised"):
+            yield f"{part}-ratio", Value(cost[f"{part}_ratio"], direction="higher", kind="derived", source=source)
+    if latency := bodies.get("latency"):
+        spread = f"slowest and fastest of {latency['rounds']} rounds"
+        source = str(folder / "latency.json")
+        for measure, key, unit, direction in (
+            ("speedup", "speedup", "x", "higher"),
+            ("seconds-per-image", "seconds_per_image", "s", "lower"),
+        ):
+            v = latency[key]
+            n = latency["rounds"]
+            yield measure, Value(v["value"], v["low"], v["high"], n, unit, direction, interval=spread, source=source)
+
+
+def _differences(scores: dict[str, Any] | None) -> Iterator[tuple[str, Difference]]:
+    for p in (scores or {}).get("paired", []):
+        yield p["name"], Difference(p["difference"], p["low"], p["high"], p["n"], p["against"])
+
+
+def _job(kind: str, arm: str | None, path: Path, body: dict[str, Any]) -> Job:
+    provenance = body.get("provenance", {})
+    return Job(STAGES[kind], arm, path.name, dict(provenance.get("timings") or {}), str(provenance.get("created", "")))
+
+
+def _shared_jobs(root: Path, world: str, captions: str) -> Iterator[Job]:
+    """The jobs that serve every arm of a world."""
+    from ditbench.records import read_record
+
+    for kind in ("captions", "embeddings"):
+        path = root / kind / world / f"{captions}.json"
+        if path.is_file():
+            yield _job(kind, None, path, read_record(path, kind))
+
+
+def _once(jobs: Iterable[Job]) -> Iterator[Job]:
+    """One job may write several records (the stopwatch times all arms at once): it is counted once."""
+    seen: set[tuple[str, str]] = set()
+    for job in jobs:
+        key = (job.stage, json.dumps(job.timings, sort_keys=True))
+        if job.stage != STAGES["latency"] or key not in seen:
+            seen.add(key)
+            yield job

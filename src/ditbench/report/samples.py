@@ -1,0 +1,90 @@
+"""The same captions drawn by every arm of a study, side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ditbench.faults import Fault
+from ditbench.report.results import Cell, Results
+from ditbench.study import Study
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+COUNT = 8
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The first captions of a set, not chosen ones; `images[row][column]` is None where an arm has none."""
+
+    arms: tuple[str, ...]
+    captions: tuple[str, ...]
+    images: tuple[tuple[NDArray[np.uint8] | None, ...], ...]
+    problems: tuple[str, ...] = ()
+
+
+def collect(study: Study, results: Results, count: int = COUNT) -> Samples | None:
+    """The first `count` captions and what each arm drew for them; None while no image exists."""
+    columns = [(row.label, (results.of_arm(study.world, row.arm) or [None])[0]) for row in study.rows]
+    first = next((cell for _, cell in columns if cell is not None and cell.shards), None)
+    if first is None:
+        return None
+    entries = _captions(results, first)[:count]
+    drawn, problems = [], []
+    for label, cell in columns:
+        try:
+            drawn.append(_images(cell, count) if cell else {})
+        except Fault as fault:
+            drawn.append({})
+            problems.append(f"{label}: {fault}")
+    return Samples(
+        tuple(label for label, _ in columns),
+        tuple(entry["text"] for entry in entries),
+        tuple(tuple(images.get(entry["id"]) for images in drawn) for entry in entries),
+        tuple(problems),
+    )
+
+
+def one_arm(results: Results, cell: Cell, count: int = COUNT) -> Samples | None:
+    """The first images of one cell."""
+    if not cell.shards:
+        return None
+    entries, images = _captions(results, cell)[:count], _images(cell, count)
+    rows = tuple((images.get(entry["id"]),) for entry in entries)
+    return Samples((cell.arm,), tuple(entry["text"] for entry in entries), rows)
+
+
+def _captions(results: Results, cell: Cell) -> list[dict[str, Any]]:
+    from ditbench.records import read_record
+
+    path = results.root / "captions" / cell.world / f"{cell.spec['captions']}.json"
+    entries: list[dict[str, Any]] = read_record(path, "captions")["captions"]
+    return entries
+
+
+def _images(cell: Cell, count: int) -> dict[str, NDArray[np.uint8]]:
+    """The first images by caption id, from as many shards as it takes."""
+    from ditbench.records import read_record
+    from ditbench.storage import read_shard
+
+    found: dict[str, NDArray[np.uint8]] = {}
+    for path in cell.shards:
+        if len(found) >= count:
+            break
+        ids, images = read_shard(path.with_name(read_record(path, "shard")["file"]))
+        found |= dict(zip(ids[:count], images[:count], strict=True))
+    return found
+
+
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """An image as a PNG inside an address, for pages without files beside them."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
