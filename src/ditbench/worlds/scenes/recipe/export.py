@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ditbench.records import processor_name
 from ditbench.worlds.scenes.recipe.backbone import Recipe
 
 # Every file whose bytes decide what the recipe makes.
@@ -63,16 +63,6 @@ def export_backbone(checkpoint: Path, assets: Path, recipe: Recipe) -> dict[str,
 def _without_shared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names that share one tensor (T5's two names for its embedding) get a copy each: safetensors holds no aliases."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def processor_name() -> str:
-    """The processor as the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def accelerator_name() -> str | None:

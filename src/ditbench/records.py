@@ -1,0 +1,140 @@
+"""Records: what jobs write. JSON, typed and versioned, each with where and how it came to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ditbench.faults import Fault
+from ditbench.storage import replacing
+
+VERSION = 1
+
+
+class Clock:
+    """Adds up where a job's time goes: `with clock("compute"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def _since_process_start() -> float:
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def _timings(seconds: Mapping[str, float] | None) -> dict[str, float]:
+    """The parts of a job's time; what no part claims was spent starting Python and importing."""
+    total = _since_process_start()
+    parts = {f"{name}_s": round((seconds or {}).get(name, 0.0), 3) for name in ("load", "compute", "write")}
+    return {"import_s": round(max(0.0, total - sum(parts.values())), 3), **parts, "total_s": round(total, 3)}
+
+
+@cache
+def _git() -> tuple[str | None, bool | None]:
+    """Commit and whether the tree differs from it; nothing outside a checkout of this package."""
+    folder = Path(__file__).parent
+    try:
+        sha, status = (
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=20, check=True).stdout
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return sha.strip(), bool(status.strip())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import sys
+
+    torch = sys.modules.get("torch")  # a stage that did not load torch did not use an accelerator
+    gpu = torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
+    return {"cpu": processor_name(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+@cache
+def processor_name() -> str:
+    """The processor as the system names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def provenance(timings: Mapping[str, float] | None = None, code: str | None = None) -> dict[str, Any]:
+    """Where and how a record comes to be."""
+    sha, dirty = _git()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ditbench": _version("ditbench"),
+        "git": sha,
+        "dirty": dirty,
+        "code": code,
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "diffusers": _version("diffusers"),
+        "hardware": _hardware(),
+        "host_load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "timings": _timings(timings),
+    }
+
+
+def write_record(
+    path: str | Path,
+    kind: str,
+    body: Mapping[str, Any],
+    *,
+    timings: Mapping[str, float] | None = None,
+    code: str | None = None,
+) -> None:
+    """Writes a record of a kind atomically; NaN and infinities are refused, JSON has none."""
+    record = {"schema": f"ditbench/{kind}@{VERSION}", **body, "provenance": provenance(timings, code)}
+    try:
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise Fault(f"{path}: a value of this {kind} record is not a finite number ({error})") from error
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(path: str | Path, kind: str) -> dict[str, Any]:
+    """Reads a record and checks that it is of `kind`."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Fault(f"{path} is missing: the stage that writes this {kind} record has not run") from None
+    except (ValueError, OSError) as error:
+        raise Fault(f"{path} cannot be read ({error}); delete it and run again") from error
+    found = record.get("schema") if isinstance(record, dict) else None
+    if found != f"ditbench/{kind}@{VERSION}":
+        raise Fault(f"{path} is not a {kind} record of this version: its schema is {found!r}; delete it and run again")
+    return dict(record)

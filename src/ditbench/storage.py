@@ -1,0 +1,97 @@
+"""Files that are whole or not there: atomic writing, and image shards.
+
+A shard is a stored ZIP of PNGs, which clean-fid and any viewer read. Equal images give equal bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ditbench.faults import Fault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# A fixed date: the same images must give the same file on any day.
+_DATE = (2000, 1, 1, 0, 0, 0)
+
+
+def _explain(path: Path, error: OSError) -> Fault:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Fault(f"the disk is full: {path} could not be written; make room and run again, what is finished is kept")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return Fault(f"no permission to write {path}; change its owner or set another folder with `results:`")
+    return Fault(f"{path} could not be written: {error.strerror or error}")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path; on success its file takes the place of `path` in one step, on failure nothing changes."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise _explain(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_shard(path: str | Path, images: NDArray[np.uint8], ids: Sequence[str], first: int = 0) -> str:
+    """Writes images [n, height, width, 3] as `<caption index>-<id>.png`; returns the file's sha256."""
+    from PIL import Image
+
+    if len(images) != len(ids):
+        raise Fault(f"{path}: {len(images)} images but {len(ids)} caption ids")
+    with replacing(path) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for number, (image, caption_id) in enumerate(zip(images, ids, strict=True), start=first):
+                data = io.BytesIO()
+                Image.fromarray(image).save(data, format="PNG")
+                entry = zipfile.ZipInfo(f"{number:05d}-{caption_id}.png", _DATE)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, data.getvalue())
+        digest = hash_file(partial)
+    return digest
+
+
+def read_shard(path: str | Path) -> tuple[list[str], NDArray[np.uint8]]:
+    """The caption ids and images of a shard; a damaged one is a Fault that names it."""
+    import numpy as np
+    from PIL import Image
+
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(archive.namelist())
+            images = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
+    except FileNotFoundError:
+        raise Fault(f"{path} is missing; run again to draw it") from None
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError) as error:
+        raise Fault(f"{path} is damaged ({error}); delete it and its .json and run again to draw it anew") from error
+    if not images:
+        raise Fault(f"{path} holds no images; delete it and its .json and run again to draw it anew")
+    return [name[: -len(".png")].partition("-")[2] for name in names], np.stack(images)
+
+
+def hash_file(path: str | Path) -> str:
+    """The sha256 of a file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ditbench.faults import Fault
+from ditbench.records import Clock, read_record, write_record
+from ditbench.storage import read_shard, replacing, write_shard
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+IDS = ["aa", "bb", "cc"]
+
+
+def test_a_shard_gives_back_its_images_and_equal_images_give_equal_bytes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.zip", tmp_path / "two.zip"
+    assert write_shard(one, IMAGES, IDS, first=7) == write_shard(two, IMAGES, IDS, first=7)
+    assert one.read_bytes() == two.read_bytes()
+    ids, images = read_shard(one)
+    assert ids == IDS
+    assert np.array_equal(images, IMAGES)
+
+
+def test_clean_fid_reads_a_shard(tmp_path: Path) -> None:
+    import zipfile
+
+    write_shard(tmp_path / "s.zip", IMAGES, IDS, first=7)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert archive.namelist() == ["00007-aa.png", "00008-bb.png", "00009-cc.png"]
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200, -30])
+def test_a_truncated_shard_is_named(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "s.zip"
+    write_shard(path, IMAGES, IDS)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(Fault, match=r"s\.zip is damaged"):
+        read_shard(path)
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "s.zip"
+    write_shard(path, IMAGES, IDS)
+    data = bytearray(path.read_bytes())
+    data[120] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(Fault, match="is damaged"):
+        read_shard(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "could not be written")]
+)
+def test_a_full_disk_and_a_forbidden_folder_are_sentences(tmp_path: Path, number: int, says: str) -> None:
+    with pytest.raises(Fault, match=says), replacing(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_records_carry_kind_version_and_origin(tmp_path: Path) -> None:
+    clock = Clock()
+    with clock("compute"):
+        pass
+    path = tmp_path / "r.json"
+    write_record(path, "cost", {"linear": 1.5}, timings=clock.seconds, code="abc")
+    record = read_record(path, "cost")
+    assert record["linear"] == 1.5
+    assert record["provenance"]["code"] == "abc"
+    assert record["provenance"]["timings"]["total_s"] > 0
+    with pytest.raises(Fault, match="not a scores record"):
+        read_record(path, "scores")
+    with pytest.raises(Fault, match="has not run"):
+        read_record(tmp_path / "none.json", "cost")
+    path.write_text("{")
+    with pytest.raises(Fault, match="cannot be read"):
+        read_record(path, "cost")
+    path.write_text(json.dumps([1]))
+    with pytest.raises(Fault, match="not a cost record"):
+        read_record(path, "cost")
+
+
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="not a finite number"):
+        write_record(tmp_path / "r.json", "cost", {"linear": float("nan")})
+    assert not (tmp_path / "r.json").exists()
