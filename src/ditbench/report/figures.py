@@ -116,12 +116,12 @@ def _draw(study: Study, table: Table) -> Any:
     _style(axes)
     axes.set_xlabel(_axis_label(x.label, x.direction), color=INK, fontsize=11)
     axes.set_ylabel(_axis_label(y.label, y.direction), color=INK, fontsize=11)
-    limits = tuple(_limits([p.x for p in points], [p.x for p in points if p.role != "control"]))
-    heights = tuple(_limits([p.y for p in points], [p.y for p in points if p.role != "control"]))
+    limits = _limits([p.x for p in points], [p.x for p in points if p.role != "control"])
+    heights = _limits([p.y for p in points], [p.y for p in points if p.role != "control"])
     axes.set_xlim(*limits)
     axes.set_ylim(*heights)
     _front(axes, points, x.direction, y.direction)
-    drawn = _marks(axes, points, limits, heights, y.digits)
+    drawn = _marks(axes, points, limits, heights, (x.digits, y.digits))
     figure.canvas.draw()
     _label(axes, drawn)
     return figure
@@ -179,7 +179,11 @@ def _front(axes: Any, points: Sequence[Point], x_direction: str, y_direction: st
 
 
 def _marks(
-    axes: Any, points: Sequence[Point], limits: tuple[float, float], heights: tuple[float, float], digits: int
+    axes: Any,
+    points: Sequence[Point],
+    limits: tuple[float, float],
+    heights: tuple[float, float],
+    digits: tuple[int, int],
 ) -> list[tuple[str, str, float, float]]:
     """Draws the arms with their intervals; returns what is still to be labelled: text, colour, place."""
     to_label = []
@@ -197,7 +201,7 @@ def _marks(
             # Off the scale: an arrow at the edge, the true value in words.
             direction = ("^" if point.y[0] > y else "v") if point.y[0] != y else (">" if point.x[0] > x else "<")
             axes.plot([x], [y], direction, color=colour, markersize=9, clip_on=False, zorder=4)
-            label += f": {number(point.y[0], digits)}, off the scale" if point.y[0] != y else ", off the scale"
+            label += f", off the scale: {number(point.x[0], digits[0])}; {number(point.y[0], digits[1])}"
         else:
             axes.errorbar(
                 [x],

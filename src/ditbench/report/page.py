@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ditbench import __version__
 from ditbench.report import figures, plans, samples, timing
-from ditbench.report.results import Cell, Results
+from ditbench.report.results import STAGES, Cell, Difference, Job, Results
 from ditbench.report.tables import Table, build_table, number
 from ditbench.report.templating import render
 from ditbench.study import Study
@@ -33,6 +34,8 @@ def build_page(studies: Sequence[Study], results: Results) -> str:
     title = parts[0].table.title if len(parts) == 1 else f"{len(parts)} studies"
     labels = {row.arm: row.label for study in reversed(studies) for row in study.rows}
     spent = timing.time_spent(results.jobs)
+    planned = [cell for cell in results.cells if cell.plan and _first_of_arm(cell, results)]
+    widest = max((plans.plan_width(cell.plan) for cell in planned if cell.plan), default=1)
     return render(
         "page.html.j2",
         title=title,
@@ -40,7 +43,7 @@ def build_page(studies: Sequence[Study], results: Results) -> str:
         facts=list(_facts(results)),
         troubles=list(_troubles(results)),
         studies=parts,
-        plans=[_plan(cell, labels) for cell in results.cells if cell.plan and _first_of_arm(cell, results)],
+        plans=[_plan(cell, labels, widest) for cell in planned],
         cells=[_cell(cell, labels) for cell in results.cells],
         parts=timing.PARTS,
         version=__version__,
@@ -160,13 +163,13 @@ def _first_of_arm(cell: Cell, results: Results) -> bool:
     return results.of_arm(cell.world, cell.arm)[0] is cell
 
 
-def _plan(cell: Cell, labels: dict[str, str]) -> dict[str, str]:
+def _plan(cell: Cell, labels: dict[str, str], widest: int) -> dict[str, str]:
     assert cell.plan is not None
     label = labels.get(cell.arm, cell.arm)
     text = plans.plan_text(cell.plan, label)
     sentence = text.split(": ", 1)[1]
     caption = sentence[0].upper() + sentence[1:]
-    return {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label), "text": caption}
+    return {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label, widest), "text": caption}
 
 
 def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
@@ -178,6 +181,7 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
         "facts": list(_cell_facts(cell)),
         "measures": [_measure(cell, name) for name in cell.values],
         "jobs": [_job(job) for job in cell.jobs],
+        "seconds": duration(sum(sum(timing.parts_of(job).values()) for job in cell.jobs)),
     }
 
 
@@ -197,7 +201,7 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     cost, latency = cell.bodies.get("cost"), cell.bodies.get("latency")
     if cost:
         ratios = f"{cost['nominal_ratio']:.1%} planned, {cost['realised_ratio']:.1%} realised"
-        yield "left out", ratios, False
+        yield "tokens left out", f"{ratios}, of its own {cost['steps']} steps", False
         branches = cost["cfg_branches"]
         macs = f"{cost['linear'] / 1e9:.3g} G linear + {cost['attention'] / 1e9:.3g} G attention"
         yield "MACs", f"{macs}, one of {branches} CFG {'branch' if branches == 1 else 'branches'}", False
@@ -219,22 +223,38 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
 
 def _measure(cell: Cell, name: str) -> dict[str, Any]:
     value, paired = cell.values[name], cell.differences.get(name)
+    digits = _decimals(value.value)
     both = value.low is not None and value.high is not None
-    difference = f"{paired.difference:+.4g} [{paired.low:.4g}, {paired.high:.4g}]" if paired else ""
     return {
         "name": name,
-        "value": f"{value.value:.5g}{f' {value.unit}' if value.unit else ''}",
-        "interval": f"[{value.low:.5g}, {value.high:.5g}]" if both else "",
+        "value": f"{number(value.value, digits)}{f' {value.unit}' if value.unit else ''}",
+        "interval": f"[{number(value.low, digits)}, {number(value.high, digits)}]" if both else "",  # type: ignore[arg-type]
         "how": value.interval,
         "n": value.n or "",
-        "difference": difference.replace("-", "−"),
+        "difference": _difference(paired, digits) if paired else "",
         "kind": value.kind,
     }
 
 
-def _job(job: Any) -> dict[str, str]:
+def _difference(paired: Difference, digits: int) -> str:
+    sign = "+" if paired.difference > 0 else ""
+    ends = f"[{number(paired.low, digits)}, {number(paired.high, digits)}]"
+    return f"{sign}{number(paired.difference, digits)} {ends}"
+
+
+def _decimals(value: float) -> int:
+    """As many decimals as show four digits of a number."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return max(0, 3 - math.floor(math.log10(abs(value))))
+
+
+def _job(job: Job) -> dict[str, str]:
     shown = timing.parts_of(job)
-    return {"record": job.record, **{k: f"{v:.1f}" for k, v in shown.items()}, "total": f"{sum(shown.values()):.1f}"}
+    name = f"{job.stage} {job.record.removesuffix('.json')}" if job.stage == STAGES["shard"] else job.stage
+    # The stopwatch times all arms of a world in one job.
+    name += ", all arms" if job.stage == STAGES["latency"] else ""
+    return {"record": name, **{k: f"{v:.1f}" for k, v in shown.items()}, "total": f"{sum(shown.values()):.1f}"}
 
 
 def _time(spent: list[timing.Spent]) -> dict[str, Any]:

@@ -14,14 +14,19 @@ LEFT = 26
 BOTTOM = 20
 
 
-def plan_svg(plan: dict[str, Any], label: str) -> str:
-    """The plan of an arm as inline SVG; its colours come from the page's style sheet."""
+def plan_width(plan: dict[str, Any]) -> int:
+    """The width of a plan's picture in its own units."""
+    return int(LEFT + len(plan["branches"]) * (plan["steps"] * CELL + PANEL_GAP) - PANEL_GAP + 2)
+
+
+def plan_svg(plan: dict[str, Any], label: str, widest: int) -> str:
+    """The plan of an arm as inline SVG, to the scale of the `widest` one; colours come from the page's style sheet."""
     steps, blocks, branches = plan["steps"], plan["blocks"], plan["branches"]
     panel = steps * CELL + PANEL_GAP
-    width = LEFT + len(branches) * panel - PANEL_GAP + 2
+    width = plan_width(plan)
     height = TOP + blocks * CELL + BOTTOM
     parts = [
-        f'<svg class="plan" role="img" viewBox="0 0 {width} {height}" style="max-width:{width}px" '
+        f'<svg class="plan" role="img" viewBox="0 0 {width} {height}" style="width:{100 * width / widest:.1f}%" '
         f'aria-label="{escape(plan_text(plan, label), quote=True)}">'
     ]
     for b, branch in enumerate(branches):

@@ -18,6 +18,7 @@ from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import Column, Row, Study
 
 Role = Literal["baseline", "arm", "published", "control"]
+Rank = Literal["", "best", "second"]
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 SAME = "≈"
@@ -46,7 +47,7 @@ class Entry:
     value: Value | None = None
     text: str = ABSENT
     interval: str = ""
-    rank: Literal["", "best", "second"] = ""
+    rank: Rank = ""
     difference: Difference | None = None
 
     @property
@@ -155,18 +156,18 @@ def _ranked(headings: tuple[Heading, ...], lines: list[Line]) -> list[Line]:
         if not heading.direction or len(rivals) < 2 or not seen:
             continue
         places = sorted(seen, reverse=heading.direction == "higher")
-        marks: dict[float, Literal["best", "second"]] = {places[0]: "best"}
+        marks: dict[float, Rank] = {places[0]: "best"}
         if len(rivals) > 2 and len(places) > 1:
             marks[places[1]] = "second"
         lines = [_marked(line, i, heading.digits, marks) for line in lines]
     return lines
 
 
-def _marked(line: Line, i: int, digits: int, marks: dict[float, Literal["best", "second"]]) -> Line:
+def _marked(line: Line, i: int, digits: int, marks: dict[float, Rank]) -> Line:
     entry = line.entries[i]
     if line.role != "arm" or line.state != "done" or entry.value is None or not math.isfinite(entry.value.value):
         return line
-    mark = marks.get(round(entry.value.value, digits), "")
+    mark: Rank = marks.get(round(entry.value.value, digits), "")
     return replace(line, entries=(*line.entries[:i], replace(entry, rank=mark), *line.entries[i + 1 :]))
 
 
