@@ -47,39 +47,48 @@ class Texts:
 
 
 def embed(world_name: str, captions_path: Path, out: Path, device: str = "cpu", code: str | None = None) -> None:
-    """Embeds a caption set, and the empty caption, into one safetensors file."""
+    """Embeds a caption set, and the empty caption; the tensors lie in a safetensors file beside the record `out`."""
     from safetensors.torch import save_file
 
-    from ditbench.records import read_record
-    from ditbench.storage import replacing
+    from ditbench.records import Clock, read_record, write_record
+    from ditbench.storage import hash_file, replacing
     from ditbench.worlds import get_world
 
-    world = get_world(world_name)
-    captions = [entry["text"] for entry in read_record(captions_path, "captions")["captions"]]
-    handle = world.load(check_device(device))
-    rows = {f"given.{name}": tensor.contiguous() for name, tensor in world.embed(handle, captions).items()}
-    rows |= {f"negative.{name}": tensor.contiguous() for name, tensor in world.embed(handle, [""]).items()}
-    with replacing(out) as partial:
-        save_file(rows, partial, metadata={"world": world_name, "captions": captions_path.stem, "code": code or ""})
+    clock = Clock()
+    record = read_record(captions_path, "captions")
+    captions = [entry["text"] for entry in record["captions"]]
+    with clock("load"):
+        world = get_world(world_name)
+        handle = world.load(check_device(device))
+    with clock("compute"):
+        rows = {f"given.{name}": tensor.contiguous() for name, tensor in world.embed(handle, captions).items()}
+        rows |= {f"negative.{name}": tensor.contiguous() for name, tensor in world.embed(handle, [""]).items()}
+    tensors = out.with_suffix(".safetensors")
+    with clock("write"), replacing(tensors) as partial:
+        save_file(rows, partial)
+    body = {"world": world_name, "captions_sha256": record["sha256"], "count": len(captions), "file": tensors.name}
+    body["sha256"] = hash_file(tensors)
+    write_record(out, "embeddings", body, timings=clock.seconds, code=code)
 
 
 def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int]) -> Texts:
-    """The embeddings of the captions at `rows`."""
+    """The captions at `rows` with their embeddings, of which `embeddings_path` is the record."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from ditbench.records import read_record
 
-    entries = read_record(captions_path, "captions")["captions"]
+    captions, record = read_record(captions_path, "captions"), read_record(embeddings_path, "embeddings")
+    entries, file = captions["captions"], embeddings_path.with_name(record["file"])
+    if record["captions_sha256"] != captions["sha256"]:
+        raise Fault(f"{embeddings_path} was made from other captions than {captions_path}; delete it and run again")
     if rows and max(rows) >= len(entries):
         raise Fault(f"{captions_path} holds {len(entries)} captions, row {max(rows)} was asked for")
     try:
-        tensors = load_file(embeddings_path)
+        tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise Fault(f"{embeddings_path} cannot be read ({error}); delete it and run again to make it anew") from error
+        raise Fault(f"{file} cannot be read ({error}); delete {embeddings_path} and run again to make it anew") from error
     given = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("given.")}
-    if any(len(tensor) != len(entries) for tensor in given.values()):
-        raise Fault(f"{embeddings_path} was made from other captions than {captions_path}; delete it and run again")
     return Texts(
         [entries[row]["id"] for row in rows],
         {name: tensor[list(rows)] for name, tensor in given.items()},

@@ -88,55 +88,59 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"value": median(values), "low": min(values), "high": max(values)}
 
 
-def time_arms(
-    spec_paths: Sequence[Path],
+def time_arm(
+    spec_path: Path,
+    baseline_path: Path,
     captions_path: Path,
     embeddings_path: Path,
-    out_name: str = "latency.json",
-    rounds: int = 5,
-    batch: int = 16,
+    out: Path,
+    rounds: int = 4,
+    batch: int = 8,
     device: str = "cpu",
-    baseline: str = "full",
     code: str | None = None,
 ) -> None:
-    """Times the arms of one world together and writes each arm's record beside its spec."""
+    """Times whole sampling runs of an arm, interleaved with the full model's, and writes the arm's record."""
     from ditbench.generate import Sampler, read_batch
     from ditbench.records import Clock, read_record, write_record
 
     clock = Clock()
-    specs = {path: read_record(path, "spec") for path in spec_paths}
-    worlds = {spec["world"] for spec in specs.values()}
-    if len(worlds) != 1:
-        raise Fault(f"arms of one world are timed together, these are of {', '.join(sorted(worlds))}")
+    spec, baseline = read_record(spec_path, "spec"), read_record(baseline_path, "spec")
+    if spec["world"] != baseline["world"]:
+        raise Fault(f"{spec_path} and {baseline_path} are of different worlds: their times cannot be compared")
     with clock("load"):
-        sampler = Sampler(worlds.pop(), device)
+        sampler = Sampler(spec["world"], device)
         texts = read_batch(captions_path, embeddings_path, range(batch))
-    runs = {spec["arm"]: _runner(sampler, spec, texts) for spec in specs.values()}
+    runs = {each["arm"]: _runner(sampler, each, texts) for each in (baseline, spec)}
     neighbours = Neighbours()
     with clock("compute"):
-        timings = interleave(runs, baseline, rounds)
+        timing = interleave(runs, baseline["arm"], rounds)[spec["arm"]]
     taken = neighbours.share()
     contended = taken > CONTENTION
     note = f"other processes took {taken:.0%} of the processor meanwhile" if contended else ""
     if contended:
         print(f"stopwatch: the machine is contended: {note}; the ratios are less certain", file=sys.stderr)
-    for path, spec in specs.items():
-        timing = timings[spec["arm"]]
-        body: dict[str, Any] = {
-            "spec_hash": spec["hash"],
-            "batch": batch,
-            "rounds": rounds,
-            "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-            "device": device,
-            "seconds_per_image": spread([s / batch for s in timing.seconds]),
-            "speedup": spread(timing.ratios),
-            "rounds_seconds": timing.seconds,
-            "contended": contended,
-            "load": taken,
-            "note": note,
-        }
-        write_record(path.with_name(out_name), "latency", body, timings=clock.seconds, code=code)
+    body: dict[str, Any] = {
+        "spec_hash": spec["hash"],
+        "batch": batch,
+        "rounds": rounds,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "device": device,
+        "seconds_per_image": spread([seconds / batch for seconds in timing.seconds]),
+        "speedup": spread(timing.ratios),
+        "rounds_seconds": timing.seconds,
+        "contended": contended,
+        "load": taken,
+        "note": note,
+    }
+    write_record(out, "latency", body, timings=clock.seconds, code=code)
 
 
 def _runner(sampler: Any, spec: dict[str, Any], texts: Any) -> Callable[[], None]:
-    return lambda: sampler.draw(spec, texts) and None
+    def run() -> None:
+        sampler.draw(spec, texts)
+        if sampler.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize(sampler.device)
+
+    return run

@@ -137,14 +137,17 @@ def load_results(config: Config, results: str | Path | None = None) -> Results:
 
     root = Path(results if results is not None else config.results)
     specs = cell_table(config)
-    return read_results(specs, root, [f"{a:05d}-{b:05d}" for a, b in shard_ranges(config)])
+    shards = [f"{a:05d}-{b:05d}" for a, b in shard_ranges(config)]
+    return read_results(specs, root, shards, f"renders-{config.references}")
 
 
-def read_results(specs: Iterable[Spec], root: Path, shard_names: Sequence[str]) -> Results:
+def read_results(
+    specs: Iterable[Spec], root: Path, shard_names: Sequence[str], references: str | None = None
+) -> Results:
     """Reads the records of the cells of `specs`, whose images lie in shards of the given names."""
     cells = tuple(read_cell(spec, root, shard_names) for spec in specs)
     shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in cells}
-    jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions)]
+    jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
     jobs += [job for cell in cells for job in cell.jobs]
     return Results(root, cells, tuple(_once(jobs)))
 
@@ -268,12 +271,12 @@ def _job(kind: str, arm: str | None, path: Path, body: dict[str, Any]) -> Job:
     return Job(STAGES[kind], arm, path.name, dict(provenance.get("timings") or {}), str(provenance.get("created", "")))
 
 
-def _shared_jobs(root: Path, world: str, captions: str) -> Iterator[Job]:
+def _shared_jobs(root: Path, world: str, captions: str, references: str | None) -> Iterator[Job]:
     """The jobs that serve every arm of a world."""
     from ditbench.records import read_record
 
-    for kind in ("captions", "embeddings"):
-        path = root / kind / world / f"{captions}.json"
+    for kind, name in (("captions", captions), ("references", references), ("embeddings", captions)):
+        path = root / kind / world / f"{name}.json"
         if path.is_file():
             yield _job(kind, None, path, read_record(path, kind))
 

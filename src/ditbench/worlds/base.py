@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class World(ABC):
     def cfg_branches(self) -> int:
         """How often the network sees each image in a step: twice under classifier-free guidance."""
         return 2 if self.guidance > 1 else 1
+
+    @abstractmethod
+    def sources(self, stage: str) -> list[Path]:
+        """The world's own files that a stage of the workflow uses, weights included."""
 
     @abstractmethod
     def shape(self, steps: int) -> Shape:

@@ -36,6 +36,26 @@ class Scenes(World):
     image_size: ClassVar[int] = settings.IMAGE_SIZE
     judge_names: ClassVar[tuple[str, ...]] = ("fid", "attributes", "clip", "hps")
 
+    def sources(self, stage: str) -> list[Path]:
+        here, assets = Path(__file__).parent, assets_folder()
+        drawing = ["world.py", "settings.py", "model.py", "pipeline.py", "grammar.py"]
+        weights = [assets / "transformer.safetensors", assets / "text_encoder.safetensors"]
+        files = {
+            "captions": ["grammar.py"],
+            "references": ["grammar.py", "renderer.py"],
+            "embed": drawing,
+            "generate": drawing,
+            "time": drawing,
+            "cost": ["settings.py"],
+            "score": ["grammar.py", *sorted(str(p.relative_to(here)) for p in (here / "judges").glob("*.py"))],
+        }
+        found = [here / name for name in files.get(stage, [])]
+        if stage in ("embed", "generate", "time"):
+            found += weights
+        if stage == "score":
+            found += [assets / f"{name}.safetensors" for name in ("reader", "dual", "preference")]
+        return found
+
     def shape(self, steps: int) -> Shape:
         return Shape(steps, settings.BLOCKS, ("self", "cross", "mlp"), settings.TOKENS)
 

@@ -1,0 +1,41 @@
+# ditbench: the stages of the experiment are the files of workflow/rules.
+
+
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+configfile: "config.yaml"
+
+
+container: "docker://ditbench:0.1.0"  # made by envs/Containerfile; used with --sdm apptainer only
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/captions.smk"
+include: "workflow/rules/references.smk"
+include: "workflow/rules/embeddings.smk"
+include: "workflow/rules/images.smk"
+include: "workflow/rules/cost.smk"
+include: "workflow/rules/judges.smk"
+include: "workflow/rules/stopwatch.smk"
+include: "workflow/rules/study.smk"
+include: "workflow/rules/publish.smk"
+include: "workflow/rules/assets.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        PAGE,
+        PUBLISHED,
+
+
+onstart:
+    shell("ditbench plan --config {CONFIG_FILE}")
+
+
+# A failed arm stays visible: what is there is rendered, the failed cells with their reasons.
+onerror:
+    shell("ditbench report --config {CONFIG_FILE} || true")

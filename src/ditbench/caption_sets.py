@@ -1,0 +1,77 @@
+"""Caption sets and reference images: what every arm of a run is given and compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ditbench.faults import Fault
+from ditbench.records import Clock, write_record
+
+if TYPE_CHECKING:
+    from ditbench.worlds import World
+
+SPLIT = "evaluation"
+# Reference images are drawn with a seed of their own: they must not be the very scenes that are generated.
+REFERENCE_SEED = 1_000_003
+
+
+def caption_id(text: str) -> str:
+    """Twelve hex digits that name a caption in files and decide its starting noise."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_caption_file(path: Path, count: int) -> list[str]:
+    """The first `count` distinct lines of a UTF-8 text file; empty lines and repetitions are told and passed over."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise Fault(f"{path} is not UTF-8 text (line {line}); save it as UTF-8") from error
+    except OSError as error:
+        raise Fault(f"{path} cannot be read ({error.strerror})") from error
+    # Only line feeds end a caption: splitlines would also break at exotic separators inside one.
+    lines = [unicodedata.normalize("NFC", line.strip()) for line in text.replace("\r\n", "\n").split("\n")]
+    filled = [line for line in lines if line]
+    distinct = list(dict.fromkeys(filled))
+    empty, repeated = len(lines) - len(filled) - (1 if lines[-1] == "" else 0), len(filled) - len(distinct)
+    if empty or repeated:
+        print(f"{path}: passed over {empty} empty and {repeated} repeated lines", file=sys.stderr)
+    if len(distinct) < count:
+        raise Fault(f"{path} holds {len(distinct)} distinct captions, {count} are asked for; lower `images` or add lines")
+    return distinct[:count]
+
+
+def write_captions(
+    world: World, name: str, count: int, seed: int, out: Path, file: Path | None = None, code: str | None = None
+) -> None:
+    """Writes the captions of a run: drawn from the world's grammar, or read from a file."""
+    clock = Clock()
+    with clock("compute"):
+        texts = read_caption_file(file, count) if file else world.draw_captions(count, seed, SPLIT)
+    body = {
+        "world": world.name,
+        "name": name,
+        "split": "file" if file else SPLIT,
+        "seed": seed,
+        "count": len(texts),
+        "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+        "captions": [{"id": caption_id(text), "text": text} for text in texts],
+    }
+    write_record(out, "captions", body, timings=clock.seconds, code=code)
+
+
+def write_references(world: World, count: int, out: Path, code: str | None = None) -> None:
+    """Writes the world's real images as a shard, and its record."""
+    from ditbench.storage import write_shard
+
+    clock = Clock()
+    with clock("compute"):
+        images = world.references(count, REFERENCE_SEED)
+    with clock("write"):
+        digest = write_shard(out.with_suffix(".zip"), images, [f"reference{i}" for i in range(count)])
+    body = {"world": world.name, "name": out.stem, "count": count, "sha256": digest, "source": f"seed {REFERENCE_SEED}"}
+    write_record(out, "references", body, timings=clock.seconds, code=code)

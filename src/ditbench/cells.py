@@ -1,0 +1,128 @@
+"""Cells: the table of what a configuration asks for, each computed once and shown wherever it is cited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ditbench.config import Config
+from ditbench.faults import Fault
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One arm in one world with one seed: the unit of work, of storage and of an MLflow run."""
+
+    world: str
+    arm: str
+    method: str
+    knobs: dict[str, Any]
+    steps: int | None
+    seed: int
+    images: int
+    captions: str
+    captions_sha256: str | None
+    dtype: str
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with everything that could change the cell's images."""
+        body = asdict(self)
+        del body["arm"]  # a name changes no image
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """`world/arm/seedN`, as folders and commands have it."""
+        return f"{self.world}/{self.arm}/seed{self.seed}"
+
+    def folder(self, results: str | Path) -> Path:
+        """Where the cell's files are."""
+        return Path(results) / "cells" / self.world / self.arm / f"seed{self.seed}"
+
+
+def caption_set(config: Config) -> tuple[str, str | None]:
+    """The name of the run's caption set, and the file's hash where captions come from a file."""
+    source = config.captions
+    if source.file is None:
+        return f"evaluation-{config.images}-seed{source.seed}", None
+    path = Path(source.file)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise Fault(f"captions.file: {path} cannot be read ({error.strerror})") from error
+    return f"{path.stem}-{config.images}-{digest[:8]}", digest
+
+
+def cell_table(config: Config) -> list[Spec]:
+    """Every cell that the studies and the configuration ask for, each once."""
+    from ditbench.methods import get_method
+    from ditbench.worlds import get_world
+
+    captions, digest = caption_set(config)
+    wanted: dict[tuple[str, str], dict[str, Any]] = {}
+    origin: dict[tuple[str, str], str] = {}
+    for world, arm, source, body in _arms(config):
+        # Defaults are written out: a knob left at its default is the same cell as one set to it.
+        method = get_method(body["method"], body["knobs"])
+        body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
+        key = (world, arm)
+        if wanted.setdefault(key, body) != body:
+            raise Fault(f"arm {arm!r} means {_said(wanted[key])} in {origin[key]} but {_said(body)} in {source}; rename one")
+        origin.setdefault(key, source)
+    specs = [
+        Spec(
+            world=world,
+            arm=arm,
+            seed=seed,
+            images=config.images,
+            captions=captions,
+            captions_sha256=digest,
+            dtype=get_world(world).dtype,
+            **body,
+        )
+        for (world, arm), body in wanted.items()
+        for seed in config.seeds
+    ]
+    same: dict[str, Spec] = {}
+    for spec in specs:
+        other = same.setdefault(spec.hash, spec)
+        if other is not spec:
+            raise Fault(f"arms {other.arm!r} and {spec.arm!r} are one and the same cell; give them one name")
+    return specs
+
+
+def _arms(config: Config) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    from ditbench.study import load_study
+
+    for name in config.studies:
+        study = load_study(name)
+        for row in study.rows:
+            body = {"method": row.method, "knobs": dict(row.knobs), "steps": row.steps}
+            yield study.world, row.arm, f"study {study.name}", body
+    for name, arm in config.arms.items():
+        yield config.world, name, "arms", {"method": arm.method, "knobs": dict(arm.knobs), "steps": arm.steps}
+
+
+def _said(body: dict[str, Any]) -> str:
+    knobs = ", ".join(f"{name}={value}" for name, value in body["knobs"].items())
+    steps = f" at {body['steps']} steps" if body["steps"] else ""
+    return f"{body['method']}({knobs}){steps}"
+
+
+def studies_of(config: Config, spec: Spec) -> list[str]:
+    """The studies that cite a cell."""
+    from ditbench.study import load_study
+
+    studies = [load_study(name) for name in config.studies]
+    return [s.name for s in studies if s.world == spec.world and any(row.arm == spec.arm for row in s.rows)]
+
+
+def shard_ranges(config: Config) -> list[tuple[int, int]]:
+    """The caption indices of each shard, first and last inclusive."""
+    return [(a, min(a + config.shard, config.images) - 1) for a in range(0, config.images, config.shard)]

@@ -1,0 +1,340 @@
+"""The command `ditbench`: one subcommand per stage of the workflow, with the words a person would type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ditbench.faults import Fault
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; what a user can mend is one sentence and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except Fault as fault:
+        if os.environ.get("DITBENCH_DEBUG"):
+            raise
+        print(f"ditbench: {fault}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands and their options."""
+    top = argparse.ArgumentParser(prog="ditbench", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], help_: str, *options: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(command=command)
+        for option in options:
+            _OPTIONS[option](sub)
+        return sub
+
+    add("worlds", _worlds, "list the worlds", "json")
+    add("methods", _methods, "list the methods and their knobs", "json")
+    add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
+    add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
+
+    sub = add("captions", _captions, "write the captions of a run", "world", "out", "code")
+    sub.add_argument("--name", required=True, help="name of the caption set")
+    sub.add_argument("--count", type=int, required=True)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--file", type=Path, help="a UTF-8 text file, one caption a line, instead of the world's grammar")
+    sub = add("references", _references, "write the reference images of a world", "world", "out", "code")
+    sub.add_argument("--count", type=int, required=True)
+    add("embed", _embed, "embed a caption set", "world", "captions", "device", "out", "code")
+    sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
+    sub.add_argument("--spec", required=True, help="the spec as JSON")
+    sub = add("generate", _generate, "draw one shard of a cell's images", "spec", *_DRAWING, "out", "code")
+    sub.add_argument("--first", type=int, required=True, help="index of the shard's first caption")
+    sub.add_argument("--last", type=int, required=True, help="index of its last caption, inclusive")
+    sub.add_argument("--batch", type=int, default=16)
+    add("cost", _cost, "bill what a cell's traces say was executed", "spec", "shards", "out", "code")
+    sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "out", "code")
+    sub.add_argument("--references", type=Path, required=True)
+    sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
+    sub = add("time", _time, "time an arm interleaved with the full model", "spec", *_DRAWING, "out", "code")
+    sub.add_argument("--baseline", type=Path, required=True, help="spec.json of the full arm")
+    sub.add_argument("--rounds", type=int, default=4)
+    sub.add_argument("--batch", type=int, default=8)
+    add("publish", _publish, "publish finished cells to MLflow", "config", "results", "out")
+    add("report", _report, "render tables, figures and the page from what is there", "config", "results")
+    add("mlflow", _mlflow, "start the MLflow pages on this run's store", "config", "results")
+    _add_assets(add("assets", lambda options: options.step(options), "make the shipped weights of the embedded world"))
+    return top
+
+
+_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], Any]] = {
+    "config": lambda p: p.add_argument("--config", type=Path, default=Path("config.yaml")),
+    "results": lambda p: p.add_argument("--results", type=Path, help="results folder instead of the configuration's"),
+    "json": lambda p: p.add_argument("--json", action="store_true", help="for a program"),
+    "world": lambda p: p.add_argument("--world", required=True),
+    "out": lambda p: p.add_argument("--out", type=Path, required=True, help="the record to write"),
+    "code": lambda p: p.add_argument("--code", help="hash of the code that the workflow ran, for the record"),
+    "spec": lambda p: p.add_argument("--spec", type=Path, required=True, help="a cell's spec.json"),
+    "captions": lambda p: p.add_argument("--captions", type=Path, required=True),
+    "embeddings": lambda p: p.add_argument("--embeddings", type=Path, required=True),
+    "device": lambda p: p.add_argument("--device", default="cpu"),
+    "shards": lambda p: p.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards' records"),
+}
+_DRAWING = ("captions", "embeddings", "device")
+
+
+def _add_assets(assets: argparse.ArgumentParser) -> None:
+    steps = assets.add_subparsers(required=True, metavar="STEP")
+    for name, step, text in (
+        ("train-backbone", _train_backbone, "train the backbone, or continue in --work"),
+        ("train-judges", _train_judges, "train the judges, or continue in --work"),
+        ("model-card", _model_card, "write the model card from the scores of a finished run"),
+    ):
+        sub = steps.add_parser(name, help=text, description=text)
+        sub.set_defaults(step=step)
+        sub.add_argument("--folder", type=Path, default=Path("assets/scenes"), help="where the shipped files go")
+        sub.add_argument("--work", type=Path, default=Path("results/assets"), help="where checkpoints are kept")
+        sub.add_argument("--device", default="cpu")
+        if name == "model-card":
+            sub.add_argument("--config", type=Path, default=Path("config.yaml"))
+            sub.add_argument("--results", type=Path)
+
+
+@contextmanager
+def _of_cell(folder: Path, stage: str) -> Iterator[None]:
+    """Notes beside a cell's records that a stage failed and why, and takes the note away when the stage succeeds."""
+    from ditbench.storage import replacing
+
+    note = folder / "failure.json"
+    try:
+        yield
+    except Exception as error:
+        from datetime import UTC, datetime
+
+        reason = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+        body = {"schema": "ditbench/failure@1", "stage": stage, "reason": reason, "detail": type(error).__name__}
+        body["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            with replacing(note) as partial:
+                partial.write_text(json.dumps(body, indent=1))
+        except Fault as second:  # a full disk: the first reason matters more
+            print(f"ditbench: {second}", file=sys.stderr)
+        raise
+    if note.exists() and json.loads(note.read_text()).get("stage") == stage:
+        note.unlink(missing_ok=True)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A plain table, columns as wide as their longest entry."""
+    lines = [[str(value) for value in row] for row in (heads, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    for number, line in enumerate(lines):
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def _worlds(options: argparse.Namespace) -> None:
+    from ditbench.worlds import get_world, world_names
+
+    worlds = [get_world(name) for name in world_names()]
+    if options.json:
+        keys = ("name", "summary", "default_steps", "guidance", "dtype", "image_size", "judge_names")
+        print(json.dumps([{key: getattr(world, key) for key in keys} for world in worlds], indent=1))
+        return
+    rows = [(w.name, w.image_size, w.default_steps, w.guidance, ", ".join(w.judge_names), w.summary) for w in worlds]
+    _table(("world", "size", "steps", "guidance", "judges", "what it is"), rows)
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from ditbench.methods import method_class, method_names
+
+    classes = [method_class(name) for name in method_names()]
+    if options.json:
+        bodies = [
+            {
+                "name": c.name,
+                "summary": c.summary,
+                "paper": c.paper,
+                "knobs": {n: {**k._asdict(), "type": k.type.__name__} for n, k in c.knobs().items()},
+            }
+            for c in classes
+        ]
+        print(json.dumps(bodies, indent=1))
+        return
+    _table(("method", "what it does", "paper"), [(c.name, c.summary, c.paper) for c in classes])
+    print()
+    rows = [(c.name, n, k.default, k.type.__name__, _range(k), k.doc) for c in classes for n, k in c.knobs().items()]
+    _table(("method", "knob", "default", "type", "values", "meaning"), rows)
+
+
+def _range(knob: Any) -> str:
+    if knob.choices is not None:
+        return " | ".join(map(str, knob.choices))
+    low = "" if knob.least is None else f">= {knob.least:g}"
+    high = "" if knob.most is None else f"<= {knob.most:g}"
+    return " and ".join(part for part in (low, high) if part) or "any"
+
+
+def _cells(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from ditbench.cells import cell_table, studies_of
+    from ditbench.config import load_config
+    from ditbench.report.results import load_results
+
+    config = load_config(options.config)
+    specs = cell_table(config)
+    states = {cell.hash: cell.state_text for cell in load_results(config, options.results).cells}
+    if options.json:
+        bodies = [{**asdict(s), "hash": s.hash, "studies": studies_of(config, s), "state": states[s.hash]} for s in specs]
+        print(json.dumps(bodies, indent=1))
+        return
+    rows = [
+        (s.name, s.method, _knobs(s.knobs), s.images, s.hash, ", ".join(studies_of(config, s)), states[s.hash])
+        for s in specs
+    ]
+    _table(("cell", "method", "knobs", "images", "hash", "studies", "state"), rows)
+
+
+def _knobs(knobs: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in knobs.items()) or "-"
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.forecast import forecast, told
+
+    outlook = forecast(load_config(options.config), options.results)
+    print(json.dumps(outlook, indent=1) if options.json else told(outlook))
+
+
+def _captions(options: argparse.Namespace) -> None:
+    from ditbench.caption_sets import write_captions
+    from ditbench.worlds import get_world
+
+    world = get_world(options.world)
+    write_captions(world, options.name, options.count, options.seed, options.out, options.file, options.code)
+
+
+def _references(options: argparse.Namespace) -> None:
+    from ditbench.caption_sets import write_references
+    from ditbench.worlds import get_world
+
+    write_references(get_world(options.world), options.count, options.out, options.code)
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from ditbench.generate import embed
+
+    embed(options.world, options.captions, options.out, options.device, options.code)
+
+
+def _spec(options: argparse.Namespace) -> None:
+    from ditbench.cells import Spec
+    from ditbench.generate import write_plan
+    from ditbench.records import write_record
+
+    body = json.loads(options.spec)
+    with _of_cell(options.out.parent, "spec"):
+        write_plan(body, options.out.with_name("plan.json"))
+        write_record(options.out, "spec", {**body, "hash": Spec(**body).hash}, code=options.code)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    with _of_cell(options.spec.parent, "images"):
+        from ditbench.generate import generate_shard
+
+        generate_shard(
+            options.spec,
+            options.captions,
+            options.embeddings,
+            options.first,
+            options.last,
+            options.out,
+            options.batch,
+            options.device,
+            options.code,
+        )
+
+
+def _cost(options: argparse.Namespace) -> None:
+    with _of_cell(options.spec.parent, "ledger"):
+        from ditbench.generate import write_cost
+
+        write_cost(options.spec, options.shards, options.out, options.code)
+
+
+def _score(options: argparse.Namespace) -> None:
+    with _of_cell(options.spec.parent, "judges"):
+        from ditbench.score import score_cell
+
+        full = options.full_shards or None
+        score_cell(options.spec, options.shards, options.captions, options.references, full, options.out, code=options.code)
+
+
+def _time(options: argparse.Namespace) -> None:
+    with _of_cell(options.spec.parent, "stopwatch"):
+        from ditbench.stopwatch import time_arm
+
+        time_arm(
+            options.spec,
+            options.baseline,
+            options.captions,
+            options.embeddings,
+            options.out,
+            options.rounds,
+            options.batch,
+            options.device,
+            options.code,
+        )
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.report.track import publish
+
+    publish(load_config(options.config), options.results, options.out)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.report.build import write_report
+
+    print(write_report(load_config(options.config), options.results))
+
+
+def _mlflow(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.report.track import serve
+
+    serve(load_config(options.config), options.results)
+
+
+def _train_backbone(options: argparse.Namespace) -> None:
+    from ditbench.generate import check_device
+    from ditbench.worlds.scenes.recipe.export import make_backbone
+
+    make_backbone(options.work / "backbone", options.folder, check_device(options.device))
+
+
+def _train_judges(options: argparse.Namespace) -> None:
+    from ditbench.generate import check_device
+    from ditbench.worlds.scenes.recipe.judges import train_judges
+
+    train_judges(options.folder, check_device(options.device), work=options.work / "judges")
+
+
+def _model_card(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.worlds.scenes.recipe.card import card_from_results
+
+    card_from_results(options.folder, load_config(options.config), options.results)

@@ -1,0 +1,67 @@
+"""Which code a stage uses: Snakemake sees no edit in src/, so every rule carries this hash as a parameter."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ditbench.faults import Fault
+
+PACKAGE = Path(__file__).parent
+
+# What each stage runs, relative to the package; a folder stands for its own modules. The files and weights of a
+# world are the world's to name (`World.sources`), and a method's file counts only for its own cells.
+STAGES: dict[str, tuple[str, ...]] = {
+    "captions": ("caption_sets.py",),
+    "references": ("caption_sets.py", "storage.py"),
+    "embed": ("generate.py",),
+    "spec": ("cells.py", "engine/plan.py", "methods/base.py"),
+    "generate": ("generate.py", "noise.py", "storage.py", "engine", "backbones", "methods/base.py"),
+    "cost": ("engine/ledger.py", "engine/trace.py", "backbones"),
+    "score": ("score.py", "statistics.py", "judges"),
+    "time": ("stopwatch.py", "generate.py", "noise.py", "engine", "backbones", "methods/base.py"),
+    "publish": ("report/track.py", "report/results.py"),
+    "report": ("report", "study.py"),
+}
+
+
+def code_hash(stage: str, world: str | None = None, method: str | None = None) -> str:
+    """Sixteen hex digits over the bytes of everything a stage runs."""
+    if stage not in STAGES:
+        raise Fault(f"no stage {stage!r}; possible: {', '.join(STAGES)}")
+    digest = hashlib.sha256()
+    for path in sorted(set(_files(stage, world, method))):
+        digest.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"missing") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
+    for name in STAGES[stage]:
+        place = PACKAGE / name
+        yield from (p for p in place.rglob("*") if p.suffix in (".py", ".css", ".html", ".js", ".j2")) if place.is_dir() else [place]
+    if world is not None:
+        from ditbench.worlds import get_world
+
+        yield from get_world(world).sources(stage)
+    if method is not None:
+        yield from _method_files(method)
+
+
+def _method_files(method: str) -> Iterator[Path]:
+    """A method's file and the files of other methods that it imports."""
+    from ditbench.methods.registry import method_class
+
+    waiting, seen = [method_class(method).__module__], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = Path(str(importlib.import_module(name).__file__))
+        yield path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ditbench.methods."):
+                waiting.append(node.module)

@@ -1,0 +1,79 @@
+"""What a run will take: arms, images, disk and time, said before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ditbench.cells import cell_table, shard_ranges
+from ditbench.config import Config
+from ditbench.faults import Fault
+
+# A stored PNG of the embedded world is a few kilobytes; other worlds' are estimated from their pixels.
+BYTES_PER_PIXEL = 1.2
+
+
+def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
+    """Counts, disk need and, where an earlier shard tells the speed, seconds."""
+    from ditbench.records import read_record
+    from ditbench.worlds import get_world
+
+    root = Path(results or config.results)
+    specs, ranges = cell_table(config), shard_ranges(config)
+    missing, done, sizes = 0, 0, []
+    speeds: dict[str, list[float]] = {}
+    waiting: dict[str, int] = {}
+    for spec in specs:
+        for first, last in ranges:
+            path = spec.folder(root) / "shards" / f"{first:05d}-{last:05d}.json"
+            try:
+                record = read_record(path, "shard")
+            except Fault:
+                record = None
+            if record and record["spec_hash"] == spec.hash:
+                done += record["count"]
+                sizes.append(record["bytes"] / record["count"])
+            else:
+                missing += last - first + 1
+                waiting[spec.arm] = waiting.get(spec.arm, 0) + last - first + 1
+            if record:
+                speeds.setdefault(spec.arm, []).append(record["images_per_second"])
+    size = get_world(config.world).image_size
+    per_image = sum(sizes) / len(sizes) if sizes else size * size * BYTES_PER_PIXEL
+    every = [value for values in speeds.values() for value in values]
+    seconds: float | None = None
+    if every:
+        slowest = min(every)
+        seconds = sum(n / (sum(v) / len(v) if (v := speeds.get(arm)) else slowest) for arm, n in waiting.items())
+    return {
+        "arms": len({spec.arm for spec in specs}),
+        "seeds": len(config.seeds),
+        "cells": len(specs),
+        "shards": len(specs) * len(ranges),
+        "images": len(specs) * config.images,
+        "images_done": done,
+        "images_to_draw": missing,
+        "disk_bytes_to_write": round(missing * per_image),
+        "generation_seconds_on_one_worker": None if seconds is None else round(seconds),
+    }
+
+
+def told(outlook: dict[str, Any]) -> str:
+    """The forecast in a few lines for a person."""
+    seconds = outlook["generation_seconds_on_one_worker"]
+    time = "unknown until the first shard is drawn" if seconds is None else _duration(seconds)
+    return "\n".join(
+        [
+            f"{outlook['cells']} cells ({outlook['arms']} arms x {outlook['seeds']} seeds), "
+            f"{outlook['images']:,} images in {outlook['shards']:,} shards",
+            f"to draw: {outlook['images_to_draw']:,} images, {outlook['images_done']:,} are there already",
+            f"disk: about {outlook['disk_bytes_to_write'] / 1e6:,.1f} MB more",
+            f"time to draw on one worker: {time}",
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

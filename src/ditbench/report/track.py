@@ -1,0 +1,513 @@
+"""Publishes cells to MLflow: one run per cell, in one experiment per world.
+
+MLflow is a view of the records and can be rebuilt from them at any time. Publishing is repeatable: a cell's run is
+found by its key, left alone when nothing changed and replaced when something did. An SQLite store is opened by one
+process at a time, because several that open a fresh file at once ruin it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ditbench.faults import Fault
+from ditbench.report.results import Cell, Results, load_results
+from ditbench.report.views import VIEW, experiment_tags, metric_name
+from ditbench.study import Study, load_study
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from ditbench.config import Config
+
+KEY, DIGEST = "ditbench.key", "ditbench.digest"
+# Part of every digest: a higher number publishes every cell anew.
+FORMAT = 1
+ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
+# How long a server may take to answer before it counts as unreachable.
+PATIENCE_S = 5
+# A run without a digest this old was left by a publication that died.
+ABANDONED_MS = 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Publication:
+    """All that one cell's run will hold. Everything in it is in the digest."""
+
+    key: str
+    name: str
+    failed: bool
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    files: dict[str, bytes] = field(repr=False)
+    captions: tuple[str, str]
+    start_ms: int
+    end_ms: int
+
+    @property
+    def digest(self) -> str:
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
+        content = [FORMAT, self.name, self.failed, self.params, self.metrics, self.tags, hashes, self.captions]
+        return hashlib.sha256(json.dumps([*content, self.start_ms, self.end_ms], sort_keys=True).encode()).hexdigest()
+
+
+# The store
+
+
+def tracking_uri(config: Config, results: Path) -> str:
+    """Where runs go: the config's server, or an SQLite file in the results."""
+    return config.mlflow.uri or f"sqlite:///{(results / 'mlflow.db').resolve()}"
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def quiet_mlflow() -> None:
+    """Settings that must be made before MLflow is imported: no telemetry, no long waits for a silent server."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(2 * PATIENCE_S))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+@contextmanager
+def locked(uri: str) -> Iterator[None]:
+    """Lets one process at a time use an SQLite store; a server looks after itself."""
+    import fcntl
+
+    file = _sqlite_file(uri)
+    if file is None:
+        yield
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_name(f".{file.name}.lock").open("w")
+    except OSError as error:
+        raise Fault(f"{file}: the MLflow store cannot be written there ({error.strerror})") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client of a store that answers and has today's schema; call it under `locked`."""
+    _check_reachable(uri)
+    quiet_mlflow()
+    import logging
+
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        _upgrade(uri)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise _store_fault(uri, error) from error
+    except Exception as error:  # SQLAlchemy, alembic and requests all have their own
+        raise _store_fault(uri, error) from error
+    return client
+
+
+def _upgrade(uri: str) -> None:
+    """Brings an existing SQLite file to the schema of the installed MLflow; a new one gets it when opened."""
+    file = _sqlite_file(uri)
+    if file is None or not file.is_file() or file.stat().st_size == 0:
+        return
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    try:
+        if utils._get_schema_version(engine) != utils._get_latest_schema_revision():
+            utils._upgrade_db(engine)
+    finally:
+        engine.dispose()
+
+
+def _store_fault(uri: str, error: Exception) -> Fault:
+    file = _sqlite_file(uri)
+    reason = " ".join(str(error).split())[:300]
+    if file is None:
+        return Fault(
+            f"MLflow at {without_secrets(uri)} does not serve us: {reason}; the records are kept, publish again"
+        )
+    return Fault(f"{file} cannot be used as an MLflow store: {reason}; move it away and run again, it is made anew")
+
+
+def _check_reachable(uri: str) -> None:
+    """Answers within seconds whether anybody listens, before MLflow's own patience begins."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=PATIENCE_S).close()
+    except OSError as error:
+        raise Fault(
+            f"MLflow at {without_secrets(uri)} cannot be reached ({error.strerror or error}); start the server or "
+            "change mlflow.uri and run again; the records are kept"
+        ) from error
+
+
+def without_secrets(uri: str) -> str:
+    """An address without user name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+# What a run holds
+
+
+def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publication:
+    """What the run of a cell will hold."""
+    spec, cost = cell.spec, cell.bodies.get("cost", {})
+    citing = [s for s in studies if s.world == cell.world and any(row.arm == cell.arm for row in s.rows)]
+    label = citing[0].row(cell.arm).label if citing else cell.arm
+    params = {"arm": cell.arm, "method": str(spec["method"])}
+    params["knobs"] = ", ".join(f"{k}={v}" for k, v in sorted(spec["knobs"].items())) or "none"
+    params["steps"] = str(cost.get("steps", spec["steps"] or "default"))
+    params |= {"seed": str(cell.seed), "images": str(spec["images"])}
+    if cost:
+        params["nominal_ratio"] = f"{cost['nominal_ratio']:.4g}"
+        params["realised_ratio"] = f"{cost['realised_ratio']:.4g}"
+    start, end = _period(cell)
+    several = len(results.of_arm(cell.world, cell.arm)) > 1
+    return Publication(
+        key=f"{cell.world}/{cell.arm}/seed{cell.seed}/{cell.hash}",
+        name=f"{cell.arm} seed{cell.seed}" if several else cell.arm,
+        failed=cell.state == "failed",
+        params=params,
+        metrics=dict(_metrics(cell)),
+        tags=_tags(cell, [study.name for study in citing], label),
+        files=dict(_files(cell, results)),
+        captions=(str(spec["captions"]), str(spec["captions_sha256"] or "")),
+        start_ms=start,
+        end_ms=end,
+    )
+
+
+def _metrics(cell: Cell) -> Iterator[tuple[str, float]]:
+    for measure, value in cell.values.items():
+        if measure.endswith("-ratio"):
+            continue  # ratios are params: what was asked for, not what came of it
+        name = metric_name(measure)
+        yield name, _rounded(value.value)
+        if value.low is not None and value.high is not None:
+            yield f"{name}_low", _rounded(value.low)
+            yield f"{name}_high", _rounded(value.high)
+
+
+def _rounded(value: float) -> float:
+    """Six digits, because MLflow's tables print all there are; the records keep the rest."""
+    return float(f"{value:.6g}")
+
+
+def _tags(cell: Cell, studies: Sequence[str], label: str) -> dict[str, str]:
+    known = next(iter(cell.provenance.values()), {})
+    hardware = known.get("hardware") or {}
+    latency = cell.bodies.get("latency", {})
+    tags = {
+        "label": label,
+        "state": cell.state_text,
+        "studies": ", ".join(studies),
+        "world": cell.world,
+        "spec.hash": cell.hash,
+        "code.ditbench": known.get("ditbench"),
+        "code.dirty": known.get("dirty"),
+        "versions": ", ".join(f"{n} {known[n]}" for n in ("python", "torch", "diffusers") if known.get(n)),
+        "hardware": ", ".join(str(hardware[n]) for n in ("gpu", "cpu") if hardware.get(n)),
+        "timing.contended": latency.get("contended"),
+        "results.path": cell.folder.as_posix(),
+        "mlflow.source.name": "ditbench publish",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": known.get("git"),
+        "mlflow.note.content": note(cell, label),
+    }
+    for kind, made in cell.provenance.items():
+        tags[f"code.{kind}"] = made.get("code")
+    return {name: str(value) for name, value in tags.items() if value not in (None, "")}
+
+
+def note(cell: Cell, label: str) -> str:
+    """A summary of a cell in Markdown: its numbers with their intervals, and what stands behind them."""
+    lines = [f"**{label}** in the world {cell.world}, seed {cell.seed}: {cell.state_text}", ""]
+    if cell.values:
+        lines += ["| measure | value | 95 % interval or spread of rounds | n | paired difference to full |"]
+        lines += ["|:--|--:|:--|--:|:--|"]
+    for measure, value in cell.values.items():
+        both = value.low is not None and value.high is not None
+        interval = f"{value.low:.4g} to {value.high:.4g}" if both else ""
+        d = cell.differences.get(measure)
+        paired = f"{d.difference:+.3g} ({d.low:+.3g} to {d.high:+.3g})" if d else ""
+        lines.append(f"| {measure} | {value.value:.4g} {value.unit} | {interval} | {value.n or ''} | {paired} |")
+    lines += ["", f"Records: `{cell.folder.as_posix()}/` in the results folder; spec {cell.hash}."]
+    return "\n".join(lines)
+
+
+def _files(cell: Cell, results: Results) -> Iterator[tuple[str, bytes]]:
+    folder = results.root / cell.folder
+    for name in ARTIFACTS:
+        path = folder / name
+        if path.is_file():
+            yield name, path.read_bytes()
+    if cell.shards:
+        yield "trace.json", _trace(cell)
+        grid = _grid(cell, results)
+        if grid:
+            yield "samples.png", grid
+    logs = results.root / "logs"
+    for path in sorted((logs / "cells" / cell.folder.relative_to("cells")).glob("*.log")):
+        yield f"logs/{path.name}", path.read_bytes()
+
+
+def _trace(cell: Cell) -> bytes:
+    """What all shards executed, added up."""
+    from ditbench.engine.trace import Trace
+    from ditbench.records import read_record
+
+    whole: Trace | None = None
+    for path in cell.shards:
+        part = Trace.from_summary(read_record(path, "shard")["trace"])
+        if whole is None:
+            whole = part
+        else:
+            whole.add(part)
+    assert whole is not None
+    return json.dumps(whole.summary()).encode("utf-8")
+
+
+def _grid(cell: Cell, results: Results) -> bytes | None:
+    from ditbench.report.figures import sample_grid
+    from ditbench.report.samples import one_arm
+
+    try:
+        found = one_arm(results, cell)
+    except Fault:
+        return None  # a damaged shard is told in the report; the numbers are still worth publishing
+    return sample_grid(found.arms, found.captions, found.images) if found else None
+
+
+def _period(cell: Cell) -> tuple[int, int]:
+    """When the cell's jobs began and ended, in milliseconds; a cell without jobs was never busy."""
+    spans = []
+    for job in cell.jobs:
+        if job.created:
+            end = datetime.fromisoformat(job.created).timestamp()
+            spans.append((end - float(job.timings.get("total_s") or 0), end))
+    if not spans:
+        return 0, 0
+    return int(1000 * min(s[0] for s in spans)), int(1000 * max(s[1] for s in spans))
+
+
+# Publishing
+
+
+def publish(config: Config, results: str | Path | None, out: str | Path, code: str | None = None) -> dict[str, Any]:
+    """Publishes every finished or failed cell of a config, and writes a record of the runs and their links."""
+    from ditbench.records import Clock, write_record
+
+    clock = Clock()
+    with clock("load"):
+        found = load_results(config, results)
+        studies = [load_study(name) for name in config.studies]
+    with clock("write"):
+        body = publish_results(found, studies, tracking_uri(config, found.root))
+    write_record(out, "published", body, timings=clock.seconds, code=code)
+    return body
+
+
+def publish_results(results: Results, studies: Sequence[Study], uri: str) -> dict[str, Any]:
+    """Publishes results that have been read; returns the runs and the links that open them."""
+    plans = [(cell, publication(cell, results, studies)) for cell in results.cells if cell.state != "not run"]
+    experiments, runs = [], []
+    with locked(uri):
+        client = open_store(uri)
+        try:
+            for world in dict.fromkeys(cell.world for cell, _ in plans):
+                experiment = _experiment(client, uri, world, results.root, studies)
+                ids = []
+                for cell, plan in plans:
+                    if cell.world == world:
+                        run_id, action = _publish_one(client, experiment, plan)
+                        ids.append(run_id)
+                        row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
+                        row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
+                        runs.append(row | {"link": f"{base_link(uri)}/#/experiments/{experiment}/runs/{run_id}"})
+                links = {"table": table_link(uri, experiment), "charts": charts_link(uri, experiment)}
+                links |= {"compare": compare_link(uri, experiment, ids)}
+                experiments.append({"world": world, "experiment_id": experiment, **links})
+        except Fault:
+            raise
+        except Exception as error:
+            raise _store_fault(uri, error) from error
+    return {"uri": _stored_uri(uri, results.root), "experiments": experiments, "runs": runs}
+
+
+def _stored_uri(uri: str, root: Path) -> str:
+    """The store as it may be told: relative to the results, without secrets."""
+    file = _sqlite_file(uri)
+    if file is not None and file.parent == root.resolve():
+        return f"sqlite:///{file.name} in the results folder"
+    return without_secrets(uri)
+
+
+def base_link(uri: str, port: int = 5000) -> str:
+    """Where the user interface of a store is: on its server, or where `ditbench mlflow` starts it."""
+    return without_secrets(uri).rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
+
+
+def table_link(uri: str, experiment: str, port: int = 5000) -> str:
+    """Opens the runs of an experiment with the columns of its study."""
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"{base_link(uri, port)}/#/experiments/{experiment}/runs?{query}"
+
+
+def charts_link(uri: str, experiment: str, port: int = 5000) -> str:
+    """Opens the charts of an experiment: quality against speed first, then a bar chart for each measure."""
+    return f"{table_link(uri, experiment, port)}&compareRunsMode=CHART"
+
+
+def compare_link(uri: str, experiment: str, runs: Sequence[str], port: int = 5000) -> str:
+    """Opens runs side by side."""
+    chosen, where = (json.dumps(list(ids), separators=(",", ":")) for ids in (runs, [experiment]))
+    return f"{base_link(uri, port)}/#/compare-runs?runs={chosen}&experiments={where}"
+
+
+def _experiment(client: MlflowClient, uri: str, world: str, root: Path, studies: Sequence[Study]) -> str:
+    """The experiment of a world, made, restored or brought up to date; its id."""
+    name = f"ditbench/{world}"
+    local = _sqlite_file(uri) is not None
+    place = (root / "mlartifacts" / world).resolve().as_uri() if local else None
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    if experiment is not None and place is not None and experiment.artifact_location != place:
+        # MLflow keeps absolute paths: after a move the old experiment points to where nothing is any more.
+        stamp = hashlib.sha256(experiment.artifact_location.encode()).hexdigest()[:6]
+        client.rename_experiment(experiment.experiment_id, f"{name} (before its folder moved, {stamp})")
+        experiment = None
+    made = experiment.experiment_id if experiment is not None else _create(client, name, place)
+    for key, value in experiment_tags(world, studies).items():
+        if experiment is None or experiment.tags.get(key) != value:
+            client.set_experiment_tag(made, key, value)
+    return str(made)
+
+
+def _create(client: MlflowClient, name: str, place: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=place))
+    except MlflowException:
+        # Another publication to the same server may have been faster.
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
+
+
+def _publish_one(client: MlflowClient, experiment: str, plan: Publication) -> tuple[str, str]:
+    """Makes the store hold exactly one run of a cell, with its present content; the run's id and what was done."""
+    digest = plan.digest
+    action = "kept"
+    if not any(run.data.tags.get(DIGEST) == digest for run in _runs_of(client, experiment, plan.key)):
+        _create_run(client, experiment, plan, digest)
+        action = "written"
+    # A new run is written before the old one goes: a stop in between loses nothing, the next publication tidies up.
+    # Whoever publishes last sees all and keeps the same one as everybody else would.
+    runs = _runs_of(client, experiment, plan.key)
+    kept = min(run.info.run_id for run in runs if run.data.tags.get(DIGEST) == digest)
+    for run in runs:
+        unfinished = DIGEST not in run.data.tags
+        if run.info.run_id != kept and (not unfinished or _abandoned(client, run)):
+            client.delete_run(run.info.run_id)
+            action = "replaced" if action == "written" else action
+    return kept, action
+
+
+def _abandoned(client: MlflowClient, run: Any) -> bool:
+    """Whether an unfinished run is nobody's: an SQLite store has one writer at a time, a server may have others."""
+    created = int(run.data.tags.get("ditbench.published_ms", 0))
+    return client.tracking_uri.startswith("sqlite") or time.time() * 1000 - created > ABANDONED_MS
+
+
+def _runs_of(client: MlflowClient, experiment: str, key: str) -> list[Any]:
+    place = key.rpartition("/")[0]
+    # Of all specs: a cell whose knobs changed has a new key, and its old run must go.
+    return list(client.search_runs([experiment], f"tags.`ditbench.cell` = '{place}'", max_results=1000))
+
+
+def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    tags = plan.tags | {KEY: plan.key, "ditbench.cell": plan.key.rpartition("/")[0], "ditbench.published_ms": str(now)}
+    run = client.create_run(experiment, start_time=plan.start_ms or now, tags=tags, run_name=plan.name)
+    run_id, stamp = run.info.run_id, plan.end_ms or now
+    metrics = [Metric(name, value, stamp, 0) for name, value in plan.metrics.items()]
+    client.log_batch(run_id, metrics, [Param(k, v) for k, v in plan.params.items()])
+    _log_captions(client, run_id, plan.captions)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in plan.files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        client.log_artifacts(run_id, folder)
+    client.set_terminated(run_id, "FAILED" if plan.failed else "FINISHED", end_time=stamp)
+    # Last of all: a run with a digest is a whole one.
+    client.log_batch(run_id, tags=[RunTag(DIGEST, digest)])
+
+
+def _log_captions(client: MlflowClient, run_id: str, captions: tuple[str, str]) -> None:
+    """The caption set as the run's data set, known by its own hash."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest = captions
+    data = Dataset(name, digest[:12] or "unknown", "local", json.dumps({"uri": f"captions/{name}.json"}))
+    client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "evaluation")])])
+
+
+# The user interface
+
+
+def serve(config: Config, results: str | Path | None = None, port: int = 5000) -> None:
+    """Starts MLflow's user interface on the results' store, for this machine only, until it is interrupted."""
+    import subprocess
+    import sys
+
+    root = Path(results if results is not None else config.results)
+    uri = tracking_uri(config, root)
+    if uri.startswith("http"):
+        raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise Fault(f"port {port} is in use on this machine; give another one with --port")
+    with locked(uri):
+        client = open_store(uri)
+        experiments = client.search_experiments(filter_string="name LIKE 'ditbench/%'")
+    for experiment in experiments:
+        print(f"{experiment.name}: {table_link(uri, experiment.experiment_id, port)}", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # Without this MLflow starts seven more processes, for jobs that we do not have.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    try:
+        subprocess.run(command, env=environment, check=False)
+    except KeyboardInterrupt:
+        print("MLflow stopped")

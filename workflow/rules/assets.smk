@@ -1,0 +1,57 @@
+# How the shipped weights of the embedded world were made: `snakemake assets`, hours on two cores, resumable.
+# What it makes lies under results/assets/scenes; a person who wants to ship it copies it to assets/scenes.
+
+ASSETS = f"{RESULTS}/assets"
+RECIPE = "src/ditbench/worlds/scenes"
+
+
+rule backbone:
+    input:
+        expand(f"{RECIPE}/{{name}}.py", name=["grammar", "renderer", "settings", "model", "recipe/backbone"]),
+    output:
+        expand(f"{ASSETS}/scenes/{{name}}", name=["transformer.safetensors", "text_encoder.safetensors", "backbone.json"]),
+    params:
+        device=CONFIG.device,
+        folder=f"{ASSETS}/scenes",
+        work=f"{ASSETS}/work",
+    log:
+        f"{LOGS}/assets/backbone.log",
+    benchmark:
+        f"{BENCHMARKS}/assets/backbone.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=8000,
+        gpu=GPUS,
+    retries: 2
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench assets train-backbone --folder {params.folder} --work {params.work} "
+        "--device {params.device} 2>&1 | tee {log} >&2"
+
+
+rule judge_weights:
+    input:
+        expand(f"{RECIPE}/{{name}}.py", name=["grammar", "renderer", "recipe/judges"]),
+    output:
+        expand(f"{ASSETS}/scenes/{{name}}", name=["reader.safetensors", "dual.safetensors", "preference.safetensors", "judges.json"]),
+    params:
+        device=CONFIG.device,
+        folder=f"{ASSETS}/scenes",
+        work=f"{ASSETS}/work",
+    log:
+        f"{LOGS}/assets/judges.log",
+    benchmark:
+        f"{BENCHMARKS}/assets/judges.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=8000,
+        gpu=GPUS,
+    retries: 2
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench assets train-judges --folder {params.folder} --work {params.work} "
+        "--device {params.device} 2>&1 | tee {log} >&2"
+
+
+rule assets:
+    input:
+        rules.backbone.output,
+        rules.judge_weights.output,

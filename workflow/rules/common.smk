@@ -1,0 +1,90 @@
+# What all rules share: the checked configuration, its cells, and where things lie. Nothing heavy is imported here.
+
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+from ditbench.cells import caption_set, cell_table, shard_ranges
+from ditbench.codehash import code_hash
+from ditbench.config import check_config
+from ditbench.faults import Fault
+from ditbench.study import load_study
+
+
+try:
+    CONFIG = check_config(config)
+    SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
+    CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
+except Fault as fault:
+    raise WorkflowError(str(fault))
+
+RESULTS = CONFIG.results
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+CELL = f"{RESULTS}/cells/{{world}}/{{arm}}/seed{{seed}}"
+CAPTIONS_RECORD = f"{RESULTS}/captions/{{world}}/{CAPTIONS}.json"
+EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
+REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}.json"
+SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
+PAGE = f"{RESULTS}/report/index.html"
+PUBLISHED = f"{RESULTS}/published.json"
+BASELINE = "full"
+GPUS = 0 if CONFIG.device == "cpu" else 1
+
+# The settings as they are after --config and --configfile, in a file named by its content.
+_settings = json.dumps(CONFIG.model_dump(), indent=1, sort_keys=True)
+CONFIG_FILE = f"{RESULTS}/configs/{sha256(_settings.encode()).hexdigest()[:8]}.yaml"
+if not Path(CONFIG_FILE).exists():
+    Path(CONFIG_FILE).parent.mkdir(parents=True, exist_ok=True)
+    Path(CONFIG_FILE).write_text(_settings)
+
+
+wildcard_constraints:
+    world="[a-z0-9][a-z0-9._-]*",
+    arm="[a-z0-9][a-z0-9._-]*",
+    seed="[0-9]+",
+    first="[0-9]+",
+    last="[0-9]+",
+
+
+def spec_of(wildcards):
+    """The spec of a cell."""
+    return SPECS[f"{wildcards.world}/{wildcards.arm}/seed{wildcards.seed}"]
+
+
+def spec_json(wildcards):
+    """The spec of a cell as the command line takes it."""
+    return json.dumps(asdict(spec_of(wildcards)), sort_keys=True)
+
+
+def spec_hash(wildcards):
+    """What a cell is: a change of any of its settings reruns it."""
+    return spec_of(wildcards).hash
+
+
+def code_of_cell(stage):
+    """The hash of the code that a stage runs for one cell: its own method's file and no other's."""
+    return lambda wildcards: code_hash(stage, wildcards.world, spec_of(wildcards).method)
+
+
+def code_of_world(stage):
+    """The hash of the code that a stage runs in a world."""
+    return lambda wildcards: code_hash(stage, wildcards.world)
+
+
+def shards_of(arm):
+    """The shard records of a cell; `arm` is "{arm}" or the name of one."""
+    return [f"{RESULTS}/cells/{{world}}/{arm}/seed{{seed}}/shards/{shard}.json" for shard in SHARDS]
+
+
+def full_shards(wildcards):
+    """The full arm's shards with the same seed, for paired measures; none for the full arm itself."""
+    if wildcards.arm == BASELINE or f"{wildcards.world}/{BASELINE}/seed{wildcards.seed}" not in SPECS:
+        return []
+    return [path.format(world=wildcards.world, seed=wildcards.seed) for path in shards_of(BASELINE)]
+
+
+def cell_records(*names):
+    """Records of these names of every cell."""
+    return [f"{spec.folder(RESULTS)}/{name}.json" for spec in SPECS.values() for name in names]

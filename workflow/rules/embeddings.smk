@@ -1,0 +1,22 @@
+# Text embeddings, once per world and caption set.
+
+
+rule embeddings:
+    input:
+        captions=CAPTIONS_RECORD,
+    output:
+        EMBEDDINGS_RECORD,
+    params:
+        code=code_of_world("embed"),
+        device=CONFIG.device,
+    log:
+        f"{LOGS}/embeddings/{{world}}.log",
+    benchmark:
+        f"{BENCHMARKS}/embeddings/{{world}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        gpu=GPUS,
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench embed --world {wildcards.world} --captions {input.captions} "
+        "--device {params.device} --out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -1,0 +1,43 @@
+# A cell's spec and plan, and its images in shards.
+
+
+rule spec:
+    output:
+        f"{CELL}/spec.json",
+    params:
+        code=code_of_cell("spec"),
+        spec=spec_json,
+    log:
+        f"{LOGS}/spec/{{world}}.{{arm}}.seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/spec/{{world}}.{{arm}}.seed{{seed}}.tsv"
+    resources:
+        mem_mb=500,
+    shell:
+        "ditbench spec --spec {params.spec:q} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+
+
+rule images:
+    input:
+        spec=f"{CELL}/spec.json",
+        captions=CAPTIONS_RECORD,
+        embeddings=EMBEDDINGS_RECORD,
+    output:
+        f"{CELL}/shards/{{first}}-{{last}}.json",
+    params:
+        code=code_of_cell("generate"),
+        spec=spec_hash,
+        batch=CONFIG.batch,
+        device=CONFIG.device,
+    log:
+        f"{LOGS}/images/{{world}}.{{arm}}.seed{{seed}}.{{first}}-{{last}}.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{{world}}.{{arm}}.seed{{seed}}.{{first}}-{{last}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        gpu=GPUS,
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {input.captions} "
+        "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
+        "--device {params.device} --out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -1,0 +1,28 @@
+# All judges of a cell in one job: the images are read and the libraries imported once.
+
+
+rule scores:
+    input:
+        spec=f"{CELL}/spec.json",
+        shards=shards_of("{arm}"),
+        full=full_shards,
+        captions=CAPTIONS_RECORD,
+        references=REFERENCES_RECORD,
+    output:
+        f"{CELL}/scores.json",
+    params:
+        code=code_of_world("score"),
+        spec=spec_hash,
+        full=lambda wildcards, input: f"--full-shards {' '.join(input.full)}" if input.full else "",
+        judges=" ".join(CONFIG.judges or []),
+    log:
+        f"{LOGS}/scores/{{world}}.{{arm}}.seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/scores/{{world}}.{{arm}}.seed{{seed}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
+        "--captions {input.captions} --references {input.references} --out {output} --code {params.code} "
+        "2> >(tee {log} >&2)"

@@ -1,0 +1,30 @@
+# Speed. The job takes every core, so that nothing of this run works beside it.
+
+
+rule latency:
+    input:
+        spec=f"{CELL}/spec.json",
+        baseline=lambda wildcards: f"{RESULTS}/cells/{wildcards.world}/{BASELINE}/seed{wildcards.seed}/spec.json",
+        captions=CAPTIONS_RECORD,
+        embeddings=EMBEDDINGS_RECORD,
+    output:
+        f"{CELL}/latency.json",
+    params:
+        code=code_of_cell("time"),
+        spec=spec_hash,
+        rounds=CONFIG.stopwatch.rounds,
+        batch=min(CONFIG.stopwatch.batch, CONFIG.images),
+        device=CONFIG.device,
+    log:
+        f"{LOGS}/latency/{{world}}.{{arm}}.seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/latency/{{world}}.{{arm}}.seed{{seed}}.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        gpu=GPUS,
+    retries: 1
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench time --spec {input.spec} --baseline {input.baseline} "
+        "--captions {input.captions} --embeddings {input.embeddings} --rounds {params.rounds} --batch {params.batch} "
+        "--device {params.device} --out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -1,0 +1,24 @@
+# The tables, figures and the page of every study.
+
+
+rule report:
+    input:
+        cell_records("spec", "scores", "cost", "latency"),
+    output:
+        page=PAGE,
+        tables=expand(
+            f"{RESULTS}/studies/{{study}}/table.{{form}}",
+            study=[load_study(name).name for name in CONFIG.studies],
+            form=["md", "tex", "csv", "html"],
+        ),
+    params:
+        code=code_hash("report"),
+        config=CONFIG_FILE,
+    log:
+        f"{LOGS}/report.log",
+    benchmark:
+        f"{BENCHMARKS}/report.tsv"
+    resources:
+        mem_mb=2000,
+    shell:
+        "ditbench report --config {params.config} 2> >(tee {log} >&2)"
