@@ -32,12 +32,21 @@ INK = "#1f2937"
 FAR = 1.0
 
 
+def arm_colours(study: Study) -> dict[str, str]:
+    """The colour of every arm of a study, the same whichever arms have results."""
+    arms = [row.arm for row in study.rows if row.arm != study.baseline and row.arm not in study.controls]
+    colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
+    return colours | {arm: CONTROL_COLOUR for arm in study.controls} | {study.baseline: BASELINE_COLOUR}
+
+
 @dataclass(frozen=True)
 class Point:
     """One arm in the figure, with its interval in both directions."""
 
     label: str
     role: str
+    colour: str
+    marker: str
     x: tuple[float, float, float]
     y: tuple[float, float, float]
 
@@ -46,11 +55,14 @@ def points_of(study: Study, table: Table) -> list[Point]:
     """The arms that have both numbers of the study's figure."""
     places = [h.measure for h in table.headings]
     ix, iy = places.index(study.figure.x), places.index(study.figure.y)
+    colours = arm_colours(study)
+    markers = {arm: MARKERS[i % len(MARKERS)] for i, arm in enumerate(colours)}
     found = []
     for line in table.lines:
         x, y = (_span(line, i) for i in (ix, iy))
         if line.role != "published" and x and y:
-            found.append(Point(line.label, line.role, x, y))
+            marker = "x" if line.role == "control" else markers[line.arm]
+            found.append(Point(line.label, line.role, colours[line.arm], marker, x, y))
     return found
 
 
@@ -187,12 +199,8 @@ def _marks(
 ) -> list[tuple[str, str, float, float]]:
     """Draws the arms with their intervals; returns what is still to be labelled: text, colour, place."""
     to_label = []
-    rank = 0
     for point in points:
-        colour, marker = (BASELINE_COLOUR, "o") if point.role == "baseline" else (CONTROL_COLOUR, "x")
-        if point.role == "arm":
-            colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[rank % len(MARKERS)]
-            rank += 1
+        colour = point.colour
         label = f"{point.label} (control)" if point.role == "control" else point.label
         x = min(max(point.x[0], limits[0]), limits[1])
         y = min(max(point.y[0], heights[0]), heights[1])
@@ -208,7 +216,7 @@ def _marks(
                 [y],
                 xerr=[[x - point.x[1]], [point.x[2] - x]],
                 yerr=[[y - point.y[1]], [point.y[2] - y]],
-                fmt=marker,
+                fmt=point.marker,
                 color=colour,
                 markersize=8,
                 elinewidth=1.4,

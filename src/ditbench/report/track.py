@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -126,16 +127,36 @@ def open_store(uri: str) -> MlflowClient:
 
 
 def _upgrade(uri: str) -> None:
-    """Brings an existing SQLite file to the schema of the installed MLflow; a new one gets it when opened."""
+    """Gives an SQLite store the schema of the installed MLflow: on a copy, so that a stop leaves no half-made file."""
     file = _sqlite_file(uri)
-    if file is None or not file.is_file() or file.stat().st_size == 0:
+    if file is None:
         return
+    from mlflow.store.db import utils
+
+    fresh = not file.is_file() or file.stat().st_size == 0
+    if not fresh and _has_todays_schema(uri):
+        return
+    partial = file.with_name(f".{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    if not fresh:
+        shutil.copyfile(file, partial)
+    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{partial}")
+    try:
+        if fresh:
+            utils._initialize_tables(engine)
+        else:
+            utils._upgrade_db(engine)
+    finally:
+        engine.dispose()
+    os.replace(partial, file)
+
+
+def _has_todays_schema(uri: str) -> bool:
     from mlflow.store.db import utils
 
     engine = utils.create_sqlalchemy_engine_with_retry(uri)
     try:
-        if utils._get_schema_version(engine) != utils._get_latest_schema_revision():
-            utils._upgrade_db(engine)
+        return bool(utils._get_schema_version(engine) == utils._get_latest_schema_revision())
     finally:
         engine.dispose()
 
@@ -194,7 +215,7 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
         failed=cell.state == "failed",
         params=params,
         metrics=dict(_metrics(cell)),
-        tags=_tags(cell, [study.name for study in citing], label),
+        tags=_tags(cell, [study.name for study in citing], label) | _colour(cell, citing),
         files=dict(_files(cell, results)),
         captions=(str(spec["captions"]), str(spec["captions_sha256"] or "")),
         start_ms=start,
@@ -242,6 +263,13 @@ def _tags(cell: Cell, studies: Sequence[str], label: str) -> dict[str, str]:
     for kind, made in cell.provenance.items():
         tags[f"code.{kind}"] = made.get("code")
     return {name: str(value) for name, value in tags.items() if value not in (None, "")}
+
+
+def _colour(cell: Cell, citing: Sequence[Study]) -> dict[str, str]:
+    """The colour that the arm has in the figure of the first study that cites it."""
+    from ditbench.report.figures import arm_colours
+
+    return {"mlflow.runColor": arm_colours(citing[0])[cell.arm]} if citing else {}
 
 
 def note(cell: Cell, label: str) -> str:
