@@ -61,8 +61,17 @@ SCORES: dict[str, dict[str, tuple[float, float, float]]] = {
         "psnr-to-full": (9.2, 9.0, 9.5),
     },
 }
-SPEED = {"full": (1.0, 0.98, 1.02), "fewer-steps-50": (1.96, 1.91, 2.0), "fora-n2": (1.88, 1.83, 1.93), "broken": (3.4, 3.3, 3.5)}
-SAME = {("fewer-steps-50", "relations/scenes"), ("fora-n2", "relations/scenes"), ("fewer-steps-50", "attributes/scenes")}
+SPEED = {
+    "full": (1.0, 0.98, 1.02),
+    "fewer-steps-50": (1.96, 1.91, 2.0),
+    "fora-n2": (1.88, 1.83, 1.93),
+    "broken": (3.4, 3.3, 3.5),
+}
+SAME = {
+    ("fewer-steps-50", "relations/scenes"),
+    ("fora-n2", "relations/scenes"),
+    ("fewer-steps-50", "attributes/scenes"),
+}
 
 
 def write(path: Path, kind: str, body: dict[str, Any], timings: dict[str, float] | None = None) -> None:

@@ -36,7 +36,7 @@ def arm_colours(study: Study) -> dict[str, str]:
     """The colour of every arm of a study, the same whichever arms have results."""
     arms = [row.arm for row in study.rows if row.arm != study.baseline and row.arm not in study.controls]
     colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
-    return colours | {arm: CONTROL_COLOUR for arm in study.controls} | {study.baseline: BASELINE_COLOUR}
+    return colours | dict.fromkeys(study.controls, CONTROL_COLOUR) | {study.baseline: BASELINE_COLOUR}
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,16 @@ def pareto_png(study: Study, table: Table) -> bytes | None:
     return None if figure is None else _saved(figure, "png", study.name)
 
 
-def inline_svg(svg: bytes, label: str) -> str:
-    """An SVG for the inside of an HTML page: it takes the page's text colour and carries a text for readers."""
+def inline_svg(svg: bytes, label: str, prefix: str) -> str:
+    """An SVG for the inside of an HTML page: it takes the page's text colour and carries a text for readers.
+
+    Its identifiers begin with `prefix`, because those of two figures on one page would be mistaken for each other.
+    """
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     text = text.replace(INK, "currentColor")
     text = re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", text, count=1)
     text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)

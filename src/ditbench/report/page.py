@@ -61,7 +61,7 @@ def _part(study: Study, results: Results) -> Part:
     return Part(
         f"study-{study.name}",
         table,
-        figures.inline_svg(svg, f"{caption} {_figure_text(study, table)}") if svg else "",
+        figures.inline_svg(svg, f"{caption} {_figure_text(study, table)}", study.name) if svg else "",
         caption,
         found,
         list(_rows(found)) if found else [],

@@ -1,0 +1,190 @@
+"""The page and the pictures: whole in themselves, true to the states of cells, legible."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ditbench.report import figures
+from ditbench.report.build import write_studies
+from ditbench.report.page import build_page, duration
+from ditbench.report.plans import plan_svg, plan_text
+from ditbench.report.samples import collect
+from ditbench.report.tables import build_table
+from ditbench.study import Study
+
+
+class Reader(HTMLParser):
+    """Collects what a page refers to, and the ids it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.images_without_text = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.references += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "action", "data") and v]
+        self.ids += [v for k, v in attrs if k == "id" and v]
+        self.images_without_text += tag == "img" and not values.get("alt")
+        if tag not in ("meta", "img", "br", "wbr", "rect", "use", "path", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("rect", "use", "path"):
+            return
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+
+def test_the_page_needs_no_network_and_its_links_lead_somewhere(tree: Any, embedded: Study) -> None:
+    text = build_page([embedded], tree.read())
+    page = Reader(text)
+    outward = [r for r in page.references if not r.startswith(("#", "data:image/png;base64,"))]
+    assert outward == []
+    assert "http:" not in text and "https:" not in text and "@import" not in text
+    assert {r[1:] for r in page.references if r.startswith("#")} <= set(page.ids)
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+    assert page.open == [] and page.images_without_text == 0
+
+
+def test_every_number_of_the_table_leads_to_its_cell(tree: Any, embedded: Study) -> None:
+    text = build_page([embedded], tree.read())
+    cell = text[text.index('id="cell-scenes-fora-n2-seed0"') :]
+    cell = cell[: cell.index("</article>")]
+    spec = tree.spec("fora-n2")
+    for needed in (spec.hash, "interval = 2", "0123456789ab", "Fabricated CPU 3.0 GHz", "bfloat16", "2.890, 3.300"):
+        assert needed in cell
+    assert 'href="#cell-scenes-fora-n2-seed0"' in text
+
+
+def test_failed_and_missing_cells_are_told_first(tree: Any, embedded: Study) -> None:
+    tree.remove("fora-n2")
+    tree.fail("fora-n2", "images", "no such device <cuda:1>")
+    tree.remove("broken", "latency.json")
+    text = build_page([embedded], tree.read())
+    head = text[: text.index("<main")]
+    assert "1 of 4 cells failed" in head and "no such device &lt;cuda:1&gt;" in head
+    assert "1 of 4 cells not run yet" in head and "stopwatch missing" in head
+    assert "2 of 4" in head
+    assert "no image" in text
+    Reader(text)
+
+
+def test_a_page_of_nothing_is_still_a_page(tree: Any, embedded: Study) -> None:
+    for row in embedded.rows:
+        tree.remove(row.arm)
+    text = build_page([embedded], tree.read())
+    assert "4 of 4 cells not run yet" in text and "Nothing has been run yet." in text
+    assert Reader(text).open == []
+
+
+def test_two_studies_share_a_page(tree: Any, embedded: Study) -> None:
+    other = embedded.model_copy(update={"name": "other", "title": "Another study"})
+    page = Reader(build_page([embedded, other], tree.read()))
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+    assert {"study-embedded", "study-other"} <= set(page.ids)
+
+
+def test_writing_makes_every_file_and_leaves_no_old_picture(tree: Any, embedded: Study) -> None:
+    page = write_studies([embedded], tree.read())
+    folder = tree.root / "studies" / "embedded"
+    names = {"table.md", "table.tex", "table.csv", "table.html", "pareto.svg", "pareto.png", "grid.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert page.stat().st_size > 50_000
+    for row in embedded.rows:
+        tree.remove(row.arm)
+    write_studies([embedded], tree.read())
+    assert not (folder / "pareto.svg").exists() and not (folder / "grid.png").exists()
+
+
+def test_the_same_results_give_the_same_files(tree: Any, embedded: Study) -> None:
+    table = build_table(embedded, tree.read())
+    assert figures.pareto(embedded, table) == figures.pareto(embedded, table)
+    assert build_page([embedded], tree.read()) == build_page([embedded], tree.read())
+
+
+def test_a_control_far_off_does_not_flatten_the_figure(tree: Any, embedded: Study) -> None:
+    points = figures.points_of(embedded, build_table(embedded, tree.read()))
+    low, high = figures._limits([p.y for p in points], [p.y for p in points if p.role != "control"])
+    assert low < 2.02 and 3.3 < high < 5
+    near = figures._limits([(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (2.5, 2.5, 2.5)], [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0)])
+    assert near[1] > 2.5
+
+
+def test_labels_of_the_figure_do_not_overlap(tree: Any, embedded: Study) -> None:
+    figure = figures._draw(embedded, build_table(embedded, tree.read()))
+    renderer = figure.canvas.get_renderer()
+    boxes = [figures._text_box(note, renderer) for note in figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(figures._overlap(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    assert all(box[2] <= figure.bbox.x1 and box[0] >= 0 for box in boxes)
+
+
+def test_the_grid_has_a_row_per_caption_and_enlarges_by_whole_pixels(tree: Any, embedded: Study) -> None:
+    found = collect(embedded, tree.read(), count=3)
+    assert found is not None and len(found.captions) == 3 and len(found.arms) == 4
+    sheet = Image.open(io.BytesIO(figures.sample_grid(found.arms, found.captions, found.images)))
+    side, gap = 192, figures.GAP
+    assert sheet.size == (figures.CAPTION_WIDTH + 4 * (side + gap) + gap, 44 + 3 * (side + gap) + gap)
+    pixels = np.asarray(sheet)[44 : 44 + side, figures.CAPTION_WIDTH : figures.CAPTION_WIDTH + side]
+    first = found.images[0][0]
+    assert first is not None
+    assert np.array_equal(pixels[1::3, 1::3], first) and np.array_equal(pixels[0::3, 2::3], first)
+
+
+def test_samples_are_matched_by_caption_not_by_place(tree: Any, embedded: Study) -> None:
+    found = collect(embedded, tree.read())
+    assert found is not None
+    full, fewer = found.images[0][0], found.images[0][1]
+    assert full is not None and fewer is not None and np.array_equal(full, fewer)
+    assert list(found.captions) == tree.captions
+
+
+def test_a_damaged_shard_is_told_and_the_other_arms_are_shown(tree: Any, embedded: Study) -> None:
+    (tree.folder("fora-n2") / "shards" / "00000-00003.zip").write_bytes(b"PK")
+    found = collect(embedded, tree.read())
+    assert found is not None
+    assert any("FORA" in problem and "damaged" in problem for problem in found.problems)
+    assert found.images[0][2] is None and found.images[0][0] is not None
+
+
+def test_a_plan_in_words_and_as_a_picture() -> None:
+    plan = {
+        "steps": 3,
+        "blocks": 2,
+        "branches": ["self", "mlp"],
+        "shares": [[[1, 1]] * 2, [[0, 0.5]] * 2, [[0, 0]] * 2],
+    }
+    assert plan_text(plan, "x") == (
+        "Plan of x: 1 of 3 steps compute everything (1); 42% of all token computations are done."
+    )
+    svg = plan_svg(plan, "a < b", 200)
+    on = re.findall(r'<rect class="on" x="[\d.]+" y="[\d.]+" width="(\d+)" height="\d+" opacity="([\d.]+)"', svg)
+    # In each block: the first step of both branches, and half of the second step of one.
+    assert sorted(on) == sorted([("11", "1.00")] * 4 + [("11", "0.57")] * 2)
+    assert "a &lt; b" in svg
+
+
+def test_durations_in_words() -> None:
+    assert [duration(s) for s in (3.21, 45, 150, 7_300)] == ["3.2 s", "45 s", "2 min", "2 h 02 min"]
+
+
+def test_seeds_have_their_own_cells(fabricate: Callable[..., Any], embedded: Study) -> None:
+    page = Reader(build_page([embedded], fabricate(seeds=(0, 1)).read()))
+    assert {"cell-scenes-full-seed0", "cell-scenes-full-seed1"} <= set(page.ids)

@@ -1,0 +1,81 @@
+"""What is read from records: states with their reasons, values with their origin, jobs once each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ditbench.report.results import Cell, read_results
+from ditbench.report.timing import compute_share, time_spent
+
+
+def cell(tree: Any, arm: str) -> Cell:
+    return tree.read().of_arm("scenes", arm)[0]
+
+
+def test_a_complete_cell_is_done_and_its_values_say_where_they_come_from(tree: Any) -> None:
+    found = cell(tree, "fora-n2")
+    assert (found.state, found.reason) == ("done", "")
+    fid, macs, speed = (found.values[name] for name in ("fid/scenes", "macs-linear", "speedup"))
+    assert (fid.value, fid.low, fid.high, fid.n, fid.direction, fid.kind) == (3.08, 2.89, 3.30, 8, "lower", "measured")
+    assert fid.source == "cells/scenes/fora-n2/seed0/scores.json"
+    assert (macs.kind, macs.unit, macs.direction) == ("derived", "G", "lower")
+    assert speed.interval == "slowest and fastest of 5 rounds"
+    assert not found.differences["relations/scenes"].distinguishable
+    assert found.differences["fid/scenes"].distinguishable
+    assert found.plan is not None and found.plan["steps"] == len(found.plan["shares"])
+
+
+def test_states_carry_their_reasons(tree: Any) -> None:
+    tree.remove("full")
+    tree.fail("fora-n2", "judges", "the disk is full")
+    tree.remove("broken", "latency.json", "shards/00004-00007.json")
+    states = {c.arm: c.state_text for c in tree.read().cells}
+    assert states == {
+        "full": "not run",
+        "fewer-steps-50": "done",
+        "fora-n2": "failed: judges: the disk is full",
+        "broken": "not run: images (1 of 2 shards), stopwatch missing",
+    }
+
+
+def test_a_cell_that_failed_before_anything_was_written_is_failed(tree: Any) -> None:
+    tree.remove("fora-n2")
+    tree.fail("fora-n2", "images", "no such device")
+    assert cell(tree, "fora-n2").state_text == "failed: images: no such device"
+
+
+def test_records_of_another_spec_are_not_shown(tree: Any) -> None:
+    changed = [dataclasses.replace(s, knobs={"interval": 3}) if s.arm == "fora-n2" else s for s in tree.specs]
+    found = read_results(changed, tree.root, ["00000-00003", "00004-00007"]).of_arm("scenes", "fora-n2")[0]
+    assert found.state_text == "not run: its records are of another knobs"
+    assert found.values == {}
+
+
+def test_an_unreadable_record_fails_its_cell_and_no_other(tree: Any) -> None:
+    (tree.folder("fora-n2") / "scores.json").write_text("{", encoding="utf-8")
+    states = {c.arm: c.state for c in tree.read().cells}
+    assert states["fora-n2"] == "failed" and states["full"] == "done"
+    assert "scores.json cannot be read" in cell(tree, "fora-n2").reason
+
+
+def test_each_seed_is_a_cell(fabricate: Callable[..., Any]) -> None:
+    found = fabricate(seeds=(0, 1)).read()
+    assert [c.seed for c in found.of_arm("scenes", "full")] == [0, 1]
+    assert len({c.anchor for c in found.cells}) == 8
+
+
+def test_the_stopwatch_that_times_all_arms_is_counted_once(tree: Any) -> None:
+    spent = {stage.stage: stage for stage in time_spent(tree.read().jobs)}
+    assert spent["stopwatch"].jobs == 1 and spent["judges"].jobs == 4 and spent["images"].jobs == 8
+    assert spent["stopwatch"].seconds["compute"] == 64.0
+    assert abs(spent["judges"].seconds["other"] - 4 * 0.2) < 1e-6
+
+
+def test_the_share_of_computing_leaves_imports_and_the_ledger_out(tree: Any) -> None:
+    spent = time_spent(tree.read().jobs)
+    useful = 64 + 4 * 21 + sum(2 * 82 / speed for speed in (1.0, 1.96, 1.88, 3.4))
+    share = compute_share(spent)
+    assert share is not None and abs(share - useful / sum(stage.total for stage in spent)) < 1e-9
+    assert compute_share([]) is None

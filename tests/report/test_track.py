@@ -1,0 +1,242 @@
+"""MLflow as a view of the records: whole, without doubles, whoever publishes and how often."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ditbench.faults import Fault
+from ditbench.report import track
+from ditbench.report.views import VIEW, metric_name, view_state
+from ditbench.study import Study
+
+ARMS = ["full", "fewer-steps-50", "fora-n2", "broken"]
+
+
+def uri_of(root: Path) -> str:
+    return f"sqlite:///{root.resolve()}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its schema and nothing else: making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("store")
+    with track.locked(uri_of(folder)):
+        track.open_store(uri_of(folder))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def published(tree: Any, embedded: Study, empty_store: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Publishes the fabricated tree as it is at the time."""
+    shutil.copyfile(empty_store, tree.root / "mlflow.db")
+    yield lambda: track.publish_results(tree.read(), [embedded], uri_of(tree.root))
+
+
+def runs_of(root: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri_of(root))
+    experiment = client.get_experiment_by_name("ditbench/scenes")
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.run_name"]))
+
+
+def actions(body: dict[str, Any]) -> dict[str, str]:
+    return {run["arm"]: run["action"] for run in body["runs"]}
+
+
+def test_a_run_holds_what_its_cell_says(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    body = published()
+    assert [run["arm"] for run in body["runs"]] == ARMS
+    run = next(run for run in runs_of(tree.root) if run.info.run_name == "fora-n2")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["method"] == "fora" and "interval=2" in run.data.params["knobs"]
+    assert run.data.params["nominal_ratio"] == run.data.params["realised_ratio"] == "0.5"
+    metrics = run.data.metrics
+    assert (metrics["fid_scenes"], metrics["fid_scenes_low"], metrics["fid_scenes_high"]) == (3.08, 2.89, 3.30)
+    assert metrics["speedup"] == 1.88 and metrics["macs_linear_G"] == 30.65 and "psnr_to_full" in metrics
+    tags = run.data.tags
+    assert tags["results.path"] == "cells/scenes/fora-n2/seed0" and tags["studies"] == "embedded"
+    assert tags["code.dirty"] == "False" and tags["spec.hash"] == tree.spec("fora-n2").hash
+    assert "| fid/scenes | 3.08" in tags["mlflow.note.content"]
+    assert run.inputs.dataset_inputs[0].dataset.name == "evaluation-8-seed0"
+
+
+def test_a_run_took_as_long_as_its_jobs(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    published()
+    run = next(run for run in runs_of(tree.root) if run.info.run_name == "full")
+    assert run.info.end_time - run.info.start_time == 87_800
+
+
+def test_artifacts_are_the_records_the_trace_and_the_pictures(
+    tree: Any, published: Callable[[], dict[str, Any]]
+) -> None:
+    body = published()
+    run = next(run for run in body["runs"] if run["arm"] == "fora-n2")
+    folder = tree.root / "mlartifacts" / "scenes" / run["run_id"] / "artifacts"
+    expected = {"spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "trace.json", "samples.png"}
+    assert {path.name for path in folder.iterdir()} == expected
+    trace = json.loads((folder / "trace.json").read_text())
+    assert trace["samples"] == 8  # both shards
+    assert (folder / "scores.json").read_bytes() == (tree.folder("fora-n2") / "scores.json").read_bytes()
+
+
+def test_publishing_again_changes_nothing(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    first, second = published(), published()
+    assert set(actions(first).values()) == {"written"} and set(actions(second).values()) == {"kept"}
+    assert [run["run_id"] for run in first["runs"]] == [run["run_id"] for run in second["runs"]]
+    assert len(runs_of(tree.root)) == 4
+
+
+def test_a_changed_cell_replaces_its_run_and_no_other(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    published()
+    tree.fail("fora-n2", "judges", "the disk is full")
+    assert actions(published()) == {arm: "replaced" if arm == "fora-n2" else "kept" for arm in ARMS}
+    run = next(run for run in runs_of(tree.root) if run.info.run_name == "fora-n2")
+    assert run.info.status == "FAILED" and run.data.tags["state"] == "failed: judges: the disk is full"
+    assert len(runs_of(tree.root)) == 4
+
+
+def test_changed_knobs_leave_no_run_of_the_old_cell(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    import dataclasses
+
+    changed = [
+        dataclasses.replace(s, knobs={**s.knobs, "interval": 3}) if s.arm == "fora-n2" else s for s in tree.specs
+    ]
+    monkeypatch.setattr(tree, "specs", changed)
+    tree.cell(tree.spec("fora-n2"))
+    published()
+    found = [run for run in runs_of(tree.root) if run.info.run_name == "fora-n2"]
+    assert len(found) == 1 and "interval=3" in found[0].data.params["knobs"]
+
+
+def test_what_a_killed_publication_left_is_tidied_up(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_terminated", die)
+        with pytest.raises(KeyboardInterrupt):
+            published()
+    assert [run.info.status for run in runs_of(tree.root)] == ["RUNNING"]
+    published()
+    assert sorted(run.info.status for run in runs_of(tree.root)) == ["FINISHED"] * 4
+
+
+def test_cells_that_were_not_run_have_no_run(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    tree.remove("broken")
+    assert [run["arm"] for run in published()["runs"]] == ARMS[:-1]
+    assert len(runs_of(tree.root)) == 3
+
+
+def test_a_moved_results_folder_gets_a_fresh_experiment(
+    tree: Any, embedded: Study, published: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    published()
+    moved = tmp_path / "elsewhere"
+    tree.root.rename(moved)
+    tree.root = moved
+    body = track.publish_results(tree.read(), [embedded], uri_of(moved))
+    assert set(actions(body).values()) == {"written"}
+    assert len(runs_of(moved)) == 4
+    assert (moved / "mlartifacts" / "scenes" / body["runs"][0]["run_id"]).is_dir()
+
+
+def _publish(root: Path, tree: Any, study: Study, out: Any) -> None:
+    try:
+        out.put(actions(track.publish_results(tree.read(), [study], uri_of(root))))
+    except BaseException as error:
+        out.put(repr(error))
+        raise
+
+
+def test_eight_writers_on_a_fresh_store_neither_double_nor_lose_a_run(
+    tree: Any, embedded: Study, empty_store: Path
+) -> None:
+    # empty_store is asked for because it imports MLflow here, once, rather than in each of the eight.
+    assert empty_store.is_file() and not (tree.root / "mlflow.db").exists()
+    context = multiprocessing.get_context("fork")
+    out = context.Queue()
+    writers = [context.Process(target=_publish, args=(tree.root, tree, embedded, out)) for _ in range(8)]
+    for writer in writers:
+        writer.start()
+    told = [out.get(timeout=200) for _ in writers]
+    for writer in writers:
+        writer.join(timeout=20)
+    assert [writer.exitcode for writer in writers] == [0] * 8, told
+    written = [arm for told_one in told for arm, action in told_one.items() if action == "written"]
+    assert sorted(written) == sorted(ARMS)
+    assert sorted(run.info.run_name for run in runs_of(tree.root)) == sorted(ARMS)
+
+
+def test_a_server_that_is_not_there_is_told_within_seconds(tree: Any, embedded: Study) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://user:secret@127.0.0.1:{unused.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(Fault, match="cannot be reached") as caught:
+            track.publish_results(tree.read(), [embedded], address)
+    assert time.monotonic() - began < 10
+    assert "secret" not in str(caught.value) and "the records are kept" in str(caught.value)
+
+
+def test_a_file_that_is_no_store_is_named_with_its_remedy(tree: Any, embedded: Study) -> None:
+    (tree.root / "mlflow.db").write_bytes(b"not a database at all, but long enough to be taken for one" * 40)
+    with pytest.raises(Fault, match=r"mlflow\.db cannot be used as an MLflow store: .*move it away"):
+        track.publish_results(tree.read(), [embedded], uri_of(tree.root))
+
+
+def test_links_open_the_view_that_is_published(
+    tree: Any, embedded: Study, published: Callable[[], dict[str, Any]]
+) -> None:
+    from mlflow import MlflowClient
+
+    links = published()["experiments"][0]
+    assert "workflowType=machine_learning" in links["table"] and f"viewStateShareKey={VIEW}" in links["table"]
+    assert links["table"].startswith("http://127.0.0.1:5000/#/experiments/")
+    tags = MlflowClient(tracking_uri=uri_of(tree.root)).get_experiment(links["experiment_id"]).tags
+    state = json.loads(tags[f"mlflow.sharedViewState.{VIEW}"])
+    metrics = {name for run in runs_of(tree.root) for name in run.data.metrics}
+    shown = [c.removeprefix("metrics.`").rstrip("`") for c in state["selectedColumns"] if c.startswith("metrics.")]
+    assert shown[:4] == ["fid_scenes", "speedup", "seconds_per_image", "macs_linear_G"]
+    assert set(shown) == {metric_name(column.measure) for column in embedded.columns} and set(shown) <= metrics
+    assert set(state["columnOrder"]) - {"attributes.`Run Name`"} == set(state["selectedColumns"])
+
+
+def test_the_installed_mlflow_knows_the_form_of_our_view(embedded: Study) -> None:
+    """The form is not documented: the words that we use must be in the user interface that is installed."""
+    import mlflow
+
+    scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
+    text = "".join(path.read_text(encoding="utf-8", errors="ignore") for path in scripts.glob("main.*.js"))
+    words = {"viewStateShareKey", "mlflow.sharedViewState.", "machine_learning", "SCATTER"}
+    words |= {
+        "selectedColumns",
+        "columnOrder",
+        "columnWidths",
+        "compareRunCharts",
+        "compareRunSections",
+        "hideEmptyCharts",
+    }
+    assert {word for word in words if word not in text} == set()
+    assert {"selectedColumns", "columnOrder", "columnWidths", "compareRunCharts"} <= set(view_state([embedded]))
+
+
+def test_secrets_stay_out_of_what_is_told() -> None:
+    assert track.without_secrets("https://me:word@host:8/x") == "https://host:8/x"
+    assert track.without_secrets("sqlite:////a/b.db") == "sqlite:////a/b.db"
