@@ -12,17 +12,18 @@ from ditbench.faults import Fault
 
 PACKAGE = Path(__file__).parent
 
-# What each stage runs, relative to the package; a folder stands for its own modules. The files and weights of a
-# world are the world's to name (`World.sources`), and a method's file counts only for its own cells.
+# What each stage runs, relative to the package; a folder stands for all its modules. The files of a world, its block
+# family and its weights are the world's to name (`World.sources`), and a method's file counts only for its own cells.
+_LOOP = tuple(f"engine/{name}.py" for name in ("plan", "fills", "selectors", "run", "trace"))
 STAGES: dict[str, tuple[str, ...]] = {
     "captions": ("caption_sets.py",),
     "references": ("caption_sets.py", "storage.py"),
     "embed": ("generate.py",),
     "spec": ("cells.py", "engine/plan.py", "methods/base.py"),
-    "generate": ("generate.py", "noise.py", "storage.py", "engine", "backbones", "methods/base.py"),
-    "cost": ("engine/ledger.py", "engine/trace.py", "backbones"),
+    "generate": ("generate.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
+    "cost": ("engine/ledger.py", "engine/trace.py"),
     "score": ("score.py", "statistics.py", "judges"),
-    "time": ("stopwatch.py", "generate.py", "noise.py", "engine", "backbones", "methods/base.py"),
+    "time": ("stopwatch.py", "generate.py", "noise.py", *_LOOP, "methods/base.py"),
     "publish": ("report/track.py", "report/results.py"),
     "report": ("report", "study.py"),
 }

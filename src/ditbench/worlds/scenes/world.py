@@ -50,8 +50,11 @@ class Scenes(World):
             "score": ["grammar.py", *sorted(str(p.relative_to(here)) for p in (here / "judges").glob("*.py"))],
         }
         found = [here / name for name in files.get(stage, [])]
+        backbones = Path(__file__).parents[2] / "backbones"
         if stage in ("embed", "generate", "time"):
-            found += weights
+            found += [*weights, backbones / "pixart.py"]
+        if stage == "cost":
+            found.append(backbones / "pixart_costs.py")
         if stage == "score":
             found += [assets / f"{name}.safetensors" for name in ("reader", "dual", "preference")]
         return found

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from ditbench.faults import Fault
+
+if TYPE_CHECKING:
+    from ditbench.config import Config
+
+MEASURES = ("attributes/scenes", "objects/scenes", "relations/scenes", "fid/scenes")
+SHEET = 36
 
 CARD = """# Weights of the world `scenes`
 
@@ -63,7 +70,7 @@ def _making(account: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequence[str], samples: Path | None) -> None:
+def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequence[str]) -> None:
     """Writes README.md and quality.json from the score records of some arms [(label, scores.json)]."""
     from ditbench.records import read_record
     from ditbench.worlds.scenes import settings
@@ -84,10 +91,6 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
         cells = [f"{values[m]['value']:.3f} [{values[m]['low']:.3f}, {values[m]['high']:.3f}]" for m in measures]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
     (assets / "quality.json").write_text(json.dumps(kept, indent=1) + "\n")
-    if samples is not None:
-        Image.open(samples).save(assets / "samples.png", optimize=True)
-    import hashlib
-
     files = [
         f"| `{p.name}` | {p.stat().st_size:,} | `{hashlib.sha256(p.read_bytes()).hexdigest()[:16]}…` |"
         for p in sorted(assets.glob("*.safetensors"))
@@ -117,3 +120,26 @@ def sample_sheet(real: np.ndarray, drawn: np.ndarray, columns: int = 12, zoom: i
         rows += [np.hstack(real[start : start + columns]), np.hstack(drawn[start : start + columns])]
     sheet = Image.fromarray(np.vstack(rows))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
+
+
+def card_from_results(assets: Path, config: Config, results: Path | None = None) -> None:
+    """Writes the card from a finished run's records, with a sheet of the full arm's first pictures."""
+    from ditbench.cells import cell_table, shard_ranges
+    from ditbench.records import read_record
+    from ditbench.storage import read_shard
+    from ditbench.worlds.scenes.grammar import parse
+    from ditbench.worlds.scenes.renderer import render
+
+    root = Path(results or config.results)
+    specs = cell_table(config)
+    full = next((spec for spec in specs if spec.method == "full"), None)
+    if full is None:
+        raise Fault("the model card needs the full arm: name a study that has it in the configuration")
+    first, last = shard_ranges(config)[0]
+    _, drawn = read_shard(full.folder(root) / "shards" / f"{first:05d}-{last:05d}.zip")
+    captions = read_record(root / "captions" / full.world / f"{full.captions}.json", "captions")["captions"]
+    drawn = drawn[:SHEET]
+    real = np.stack([render(parse(entry["text"]), 0, i) for i, entry in enumerate(captions[: len(drawn)])])
+    sheet = assets / "samples.png"
+    sample_sheet(real, drawn).save(sheet, optimize=True)
+    write_card(assets, [(spec.arm, spec.folder(root) / "scores.json") for spec in specs], MEASURES)

@@ -20,6 +20,7 @@ import torch
 
 from ditbench.faults import Fault
 from ditbench.records import processor_name
+from ditbench.storage import replacing
 from ditbench.worlds.scenes.grammar import draw_scenes
 from ditbench.worlds.scenes.judges.dual import DualEncoder, load_dual, tokenize
 from ditbench.worlds.scenes.judges.preference import Preference, load_preference
@@ -143,50 +144,48 @@ def preference_accuracy(preference: Preference, count: int = 300) -> dict[str, f
     return accuracy
 
 
-def train_judges(folder: Path, device: str = "cpu", assets: Path | None = None) -> dict[str, Any]:
-    """Trains all three (or goes on where `folder`'s checkpoints stand) and ships them to `assets`.
+def train_judges(folder: Path, device: str = "cpu", work: Path | None = None) -> dict[str, Any]:
+    """Trains all three judges, or goes on where the checkpoints in `work` stand, and ships them to `folder`.
 
-    Writes each judge's weights and `judges.json`, the account of their making with held-out accuracies, as soon as
-    that judge is ready; `assets` is the working folder itself where none is given. Returns the account.
+    Each judge's weights, and `judges.json` with the account of their making and their held-out accuracies, are
+    written as soon as that judge is ready. Without `work` the checkpoints lie in `folder`/checkpoints. Returns the
+    account.
     """
-    assets = assets or folder
-    claim(folder)
+    work = work or folder / "checkpoints"
+    claim(work)
     account: dict[str, Any] = {
         "schema": "ditbench/scenes-judges@1",
         "recipe_hash": recipe_hash(),
         "hardware": {"processor": processor_name(), "cores": os.cpu_count(), "accelerator": accelerator_name()},
         "versions": {name: version(name) for name in ("torch", "numpy")},
-        "judges": {},
     }
 
-    def finish(task: Task, path: Path) -> None:
-        training = Training(task, folder, device)
+    def finish(task: Task) -> Path:
+        training, path = Training(task, work, device), folder / f"{task.name}.safetensors"
         training.run()
         save_weights(task.network, path, {"recipe": recipe_hash()})
-        account["judges"][task.name] = {
+        account[task.name] = {
             "schedule": asdict(task.schedule),
             "parameters": sum(p.numel() for p in task.network.parameters()),
-            "pictures_seen": task.schedule.steps * task.schedule.batch,
+            "captions_seen": task.schedule.steps * task.schedule.batch,
             "seconds": round(training.seconds, 1),
             "final_loss": round(float(np.mean(training.losses[-50:])), 5),
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
         }
+        return path
 
     def say(name: str, accuracy: dict[str, float]) -> None:
-        account["judges"][name]["held_out"] = {key: round(value, 4) for key, value in accuracy.items()}
-        (assets / "judges.json").write_text(json.dumps(account, indent=2) + "\n")
-        print(json.dumps({"judge": name, "held_out": account["judges"][name]["held_out"]}), flush=True)
+        account[name]["held_out"] = {key: round(value, 4) for key, value in accuracy.items()}
+        with replacing(folder / "judges.json") as partial:
+            partial.write_text(json.dumps(account, indent=2) + "\n")
+        print(json.dumps({"judge": name, "held_out": account[name]["held_out"]}), flush=True)
 
     # What is measured, and what the next judge starts from, is the file as shipped, half precision and all.
-    finish(ReaderTask(device), assets / "reader.safetensors")
-    reader = load_reader(assets / "reader.safetensors", device)
+    reader = load_reader(finish(ReaderTask(device)), device)
     say("reader", reader_accuracy(reader))
-
-    finish(DualTask(reader.trunk, device), assets / "dual.safetensors")
-    dual = load_dual(assets / "dual.safetensors", device)
+    dual = load_dual(finish(DualTask(reader.trunk, device)), device)
     say("dual", dual_accuracy(dual))
-
-    finish(PreferenceTask(dual, device), assets / "preference.safetensors")
-    say("preference", preference_accuracy(load_preference(assets / "preference.safetensors", device)))
+    preference = load_preference(finish(PreferenceTask(dual, device)), device)
+    say("preference", preference_accuracy(preference))
     return account

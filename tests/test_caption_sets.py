@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from ditbench.caption_sets import caption_id, read_caption_file, write_captions, write_references
+from ditbench.faults import Fault
+from ditbench.records import read_record
+from ditbench.storage import read_shard
+from ditbench.worlds import get_world
+
+
+def test_a_text_file_with_empty_lines_and_odd_unicode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_bytes("\ufeffa café\r\n\n  \na 猫 \u2028 and a 🐱\na cafe\u0301\nlast".encode())
+    # The second "café" is spelled with a combining accent: one caption, said twice.
+    assert read_caption_file(path, 3) == ["a café", "a 猫 \u2028 and a 🐱", "last"]
+    assert "passed over 2 empty and 1 repeated lines" in capsys.readouterr().err
+
+
+def test_what_is_no_caption_file(tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_bytes(b"fine\n\xff\xfe bad")
+    with pytest.raises(Fault, match=r"not UTF-8 text \(line 2\)"):
+        read_caption_file(path, 1)
+    path.write_text("\n\n")
+    with pytest.raises(Fault, match="holds 0 distinct captions, 4 are asked for"):
+        read_caption_file(path, 4)
+    with pytest.raises(Fault, match="cannot be read"):
+        read_caption_file(tmp_path / "none.txt", 1)
+
+
+def test_captions_of_a_world_carry_ids_and_a_digest(tmp_path: Path) -> None:
+    world = get_world("scenes")
+    write_captions(world, "some", 5, 0, tmp_path / "c.json")
+    record = read_record(tmp_path / "c.json", "captions")
+    texts = [entry["text"] for entry in record["captions"]]
+    assert texts == world.draw_captions(5, 0)
+    assert [entry["id"] for entry in record["captions"]] == [caption_id(text) for text in texts]
+
+
+def test_references_are_a_shard_of_other_scenes_than_the_captions(tmp_path: Path) -> None:
+    world = get_world("scenes")
+    write_references(world, 6, tmp_path / "r.json")
+    ids, images = read_shard(tmp_path / "r.zip")
+    assert len(ids) == 6
+    assert images.shape == (6, 64, 64, 3)
+    assert read_record(tmp_path / "r.json", "references")["count"] == 6

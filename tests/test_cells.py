@@ -1,0 +1,76 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ditbench.cells import Spec, cell_table, shard_ranges, studies_of
+from ditbench.codehash import STAGES, code_hash
+from ditbench.config import check_config
+from ditbench.faults import Fault
+
+SPEC = Spec("scenes", "fora-n2", "fora", {"interval": 2}, None, 0, 8, "evaluation-8-seed0", None, "bfloat16")
+
+
+def test_a_hash_changes_with_everything_but_the_name() -> None:
+    assert replace(SPEC, arm="other").hash == SPEC.hash
+    for change in ({"seed": 1}, {"images": 9}, {"knobs": {"interval": 3}}, {"steps": 4}, {"captions_sha256": "x"}):
+        assert replace(SPEC, **change).hash != SPEC.hash
+    assert SPEC.folder("results") == Path("results/cells/scenes/fora-n2/seed0")
+
+
+def test_cells_are_unique_and_defaults_are_written_out() -> None:
+    config = check_config({"seeds": [0, 1], "arms": {"fora-n2": {"method": "fora"}}})
+    specs = cell_table(config)
+    assert [spec.name for spec in specs].count("scenes/fora-n2/seed0") == 1
+    assert len(specs) == 8
+    fora = next(spec for spec in specs if spec.arm == "fora-n2")
+    assert fora.knobs == {"interval": 2, "direction": "up"}
+    assert studies_of(config, fora) == ["embedded"]
+
+
+def test_one_name_for_two_arms_and_two_names_for_one_are_refused() -> None:
+    with pytest.raises(Fault, match=r"'fora-n2' means fora\(interval=2, .*but fora\(interval=3"):
+        cell_table(check_config({"arms": {"fora-n2": {"method": "fora", "knobs": {"interval": 3}}}}))
+    with pytest.raises(Fault, match="one and the same cell"):
+        cell_table(check_config({"arms": {"again": {"method": "fora"}}}))
+
+
+def test_shards_cover_every_caption_once() -> None:
+    ranges = shard_ranges(check_config({"images": 10, "shard": 4}))
+    assert ranges == [(0, 3), (4, 7), (8, 9)]
+
+
+def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {m: code_hash("generate", "scenes", m) for m in ("fora", "full")}
+    real = Path.read_bytes
+    edited = lambda path: real(path) + (b"# edited" if path.name == "fora.py" else b"")  # noqa: E731
+    monkeypatch.setattr(Path, "read_bytes", edited)
+    after = {m: code_hash("generate", "scenes", m) for m in ("fora", "full")}
+    assert after["fora"] != before["fora"]
+    assert after["full"] == before["full"]
+
+
+@pytest.mark.parametrize(
+    ("edited", "stages"),
+    [
+        ("renderer.py", {"references"}),
+        ("pipeline.py", {"embed", "generate", "time"}),
+        ("statistics.py", {"score"}),
+        ("ledger.py", {"cost"}),
+        ("pixart.py", {"embed", "generate", "time"}),
+    ],
+)
+def test_an_edit_changes_the_stages_that_use_the_file(
+    monkeypatch: pytest.MonkeyPatch, edited: str, stages: set[str]
+) -> None:
+    hashes = lambda: {stage: code_hash(stage, "scenes") for stage in STAGES}  # noqa: E731
+    before, real = hashes(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + (b"#" if path.name == edited else b""))
+    after = hashes()
+    assert {stage for stage in STAGES if before[stage] != after[stage]} == stages
+
+
+def test_every_stage_names_files_that_exist() -> None:
+    from ditbench.codehash import PACKAGE
+
+    assert [name for names in STAGES.values() for name in names if not (PACKAGE / name).exists()] == []

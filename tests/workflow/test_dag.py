@@ -1,0 +1,161 @@
+"""Which jobs a run plans, and which an edit plans again: the real rules over stand-in stages."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Tree
+
+ARMS, SHARDS = 4, 2
+SMALL = ("--config", "images=8", "shard=4")
+# What follows when any cell's records are made anew.
+AFTER = {"report": 1, "publish": 1, "all": 1}
+WHOLE = {
+    "captions": 1,
+    "references": 1,
+    "embeddings": 1,
+    "spec": ARMS,
+    "images": ARMS * SHARDS,
+    "cost": ARMS,
+    "scores": ARMS,
+    "latency": ARMS,
+    **AFTER,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tree: Tree) -> Tree:
+    """A tree whose run has gone through."""
+    done = tree.snakemake(*SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tree
+
+
+@pytest.fixture
+def edited(finished: Tree, request: pytest.FixtureRequest) -> Iterator[Tree]:
+    """The finished tree with one more line in a file, which is taken away again."""
+    path = finished.root / request.param
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n# an edit\n")
+    yield finished
+    path.write_bytes(before)
+
+
+def test_a_fresh_tree_plans_every_stage_once_per_cell_and_shard(tree: Tree) -> None:
+    assert tree.planned(*SMALL) == WHOLE
+
+
+def test_thirty_thousand_images_are_a_supported_size(tree: Tree) -> None:
+    jobs = tree.planned("--config", "images=30000", "seeds=[0,1]")
+    assert jobs["images"] == ARMS * 2 * 118  # 117 shards of 256 and one of 48
+    assert jobs["captions"] == jobs["embeddings"] == jobs["references"] == 1
+
+
+def test_embeddings_serve_every_arm_and_weights_are_never_trained(tree: Tree) -> None:
+    jobs = tree.planned("--config", "images=8", "seeds=[0,1,2]")
+    assert jobs["embeddings"] == 1
+    assert jobs["images"] == ARMS * 3
+    assert not {"backbone", "judge_weights", "assets"} & set(jobs)
+
+
+def test_a_second_run_does_nothing(finished: Tree) -> None:
+    calls = finished.calls()
+    done = finished.snakemake(*SMALL)
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert finished.calls() == calls
+    assert finished.planned(*SMALL) == {}
+
+
+def test_commands_are_what_a_person_would_type(finished: Tree) -> None:
+    calls = finished.calls()
+    assert calls[0].startswith("plan --config results/configs/")
+    drawn = [call for call in calls if call.startswith("generate ")]
+    assert len(drawn) == ARMS * SHARDS
+    assert sum("--first 00004 --last 00007" in call for call in drawn) == ARMS
+    # Paired measures are against the full arm's shards, which the full arm itself does not get.
+    assert sum("--full-shards" in call for call in calls if call.startswith("score ")) == ARMS - 1
+
+
+def test_everything_a_job_says_is_in_its_log_and_its_cost_in_a_benchmark(finished: Tree) -> None:
+    for folder, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
+        found = list((finished.root / "results" / folder).rglob(f"*{suffix}"))
+        assert len(found) == sum(WHOLE.values()) - WHOLE["all"]
+
+
+ONE_CELL = {"images": SHARDS, "cost": 1, "scores": 1, "latency": 1, **AFTER}
+SCORES = {"scores": ARMS, **AFTER}
+
+
+@pytest.mark.parametrize(
+    ("edited", "jobs"),
+    [
+        # Scores of the full arm are not paired with FORA's, so only FORA's own cell is made again.
+        ("src/ditbench/methods/fora.py", {"spec": 1, **ONE_CELL}),
+        ("src/ditbench/engine/run.py", {**WHOLE, "captions": 0, "references": 0, "embeddings": 0, "spec": 0}),
+        ("src/ditbench/engine/ledger.py", {"cost": ARMS, **AFTER}),
+        ("src/ditbench/stopwatch.py", {"latency": ARMS, **AFTER}),
+        ("src/ditbench/statistics.py", SCORES),
+        ("src/ditbench/worlds/scenes/judges/reader.py", SCORES),
+        ("src/ditbench/worlds/scenes/renderer.py", {"references": 1, **SCORES}),
+        ("src/ditbench/report/page.py", AFTER),
+        ("src/ditbench/report/track.py", {"publish": 1, "all": 1}),
+        ("src/ditbench/cli.py", {}),
+        ("src/ditbench/records.py", {}),
+    ],
+    indirect=["edited"],
+)
+def test_an_edit_reruns_the_stages_that_use_the_code_and_nothing_else(edited: Tree, jobs: dict[str, int]) -> None:
+    assert edited.planned(*SMALL) == Counter(jobs) + Counter()
+
+
+def test_a_changed_knob_reruns_its_methods_cell_and_nothing_else(finished: Tree) -> None:
+    study = finished.root / "studies" / "embedded.yaml"
+    before = study.read_text()
+    study.write_text(before.replace("{interval: 2}", "{interval: 3}"))
+    try:
+        assert finished.planned(*SMALL) == {"spec": 1, **ONE_CELL}
+    finally:
+        study.write_text(before)
+
+
+def test_an_added_arm_and_a_larger_set_leave_what_is_there(finished: Tree) -> None:
+    arm = {"fora-n3": {"method": "fora", "knobs": {"interval": 3}}}
+    jobs = finished.planned(*SMALL, f"arms={json.dumps(arm)}")
+    assert jobs == {"spec": 1, **ONE_CELL}
+    assert finished.planned("--config", "images=8", "shard=8")["images"] == ARMS  # shards are named by what they hold
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("images=0", "images: 0 must be >= 1"),
+        ("imags=8", "imags: unknown key; did you mean 'images'?"),
+        ("world=scene", "world: no world 'scene'; did you mean 'scenes'?"),
+        ("results=config.yaml/below", "config.yaml/below"),
+        ("captions={file: nowhere.txt}", "captions.file: nowhere.txt cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_before_any_job(tree: Tree, setting: str, says: str) -> None:
+    done = tree.snakemake("--config", setting)
+    told = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert says in told
+    assert "Traceback" not in told
+    assert "Job stats" not in told
+
+
+def test_a_failed_arm_stops_no_other_and_the_next_run_makes_only_that(tree: Tree, tmp_path: Path) -> None:
+    small = ("--config", "images=4", "results=failing")
+    done = tree.snakemake(*small, FAIL="generate fora-n2")
+    assert done.returncode != 0
+    cells = tree.root / "failing" / "cells" / "scenes"
+    scored = {path.parts[-3] for path in cells.glob("*/seed0/scores.json")}
+    assert scored == {"full", "fewer-steps-50", "broken"}
+    assert tree.calls()[-1].startswith("report "), "what is there is rendered, so that the failed arm shows"
+    assert tree.planned(*small) == {"images": 1, "cost": 1, "scores": 1, **AFTER}
+    assert tree.snakemake(*small).returncode == 0
