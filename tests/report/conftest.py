@@ -93,6 +93,12 @@ def write(path: Path, kind: str, body: dict[str, Any], timings: dict[str, float]
     path.write_text(json.dumps({"schema": f"ditbench/{kind}@1", **body, "provenance": provenance}), encoding="utf-8")
 
 
+def written_out(method: str, knobs: dict[str, Any]) -> dict[str, Any]:
+    """All knobs of a method, defaults included, as cells have them."""
+    made = get_method(method, knobs)
+    return {name: getattr(made, name) for name in made.knobs()}
+
+
 class Fabricated:
     """A result tree of a study, in `root`; cells can be taken away or made to fail."""
 
@@ -115,12 +121,12 @@ class Fabricated:
             world=self.study.world,
             arm=arm,
             method=method,
-            knobs=dict(knobs),
+            knobs=written_out(method, knobs),
             steps=None,
             seed=seed,
             images=IMAGES,
             captions=self.set_name,
-            captions_sha256="0" * 64,
+            captions_sha256=None,
             dtype="bfloat16",
         )
 

@@ -67,7 +67,8 @@ def test_a_run_holds_what_its_cell_says(tree: Any, published: Callable[[], dict[
     assert tags["results.path"] == "cells/scenes/fora-n2/seed0" and tags["studies"] == "embedded"
     assert tags["code.dirty"] == "False" and tags["spec.hash"] == tree.spec("fora-n2").hash
     assert "| fid/scenes | 3.08" in tags["mlflow.note.content"]
-    assert run.inputs.dataset_inputs[0].dataset.name == "evaluation-8-seed0"
+    captions = run.inputs.dataset_inputs[0].dataset
+    assert (captions.name, captions.digest) == ("evaluation-8-seed0", "0" * 12)
 
 
 def test_a_run_took_as_long_as_its_jobs(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
@@ -79,11 +80,16 @@ def test_a_run_took_as_long_as_its_jobs(tree: Any, published: Callable[[], dict[
 def test_artifacts_are_the_records_the_trace_and_the_pictures(
     tree: Any, published: Callable[[], dict[str, Any]]
 ) -> None:
+    logs = tree.root / "logs" / "images"
+    logs.mkdir(parents=True)
+    for name in ("fora-n2.seed0.00000-00003", "fora-n2.seed01.00000-00003", "full.seed0.00000-00003"):
+        (logs / f"scenes.{name}.log").write_text("8 of 8 images")
     body = published()
     run = next(run for run in body["runs"] if run["arm"] == "fora-n2")
     folder = tree.root / "mlartifacts" / "scenes" / run["run_id"] / "artifacts"
     expected = {"spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "trace.json", "samples.png"}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == expected | {"logs"}
+    assert [path.name for path in (folder / "logs" / "images").iterdir()] == ["scenes.fora-n2.seed0.00000-00003.log"]
     trace = json.loads((folder / "trace.json").read_text())
     assert trace["samples"] == 8  # both shards
     assert (folder / "scores.json").read_bytes() == (tree.folder("fora-n2") / "scores.json").read_bytes()
@@ -240,3 +246,18 @@ def test_the_installed_mlflow_knows_the_form_of_our_view(embedded: Study) -> Non
 def test_secrets_stay_out_of_what_is_told() -> None:
     assert track.without_secrets("https://me:word@host:8/x") == "https://host:8/x"
     assert track.without_secrets("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_the_whole_way_from_a_config_to_the_record(
+    tree: Any, published: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ditbench.config import Config
+    from ditbench.records import read_record
+
+    config = Config(images=8, shard=4, results=str(tree.root))
+    track.publish(config, None, tree.root / "published.json")
+    body = read_record(tree.root / "published.json", "published")
+    assert [run["arm"] for run in body["runs"]] == ARMS
+    assert str(tree.root) not in json.dumps(body["experiments"]) and body["uri"].endswith("in the results folder")
+    told = capsys.readouterr().err
+    assert "4 runs of world scenes" in told and body["experiments"][0]["table"] in told

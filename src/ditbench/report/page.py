@@ -252,8 +252,6 @@ def _decimals(value: float) -> int:
 def _job(job: Job) -> dict[str, str]:
     shown = timing.parts_of(job)
     name = f"{job.stage} {job.record.removesuffix('.json')}" if job.stage == STAGES["shard"] else job.stage
-    # The stopwatch times all arms of a world in one job.
-    name += ", all arms" if job.stage == STAGES["latency"] else ""
     return {"record": name, **{k: f"{v:.1f}" for k, v in shown.items()}, "total": f"{sum(shown.values()):.1f}"}
 
 

@@ -149,7 +149,7 @@ def read_results(
     shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in cells}
     jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
     jobs += [job for cell in cells for job in cell.jobs]
-    return Results(root, cells, tuple(_once(jobs)))
+    return Results(root, cells, tuple(jobs))
 
 
 def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
@@ -172,11 +172,9 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
         failure = _failure(folder)
         return Cell(**kept, state="failed" if failure else "not run", reason=failure or "")
     written = read_record(spec_path, "spec")
-    changed = [k for k, v in kept["spec"].items() if k != "captions_sha256" and written.get(k) != v]
-    if changed:
-        return Cell(**kept, state="not run", reason=f"its records are of another {', '.join(changed)}")
-    kept |= {"spec": {k: written.get(k) for k in kept["spec"]}, "hash": str(written["hash"])}
-
+    if written["hash"] != kept["hash"]:
+        changed = [name for name, value in kept["spec"].items() if written.get(name) != value]
+        return Cell(**kept, state="not run", reason=f"its records are of another {', '.join(changed) or 'version'}")
     places = {kind: folder / f"{kind}.json" for kind in CELL_RECORDS}
     bodies = {kind: read_record(path, kind) for kind, path in places.items() if path.is_file()}
     foreign = [kind for kind, body in bodies.items() if body["spec_hash"] != kept["hash"]]
@@ -279,13 +277,3 @@ def _shared_jobs(root: Path, world: str, captions: str, references: str | None) 
         path = root / kind / world / f"{name}.json"
         if path.is_file():
             yield _job(kind, None, path, read_record(path, kind))
-
-
-def _once(jobs: Iterable[Job]) -> Iterator[Job]:
-    """One job may write several records (the stopwatch times all arms at once): it is counted once."""
-    seen: set[tuple[str, str]] = set()
-    for job in jobs:
-        key = (job.stage, json.dumps(job.timings, sort_keys=True))
-        if job.stage != STAGES["latency"] or key not in seen:
-            seen.add(key)
-            yield job

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ KEY, DIGEST = "ditbench.key", "ditbench.digest"
 # Part of every digest: a higher number publishes every cell anew.
 FORMAT = 1
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
+LOGGED = ("spec", "images", "cost", "scores", "latency")
 # How long a server may take to answer before it counts as unreachable.
 PATIENCE_S = 5
 # A run without a digest this old was left by a publication that died.
@@ -217,7 +219,7 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
         metrics=dict(_metrics(cell)),
         tags=_tags(cell, [study.name for study in citing], label) | _colour(cell, citing),
         files=dict(_files(cell, results)),
-        captions=(str(spec["captions"]), str(spec["captions_sha256"] or "")),
+        captions=_captions(cell, results.root),
         start_ms=start,
         end_ms=end,
     )
@@ -232,6 +234,15 @@ def _metrics(cell: Cell) -> Iterator[tuple[str, float]]:
         if value.low is not None and value.high is not None:
             yield f"{name}_low", _rounded(value.low)
             yield f"{name}_high", _rounded(value.high)
+
+
+def _captions(cell: Cell, root: Path) -> tuple[str, str]:
+    """The name and the hash of the cell's caption set; without its record the hash is empty."""
+    from ditbench.records import read_record
+
+    name = str(cell.spec["captions"])
+    path = root / "captions" / cell.world / f"{name}.json"
+    return name, str(read_record(path, "captions")["sha256"]) if path.is_file() else ""
 
 
 def _rounded(value: float) -> float:
@@ -299,9 +310,15 @@ def _files(cell: Cell, results: Results) -> Iterator[tuple[str, bytes]]:
         grid = _grid(cell, results)
         if grid:
             yield "samples.png", grid
-    logs = results.root / "logs"
-    for path in sorted((logs / "cells" / cell.folder.relative_to("cells")).glob("*.log")):
-        yield f"logs/{path.name}", path.read_bytes()
+    for path in _logs(results.root / "logs", cell):
+        yield f"logs/{path.parent.name}/{path.name}", path.read_bytes()
+
+
+def _logs(folder: Path, cell: Cell) -> list[Path]:
+    """What the cell's jobs said, by stage; `seed1` is not `seed10`."""
+    name = f"{cell.world}.{cell.arm}.seed{cell.seed}"
+    found = [path for stage in LOGGED for path in (folder / stage).glob(f"{name}.*log")]
+    return sorted(path for path in found if path.stat().st_size > 0)
 
 
 def _trace(cell: Cell) -> bytes:
@@ -357,6 +374,11 @@ def publish(config: Config, results: str | Path | None, out: str | Path, code: s
     with clock("write"):
         body = publish_results(found, studies, tracking_uri(config, found.root))
     write_record(out, "published", body, timings=clock.seconds, code=code)
+    for each in body["experiments"]:
+        count = sum(run["world"] == each["world"] for run in body["runs"])
+        print(f"MLflow: {count} runs of world {each['world']} in {body['uri']}", file=sys.stderr)
+        start = "" if body["uri"].startswith("http") else ", after `ditbench mlflow`"
+        print(f"MLflow: {each['table']}{start}", file=sys.stderr, flush=True)
     return body
 
 
@@ -515,20 +537,19 @@ def _log_captions(client: MlflowClient, run_id: str, captions: tuple[str, str]) 
 
 
 def serve(config: Config, results: str | Path | None = None, port: int = 5000) -> None:
-    """Starts MLflow's user interface on the results' store, for this machine only, until it is interrupted."""
+    """Starts MLflow's user interface on the results' store, for this machine only, until it is interrupted.
+
+    Where `port` is taken, the next free one serves.
+    """
     import subprocess
-    import sys
 
     root = Path(results if results is not None else config.results)
     uri = tracking_uri(config, root)
     if uri.startswith("http"):
         raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise Fault(f"port {port} is in use on this machine; give another one with --port")
+    port = _free_port(port)
     with locked(uri):
-        client = open_store(uri)
-        experiments = client.search_experiments(filter_string="name LIKE 'ditbench/%'")
+        experiments = open_store(uri).search_experiments(filter_string="name LIKE 'ditbench/%'")
     for experiment in experiments:
         print(f"{experiment.name}: {table_link(uri, experiment.experiment_id, port)}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
@@ -536,6 +557,16 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000) -
     # Without this MLflow starts seven more processes, for jobs that we do not have.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     try:
-        subprocess.run(command, env=environment, check=False)
+        done = subprocess.run(command, env=environment, check=False)
     except KeyboardInterrupt:
-        print("MLflow stopped")
+        return
+    if done.returncode:
+        raise Fault(f"MLflow's server stopped with exit code {done.returncode}; what it said is above")
+
+
+def _free_port(first: int) -> int:
+    for port in range(first, first + 20):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise Fault(f"no port from {first} to {first + 19} is free on this machine; stop a server that you no longer need")
