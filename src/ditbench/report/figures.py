@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Mid-tones that stand on white and on near-black alike.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a68c9", "#8a5a44")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+BASELINE_MARKER, CONTROL_MARKER = "o", "x"
+MARKERS = ("s", "D", "^", "v", "P", "X", "*", "p")
 BASELINE_COLOUR = "#6b7280"
 CONTROL_COLOUR = "#9ca3af"
 # What the page replaces by the reader's own text colour.
@@ -57,12 +58,12 @@ def points_of(study: Study, table: Table) -> list[Point]:
     ix, iy = places.index(study.figure.x), places.index(study.figure.y)
     colours = arm_colours(study)
     markers = {arm: MARKERS[i % len(MARKERS)] for i, arm in enumerate(colours)}
+    markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | {study.baseline: BASELINE_MARKER}
     found = []
     for line in table.lines:
         x, y = (_span(line, i) for i in (ix, iy))
         if line.role != "published" and x and y:
-            marker = "x" if line.role == "control" else markers[line.arm]
-            found.append(Point(line.label, line.role, colours[line.arm], marker, x, y))
+            found.append(Point(line.label, line.role, colours[line.arm], markers[line.arm], x, y))
     return found
 
 

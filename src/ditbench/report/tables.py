@@ -69,6 +69,11 @@ class Line:
     cell: Cell | None = None
 
     @property
+    def blank(self) -> bool:
+        """Whether there is no number at all."""
+        return all(entry.value is None for entry in self.entries)
+
+    @property
     def suffix(self) -> str:
         """What the label does not say: the line's part, and what is wrong with it."""
         parts = [] if self.role == "arm" else [self.role]
@@ -288,6 +293,7 @@ def latex(table: Table) -> str:
             r"\centering",
             rf"\caption{{{tex(table.title)}. {notes}}}",
             rf"\label{{tab:{re.sub('[^A-Za-z0-9-]', '-', table.name)}}}",
+            r"\par\smallskip",
             r"\resizebox{\textwidth}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * len(table.headings)}}}",
             r"\toprule",
@@ -305,9 +311,9 @@ def latex(table: Table) -> str:
 def _tex_head(heading: Heading) -> str:
     """A heading broken over lines, so that it is no wider than its numbers."""
     lines: list[str] = []
-    for word in f"{heading.label} {heading.arrow}".split():
-        if lines and len(lines[-1]) + len(word) < 16:
-            lines[-1] += f" {word}"
+    for word in f"{heading.label} {heading.arrow}".replace("/", "/ ").split():
+        if lines and len(lines[-1]) + len(word) < 12:
+            lines[-1] += word if lines[-1].endswith("/") else f" {word}"
         else:
             lines.append(word)
     stacked = r" \\ ".join(tex(line) for line in lines)
@@ -316,6 +322,8 @@ def _tex_head(heading: Heading) -> str:
 
 def _tex_line(line: Line) -> str:
     """Values, and their intervals in small print beneath."""
+    if line.blank:
+        return rf"{tex(line.label)} & \multicolumn{{{len(line.entries)}}}{{l}}{{{{\scriptsize {tex(line.suffix)}}}}} \\"
     label = tex(line.label) + (rf" {{\scriptsize ({tex(line.suffix)})}}" if line.suffix else "")
     values = " & ".join([label, *(_tex_value(entry) for entry in line.entries)]) + r" \\"
     if not any(entry.interval for entry in line.entries):
