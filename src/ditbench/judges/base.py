@@ -1,0 +1,112 @@
+"""What a judge is given and what it answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ditbench.faults import Fault
+from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, wilson
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Direction = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of one arm, or reference images, in caption order; `shards` are the ZIP files that hold them."""
+
+    ids: list[str]
+    images: NDArray[np.uint8]  # [n, height, width, 3]
+    captions: list[str] = field(default_factory=list)
+    shards: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def read(cls, shards: Sequence[Path], captions: dict[str, str] | None = None) -> Pictures:
+        """The images of some shards; `captions` maps caption ids to texts (None: these images have none)."""
+        import numpy as np
+
+        from ditbench.storage import read_shard
+
+        parts = [read_shard(path) for path in shards]
+        ids = [name for names, _ in parts for name in names]
+        unknown = [name for name in ids if captions is not None and name not in captions]
+        if unknown:
+            raise Fault(
+                f"{shards[0]}: image {unknown[0]} has no caption in this caption set; "
+                "the shards are of other captions, delete them and run again"
+            )
+        texts = [captions[name] for name in ids] if captions is not None else []
+        return cls(ids, np.concatenate([images for _, images in parts]), texts, tuple(shards))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measure of one set of pictures: a value with its interval and what paired comparisons need."""
+
+    name: str
+    unit: str
+    direction: Direction
+    estimate: Estimate
+    # One value per picture, NaN where the measure does not concern it; None where it is of the whole set.
+    per_sample: NDArray[np.float64] | None = None
+    is_share: bool = False
+    # For a measure of the whole set: its values with each jackknife group of pictures left out.
+    left_out: NDArray[np.float64] | None = None
+
+    def minus(self, baseline: Result) -> Estimate:
+        """The difference to another arm's result on the same captions, with its paired interval."""
+        import numpy as np
+
+        if self.per_sample is not None and baseline.per_sample is not None:
+            both = np.isfinite(self.per_sample) & np.isfinite(baseline.per_sample)
+            pair = (self.per_sample[both], baseline.per_sample[both])
+            return paired_share(*pair) if self.is_share else paired_mean(*pair)
+        if self.left_out is None or baseline.left_out is None:
+            raise ValueError(f"{self.name} cannot be compared in pairs")
+        difference = self.estimate.value - baseline.estimate.value
+        paired = jackknife(difference, self.left_out - baseline.left_out, self.estimate.n)
+        return Estimate(paired.value, paired.low, paired.high, paired.n, f"paired {paired.method}")
+
+
+def mean_result(name: str, unit: str, direction: Direction, values: NDArray[np.float64]) -> Result:
+    """A measure that is the mean of one number per picture."""
+    return Result(name, unit, direction, bootstrap_mean(values), values)
+
+
+def share_result(name: str, flags: NDArray[np.float64]) -> Result | None:
+    """A measure that is the share of pictures flagged 1, among those not NaN; None where there are none."""
+    import numpy as np
+
+    counted = flags[np.isfinite(flags)]
+    return Result(name, "", "higher", wilson(counted), flags, is_share=True) if len(counted) else None
+
+
+class Judge(ABC):
+    """A metric. `name` is what a configuration calls it; its measures are named by their results."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    worlds: ClassVar[tuple[str, ...]]  # "*": every world
+    # Compares with the full arm's images; the full arm itself is not judged.
+    needs_full: ClassVar[bool] = False
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    @abstractmethod
+    def load(self) -> None:
+        """Reads weights and libraries ahead of measuring, so that faults show first and times can be told apart."""
+
+    @abstractmethod
+    def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
+        """What the judge says of `pictures`; `full` are the full arm's images of the same captions."""

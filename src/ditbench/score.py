@@ -1,0 +1,140 @@
+"""Judges a cell: all judges of its world in one process, values with intervals, and differences to the full arm."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditbench.faults import Fault
+from ditbench.judges import Judge, Pictures, Result, get_judge, judges_of
+from ditbench.records import Clock, read_record, write_record
+from ditbench.storage import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def score_cell(
+    spec_path: Path,
+    shard_jsons: Sequence[Path],
+    captions_path: Path,
+    references_json: Path,
+    full_shard_jsons: Sequence[Path] | None,
+    out: Path,
+    judges: Sequence[str] | None = None,
+    device: str = "cpu",
+    code: str | None = None,
+) -> None:
+    """Writes the scores record `out` and `samples.parquet` beside it.
+
+    `full_shard_jsons` are the full arm's shards of the same captions; without them (for the full arm itself) nothing
+    is compared in pairs. `judges` defaults to all that can judge the cell's world.
+    """
+    clock = Clock()
+    spec = json.loads(spec_path.read_text(encoding="utf-8"))
+    chosen = [get_judge(name, device) for name in judges or judges_of(spec["world"])]
+    with clock("load"):
+        for member in chosen:
+            member.load()
+        entries = read_record(captions_path, "captions")["captions"]
+        captions = {entry["id"]: entry["text"] for entry in entries}
+        pictures = Pictures.read(_zips(shard_jsons, "shard"), captions)
+        references = Pictures.read(_zips([references_json], "references"))
+        full = None
+        if full_shard_jsons:
+            full = Pictures.read(_zips(full_shard_jsons, "shard"), captions)
+            _check_pairs(pictures, full)
+    with clock("compute"):
+        results, differences, seconds = judge(chosen, pictures, references, full)
+    with clock("write"):
+        _write_samples(out.with_name("samples.parquet"), pictures.ids, results)
+    body = {
+        "spec_hash": spec["hash"],
+        "n": len(pictures),
+        "references": len(references),
+        "measures": [_measure(result) for result in results],
+        "paired": differences,
+        "judge_seconds": seconds,
+    }
+    write_record(out, "scores", body, timings=clock.seconds, code=code)
+
+
+def judge(
+    judges: Sequence[Judge], pictures: Pictures, references: Pictures, full: Pictures | None
+) -> tuple[list[Result], list[dict[str, Any]], dict[str, float]]:
+    """Every judge's results, the paired differences to `full`, and the seconds each judge took."""
+    results: list[Result] = []
+    differences: list[dict[str, Any]] = []
+    seconds: dict[str, float] = {}
+    for member in judges:
+        if member.needs_full and full is None:
+            continue
+        began = time.perf_counter()
+        mine = member.measure(pictures, references, full)
+        results += mine
+        # A measure that is itself a comparison with the full arm has no difference to it.
+        if full is not None and not member.needs_full:
+            theirs = {result.name: result for result in member.measure(full, references)}
+            differences += [_difference(result, theirs[result.name]) for result in mine]
+        seconds[member.name] = round(time.perf_counter() - began, 3)
+        said = ", ".join(f"{r.name} {r.estimate.value:.4g}{f' {r.unit}' if r.unit else ''}" for r in mine)
+        print(f"judges: {said} ({seconds[member.name]:.1f} s)", file=sys.stderr, flush=True)
+    return results, differences, seconds
+
+
+def _zips(records: Sequence[Path], kind: str) -> list[Path]:
+    """The image files that records describe, in the order of their first caption."""
+    bodies = [(Path(path), read_record(path, kind)) for path in records]
+    bodies.sort(key=lambda pair: pair[1].get("first", 0))
+    return [path.with_name(body.get("file", path.with_suffix(".zip").name)) for path, body in bodies]
+
+
+def _check_pairs(pictures: Pictures, full: Pictures) -> None:
+    if pictures.ids != full.ids:
+        raise Fault(
+            f"{len(pictures)} images cannot be paired with the full arm's {len(full)}: their captions or order differ; "
+            "run the full arm with the same captions and number of images"
+        )
+
+
+def _measure(result: Result) -> dict[str, Any]:
+    estimate = result.estimate
+    return {
+        "name": result.name,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
+        "unit": result.unit,
+        "direction": result.direction,
+        "method_of_interval": estimate.method,
+    }
+
+
+def _difference(result: Result, baseline: Result) -> dict[str, Any]:
+    estimate = result.minus(baseline)
+    return {
+        "name": result.name,
+        "difference": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
+        "against": "full",
+        "method_of_interval": estimate.method,
+    }
+
+
+def _write_samples(path: Path, ids: Sequence[str], results: Sequence[Result]) -> None:
+    """One row per picture: its caption id and every measure that has a value for single pictures."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Sequence[str] | np.ndarray] = {"caption_id": list(ids)}
+    columns |= {result.name: result.per_sample for result in results if result.per_sample is not None}
+    with replacing(path) as partial:
+        # NaN says "does not concern this picture": a null in the table.
+        pq.write_table(pa.table({name: pa.array(v, from_pandas=True) for name, v in columns.items()}), partial)
