@@ -33,7 +33,11 @@ def pipeline() -> PixArtAlphaPipeline:
     for block in transformer.transformer_blocks:
         torch.nn.init.normal_(block.scale_shift_table)
     made = PixArtAlphaPipeline(
-        networks.build_tokenizer(), networks.build_text_encoder().eval(), Pixels(), transformer.eval(), build_scheduler()
+        networks.build_tokenizer(),
+        networks.build_text_encoder().eval(),
+        Pixels(),
+        transformer.eval(),
+        build_scheduler(),
     )
     made.set_progress_bar_config(disable=True)
     return made

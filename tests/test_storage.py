@@ -62,7 +62,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "could not be written")]
+    ("number", "says"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "could not be written")],
 )
 def test_a_full_disk_and_a_forbidden_folder_are_sentences(tmp_path: Path, number: int, says: str) -> None:
     with pytest.raises(Fault, match=says), replacing(tmp_path / "file"):

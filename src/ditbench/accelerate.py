@@ -43,7 +43,9 @@ class Accelerated:
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._run is None:
             if self._steps == 0:
-                raise Fault("the pipeline's sampler has not been given its steps yet: call the pipeline, not its network")
+                raise Fault(
+                    "the pipeline's sampler has not been given its steps yet: call the pipeline, not its network"
+                )
             self._run = self._make_run(*args, **kwargs)
         return self._run.forward(*args, **kwargs)
 
@@ -71,12 +73,12 @@ class Accelerated:
     def report(self) -> str:
         """What ran in the last call, in a few lines for a person."""
         trace = self.trace
-        whole = trace.computed == trace.samples * trace.shape.tokens
-        none = trace.computed == 0
+        whole = (trace.computed == trace.samples * trace.shape.tokens).mean()
+        none = (trace.computed == 0).mean()
         lines = [
             f"{trace.shape.steps} steps x {trace.shape.blocks} blocks x {'/'.join(trace.shape.branches)}, "
             f"{trace.shape.tokens} tokens, {trace.samples} sample(s) in a batch",
-            f"units computed whole {whole.mean():.1%}, in part {1 - whole.mean() - none.mean():.1%}, not {none.mean():.1%}",
+            f"units computed whole {whole:.1%}, in part {1 - whole - none:.1%}, not {none:.1%}",
             f"token computations left out: {trace.realised_ratio:.1%}",
         ]
         return "\n".join(lines)
@@ -90,7 +92,9 @@ class Accelerated:
     def __enter__(self) -> Accelerated:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.restore()
 
 

@@ -41,7 +41,9 @@ def read_caption_file(path: Path, count: int) -> list[str]:
     if empty or repeated:
         print(f"{path}: passed over {empty} empty and {repeated} repeated lines", file=sys.stderr)
     if len(distinct) < count:
-        raise Fault(f"{path} holds {len(distinct)} distinct captions, {count} are asked for; lower `images` or add lines")
+        raise Fault(
+            f"{path} holds {len(distinct)} distinct captions, {count} are asked for; lower `images` or add lines"
+        )
     return distinct[:count]
 
 

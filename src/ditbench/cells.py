@@ -73,7 +73,9 @@ def cell_table(config: Config) -> list[Spec]:
         body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
         key = (world, arm)
         if wanted.setdefault(key, body) != body:
-            raise Fault(f"arm {arm!r} means {_said(wanted[key])} in {origin[key]} but {_said(body)} in {source}; rename one")
+            raise Fault(
+                f"arm {arm!r} means {_said(wanted[key])} in {origin[key]} but {_said(body)} in {source}; rename one"
+            )
         origin.setdefault(key, source)
     specs = [
         Spec(

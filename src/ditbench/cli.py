@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="ditbench", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], None], help_: str, *options: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Callable[[argparse.Namespace], None], help_: str, *options: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         sub.set_defaults(command=command)
         for option in options:
@@ -61,8 +63,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--last", type=int, required=True, help="index of its last caption, inclusive")
     sub.add_argument("--batch", type=int, default=16)
     add("cost", _cost, "bill what a cell's traces say was executed", "spec", "shards", "out", "code")
-    sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "out", "code")
+    sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "device", "out", "code")
     sub.add_argument("--references", type=Path, required=True)
+    sub.add_argument("--judges", nargs="*", help="which judges; all of the world's if none is named")
     sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
     sub = add("time", _time, "time an arm interleaved with the full model", "spec", *_DRAWING, "out", "code")
     sub.add_argument("--baseline", type=Path, required=True, help="spec.json of the full arm")
@@ -195,7 +198,9 @@ def _cells(options: argparse.Namespace) -> None:
     specs = cell_table(config)
     states = {cell.hash: cell.state_text for cell in load_results(config, options.results).cells}
     if options.json:
-        bodies = [{**asdict(s), "hash": s.hash, "studies": studies_of(config, s), "state": states[s.hash]} for s in specs]
+        bodies = [
+            {**asdict(s), "hash": s.hash, "studies": studies_of(config, s), "state": states[s.hash]} for s in specs
+        ]
         print(json.dumps(bodies, indent=1))
         return
     rows = [
@@ -277,8 +282,17 @@ def _score(options: argparse.Namespace) -> None:
     with _of_cell(options.spec.parent, "judges"):
         from ditbench.score import score_cell
 
-        full = options.full_shards or None
-        score_cell(options.spec, options.shards, options.captions, options.references, full, options.out, code=options.code)
+        score_cell(
+            options.spec,
+            options.shards,
+            options.captions,
+            options.references,
+            options.full_shards or None,
+            options.out,
+            options.judges or None,
+            options.device,
+            options.code,
+        )
 
 
 def _time(options: argparse.Namespace) -> None:

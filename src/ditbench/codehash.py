@@ -42,7 +42,11 @@ def code_hash(stage: str, world: str | None = None, method: str | None = None) -
 def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
     for name in STAGES[stage]:
         place = PACKAGE / name
-        yield from (p for p in place.rglob("*") if p.suffix in (".py", ".css", ".html", ".js", ".j2")) if place.is_dir() else [place]
+        yield from (
+            (p for p in place.rglob("*") if p.suffix in (".py", ".css", ".html", ".js", ".j2"))
+            if place.is_dir()
+            else [place]
+        )
     if world is not None:
         from ditbench.worlds import get_world
 
@@ -63,6 +67,6 @@ def _method_files(method: str) -> Iterator[Path]:
         seen.add(name)
         path = Path(str(importlib.import_module(name).__file__))
         yield path
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ditbench.methods."):
-                waiting.append(node.module)
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        imported = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        waiting += [module for module in imported if module.startswith("ditbench.methods.")]

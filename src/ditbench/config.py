@@ -132,7 +132,11 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
         for knob, value in knobs.items() if isinstance(knobs, Mapping) else ():
             problem = method_class(method).problem(knob, value)
             if problem:
-                yield f"arms.{name}.knobs.{problem}" if knob in method_class(method).knobs() else f"arms.{name}: {problem}"
+                yield (
+                    f"arms.{name}.knobs.{problem}"
+                    if knob in method_class(method).knobs()
+                    else f"arms.{name}: {problem}"
+                )
 
 
 def _list(value: Any) -> list[Any]:

@@ -87,7 +87,9 @@ def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int]) 
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise Fault(f"{file} cannot be read ({error}); delete {embeddings_path} and run again to make it anew") from error
+        raise Fault(
+            f"{file} cannot be read ({error}); delete {embeddings_path} and run again to make it anew"
+        ) from error
     given = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("given.")}
     return Texts(
         [entries[row]["id"] for row in rows],
@@ -143,10 +145,10 @@ def generate_shard(
     code: str | None = None,
 ) -> None:
     """Draws the images of captions `first` to `last` (inclusive) into one shard and its record."""
+    import numpy as np
+
     from ditbench.records import Clock, read_record, write_record
     from ditbench.storage import write_shard
-
-    import numpy as np
 
     clock = Clock()
     spec = read_record(spec_path, "spec")
@@ -171,7 +173,11 @@ def generate_shard(
             if now - told > PROGRESS_SECONDS or done == len(rows):
                 rate, told = done / (now - began), now
                 left = (len(rows) - done) / rate
-                print(f"{label}: {done} of {len(rows)} images, {rate:.2f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+                print(
+                    f"{label}: {done} of {len(rows)} images, {rate:.2f}/s, {left:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
     assert trace is not None
     whole = np.concatenate(images)
     ids = [caption_id for texts in batches for caption_id in texts.ids]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -70,10 +71,12 @@ def interleave(runs: dict[str, Callable[[], None]], baseline: str, rounds: int) 
         for name in others[turn:] + others[:turn]:
             seconds[name].append(_timed(runs[name]))
         print(f"stopwatch: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-    around = [(a + b) / 2 for a, b in zip(seconds[baseline], seconds[baseline][1:], strict=False)]
-    timings = {name: Timing(seconds[name], [a / s for a, s in zip(around, seconds[name], strict=True)]) for name in others}
+    around = [(a + b) / 2 for a, b in pairwise(seconds[baseline])]
+    timings = {
+        name: Timing(seconds[name], [a / s for a, s in zip(around, seconds[name], strict=True)]) for name in others
+    }
     full = seconds[baseline]
-    timings[baseline] = Timing(full, [a / b for a, b in zip(full, full[1:], strict=False)])
+    timings[baseline] = Timing(full, [a / b for a, b in pairwise(full)])
     return timings
 
 

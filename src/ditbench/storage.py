@@ -28,7 +28,9 @@ _DATE = (2000, 1, 1, 0, 0, 0)
 
 def _explain(path: Path, error: OSError) -> Fault:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault(f"the disk is full: {path} could not be written; make room and run again, what is finished is kept")
+        return Fault(
+            f"the disk is full: {path} could not be written; make room and run again, what is finished is kept"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Fault(f"no permission to write {path}; change its owner or set another folder with `results:`")
     return Fault(f"{path} could not be written: {error.strerror or error}")

@@ -198,9 +198,7 @@ def test_the_bill_equals_torchs_flop_counter(kind: str) -> None:
         shares[1] = 0
     run = make_run(network, shares, steps=2)
     expected = counted(network, run, steps=2, batch=2)
-    costs = pixart_costs(
-        width=16, tokens=TOKENS, text_tokens=TEXT, text_width=12, patch_values=12, out_values=12
-    )
+    costs = pixart_costs(width=16, tokens=TOKENS, text_tokens=TEXT, text_width=12, patch_values=12, out_values=12)
     assert bill(run.trace, costs).total == expected
 
 

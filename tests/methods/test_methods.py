@@ -67,7 +67,7 @@ def test_wrong_knobs_are_one_sentence(name: str, knobs: dict, says: str) -> None
 
 
 def test_all_wrong_knobs_are_named_at_once() -> None:
-    with pytest.raises(Fault, match="interval.*direction"):
+    with pytest.raises(Fault, match=r"interval.*direction"):
         get_method("fora", {"interval": 0, "direction": "left"})
 
 

@@ -2,6 +2,7 @@
 # What it makes lies under results/assets/scenes; a person who wants to ship it copies it to assets/scenes.
 
 ASSETS = f"{RESULTS}/assets"
+WORK = f"{RESULTS}/assets/work"
 RECIPE = "src/ditbench/worlds/scenes"
 
 
@@ -9,11 +10,13 @@ rule backbone:
     input:
         expand(f"{RECIPE}/{{name}}.py", name=["grammar", "renderer", "settings", "model", "recipe/backbone"]),
     output:
-        expand(f"{ASSETS}/scenes/{{name}}", name=["transformer.safetensors", "text_encoder.safetensors", "backbone.json"]),
+        expand(
+            f"{ASSETS}/scenes/{{name}}", name=["transformer.safetensors", "text_encoder.safetensors", "backbone.json"]
+        ),
     params:
         device=CONFIG.device,
-        folder=f"{ASSETS}/scenes",
-        work=f"{ASSETS}/work",
+        place=lambda wildcards, output: Path(output[0]).parent,
+        work=WORK,
     log:
         f"{LOGS}/assets/backbone.log",
     benchmark:
@@ -24,7 +27,7 @@ rule backbone:
         gpu=GPUS,
     retries: 2
     shell:
-        "OMP_NUM_THREADS={threads} ditbench assets train-backbone --folder {params.folder} --work {params.work} "
+        "OMP_NUM_THREADS={threads} ditbench assets train-backbone --folder {params.place} --work {params.work} "
         "--device {params.device} 2>&1 | tee {log} >&2"
 
 
@@ -32,11 +35,14 @@ rule judge_weights:
     input:
         expand(f"{RECIPE}/{{name}}.py", name=["grammar", "renderer", "recipe/judges"]),
     output:
-        expand(f"{ASSETS}/scenes/{{name}}", name=["reader.safetensors", "dual.safetensors", "preference.safetensors", "judges.json"]),
+        expand(
+            f"{ASSETS}/scenes/{{name}}",
+            name=["reader.safetensors", "dual.safetensors", "preference.safetensors", "judges.json"],
+        ),
     params:
         device=CONFIG.device,
-        folder=f"{ASSETS}/scenes",
-        work=f"{ASSETS}/work",
+        place=lambda wildcards, output: Path(output[0]).parent,
+        work=WORK,
     log:
         f"{LOGS}/assets/judges.log",
     benchmark:
@@ -47,7 +53,7 @@ rule judge_weights:
         gpu=GPUS,
     retries: 2
     shell:
-        "OMP_NUM_THREADS={threads} ditbench assets train-judges --folder {params.folder} --work {params.work} "
+        "OMP_NUM_THREADS={threads} ditbench assets train-judges --folder {params.place} --work {params.work} "
         "--device {params.device} 2>&1 | tee {log} >&2"
 
 

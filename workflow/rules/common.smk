@@ -11,7 +11,6 @@ from ditbench.config import check_config
 from ditbench.faults import Fault
 from ditbench.study import load_study
 
-
 try:
     CONFIG = check_config(config)
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}

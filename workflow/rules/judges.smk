@@ -14,7 +14,8 @@ rule scores:
         code=code_of_world("score"),
         spec=spec_hash,
         full=lambda wildcards, input: f"--full-shards {' '.join(input.full)}" if input.full else "",
-        judges=" ".join(CONFIG.judges or []),
+        judges=f"--judges {' '.join(CONFIG.judges)}" if CONFIG.judges else "",
+        device=CONFIG.device,
     log:
         f"{LOGS}/scores/{{world}}.{{arm}}.seed{{seed}}.log",
     benchmark:
@@ -24,5 +25,6 @@ rule scores:
         mem_mb=4000,
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
-        "--captions {input.captions} --references {input.references} --out {output} --code {params.code} "
+        "--captions {input.captions} --references {input.references} {params.judges} --device {params.device} "
+        "--out {output} --code {params.code} "
         "2> >(tee {log} >&2)"

@@ -68,7 +68,7 @@ class PixArtBackbone:
     """`PixArtTransformer2DModel` as units."""
 
     network_class = "PixArtTransformer2DModel"
-    branches = ("self", "cross", "mlp")
+    branches: tuple[str, ...] = ("self", "cross", "mlp")
 
     def __init__(self, network: PixArtTransformer2DModel) -> None:
         self.network = network

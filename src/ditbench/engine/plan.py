@@ -36,7 +36,9 @@ class Plan:
         shares = np.asarray(self.shares, dtype=np.float64)
         object.__setattr__(self, "shares", shares)
         if shares.ndim != 3 or shares.shape[2] != len(self.branches):
-            raise Fault(f"a plan needs shares of shape [steps, blocks, {len(self.branches)} branches], not {shares.shape}")
+            raise Fault(
+                f"a plan needs shares of shape [steps, blocks, {len(self.branches)} branches], not {shares.shape}"
+            )
         if not np.all((shares >= 0) & (shares <= 1)):
             raise Fault("a plan's shares must lie between 0 (no token) and 1 (all tokens)")
 

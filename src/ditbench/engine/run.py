@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class Run:
     """Executes `plan` on `backbone`, one step per call of the network."""
 
-    def __init__(self, backbone: Backbone, plan: Plan, tokens: int, fill: Fill, selector: Selector | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, plan: Plan, tokens: int, fill: Fill, selector: Selector | None = None
+    ) -> None:
         if (plan.blocks, plan.branches) != (backbone.blocks, backbone.branches):
             raise Fault(
                 f"the plan is for {plan.blocks} blocks of {'/'.join(plan.branches)}, "

@@ -26,7 +26,9 @@ def _classes() -> dict[str, type[Method]]:
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__:
                 if value.name in found:
-                    raise Fault(f"two methods are called {value.name!r}: {found[value.name].__module__}, {module.__name__}")
+                    raise Fault(
+                        f"two methods are called {value.name!r}: {found[value.name].__module__}, {module.__name__}"
+                    )
                 found[value.name] = value
     return dict(sorted(found.items()))
 
@@ -41,7 +43,7 @@ def method_class(name: str) -> type[Method]:
     classes = _classes()
     if name not in classes:
         near = difflib.get_close_matches(name, classes, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise Fault(f"no method {name!r}{hint} Possible: {', '.join(classes)}")
     return classes[name]
 

@@ -39,6 +39,6 @@ def get_world(name: str) -> World:
     worlds = _worlds()
     if name not in worlds:
         near = difflib.get_close_matches(name, worlds, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise Fault(f"no world {name!r}{hint} Possible: {', '.join(worlds)}")
     return worlds[name]

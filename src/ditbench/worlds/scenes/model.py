@@ -80,5 +80,7 @@ def build_transformer() -> PixArtTransformer2DModel:
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask, [captions, TEXT_LENGTH] each."""
-    batch = tokenizer(list(captions), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+    batch = tokenizer(
+        list(captions), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    )
     return batch.input_ids, batch.attention_mask

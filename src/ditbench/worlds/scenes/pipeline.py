@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, DPMSolverMultistepScheduler, ModelMixin, PixArtAlphaPipeline
+from diffusers import (
+    ConfigMixin,
+    DPMSolverMultistepScheduler,
+    ModelMixin,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import T5EncoderModel
 
 from ditbench.faults import Fault
 from ditbench.worlds.scenes import model as networks
@@ -49,7 +56,9 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-def _to_network(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _to_network(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     dtype = next(module.parameters()).dtype
     first, *rest = args
     text = kwargs["encoder_hidden_states"].to(dtype)
@@ -64,13 +73,15 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a shipped file; a missing or damaged one is one sentence."""
     if not path.exists():
         raise Fault(
-            f"{path} is missing: it ships with the repository (git checkout -- {path.parent.name}), "
+            f"{path} is missing: it ships with the repository (`git checkout -- assets/scenes`), "
             "and `snakemake assets` trains it anew"
         )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise Fault(f"{path} cannot be read as weights ({error}); restore it with `git checkout -- {path.name}`") from error
+        raise Fault(
+            f"{path} cannot be read as weights ({error}); restore it with `git checkout -- assets/scenes`"
+        ) from error
 
 
 def _load_into(module: nn.Module, path: Path) -> None:
@@ -78,11 +89,15 @@ def _load_into(module: nn.Module, path: Path) -> None:
     expected = module.state_dict()
     wrong = sorted(name for name in set(weights) | set(expected) if name not in weights or name not in expected)
     if wrong:
-        raise Fault(f"{path} does not fit this version's network: {', '.join(wrong[:3])} …; retrain with `snakemake assets`")
+        raise Fault(
+            f"{path} does not fit this version's network: {', '.join(wrong[:3])} …; retrain with `snakemake assets`"
+        )
     module.load_state_dict(weights)
 
 
-def build_pipeline(transformer: nn.Module, text_encoder: nn.Module, device: str) -> PixArtAlphaPipeline:
+def build_pipeline(
+    transformer: PixArtTransformer2DModel, text_encoder: T5EncoderModel, device: str
+) -> PixArtAlphaPipeline:
     """The pipeline of given networks; latents stay in fp32, the transformer computes in the world's dtype."""
     transformer = transformer.eval().requires_grad_(False).to(device, getattr(torch, settings.DTYPE))
     if device == "cpu":

@@ -80,11 +80,11 @@ def _cross(x: Floats, y: Floats) -> Floats:
 SHAPE_DISTANCE = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross, "ring": _ring}
 
 
-def _soft_step(distance_in_pixels: Floats) -> Floats:
+def _soft_step(distance_in_pixels: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.clip(distance_in_pixels + np.float32(0.5), 0, 1)
 
 
-def _background_weight(kind: str, size: int) -> Floats:
+def _background_weight(kind: str, size: int) -> NDArray[np.floating]:
     """The share of the second colour at every pixel, [size, size]."""
     centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / size
     y, x = np.meshgrid(centres, centres, indexing="ij")
@@ -102,7 +102,7 @@ def _background_weight(kind: str, size: int) -> Floats:
     return _soft_step((np.float32(DOT_RADIUS) - np.hypot(cell_x, cell_y)) / DOTS * size)
 
 
-def _wave(axis: Floats, periods: int, size: int) -> Floats:
+def _wave(axis: NDArray[np.floating], periods: int, size: int) -> NDArray[np.floating]:
     """A triangle wave in pixels: the signed distance to the nearest of the 2 x `periods` edges."""
     phase = np.mod(axis * periods, 1)
     return (np.abs(phase - np.float32(0.5)) - np.float32(0.25)) * (size / periods)

@@ -63,7 +63,7 @@ def _making(account: dict[str, Any]) -> str:
         "wall time": f"{account['seconds'] / 3600:.1f} h on a machine shared with other work",
         "hardware": hardware["accelerator"] or f"{hardware['processor']}, {hardware['cores']} cores",
         "seed": recipe["seed"],
-        "optimiser": f"Muon {recipe['muon_rate']:g} for the blocks' matrices, AdamW {recipe['adam_rate']:g} for the rest",
+        "optimiser": f"Muon {recipe['muon_rate']:g} for the blocks, AdamW {recipe['adam_rate']:g} for the rest",
         "recipe hash": f"`{account['recipe_hash']}`",
         "versions": ", ".join(f"{name} {number}" for name, number in account["versions"].items()),
     }
@@ -117,7 +117,7 @@ def sample_sheet(real: np.ndarray, drawn: np.ndarray, columns: int = 12, zoom: i
     """Renders and drawings of the same captions, in alternating rows."""
     rows = []
     for start in range(0, len(real) - columns + 1, columns):
-        rows += [np.hstack(real[start : start + columns]), np.hstack(drawn[start : start + columns])]
+        rows += [np.hstack(list(pictures[start : start + columns])) for pictures in (real, drawn)]
     sheet = Image.fromarray(np.vstack(rows))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
 

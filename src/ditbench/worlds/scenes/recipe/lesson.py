@@ -106,9 +106,9 @@ def refit(
     batch: int = 64,
     rate: float = 3e-3,
 ) -> float:
-    """Trains a transformer's caption `projection` so that it gives of a new encoder's words what it gave of the former's.
+    """Trains a caption `projection` to give of a new encoder's words what it gave of the former's.
 
-    Returns the share of the variance that it does not meet. A network that had learned from the former encoder can
+    Returns the share of the variance that it does not meet. A transformer that had learned from the former encoder can
     then go on learning from the new one.
     """
     import copy
@@ -126,13 +126,17 @@ def refit(
             wanted = former(former_encoder(input_ids=ids, attention_mask=mask).last_hidden_state)
             words = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = mask[..., None].float()
-        missed = (weight * (projection(words) - wanted) ** 2).sum() / (weight * (wanted - wanted.mean((0, 1))) ** 2).sum()
+        missed = (weight * (projection(words) - wanted) ** 2).sum() / (
+            weight * (wanted - wanted.mean((0, 1))) ** 2
+        ).sum()
         missed.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         shares.append(missed.item())
-    print(f"lesson: the projection misses {np.mean(shares[-20:]):.3f} of the former variance", file=sys.stderr, flush=True)
+    print(
+        f"lesson: the projection misses {np.mean(shares[-20:]):.3f} of the former variance", file=sys.stderr, flush=True
+    )
     return float(np.mean(shares[-20:]))
 
 
