@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,3 +110,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return made
+
+
+@pytest.fixture(scope="module")
+def fresh_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Tree]:
+    """Makes copies whose stages are the real ones."""
+    return lambda: copy_tree(tmp_path_factory.mktemp("real"))

@@ -6,9 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Tree
+
+if TYPE_CHECKING:
+    from tests.workflow.conftest import Tree
 
 ARMS, SHARDS = 4, 2
 SMALL = ("--config", "images=8", "shard=4")
