@@ -215,6 +215,8 @@ def test_links_open_the_view_that_is_published(
     links = published()["experiments"][0]
     assert "workflowType=machine_learning" in links["table"] and f"viewStateShareKey={VIEW}" in links["table"]
     assert links["table"].startswith("http://127.0.0.1:5000/#/experiments/")
+    # MLflow's page of comparisons reads its address in this order only.
+    assert "/#/compare-runs?runs=[" in links["compare"]
     tags = MlflowClient(tracking_uri=uri_of(tree.root)).get_experiment(links["experiment_id"]).tags
     state = json.loads(tags[f"mlflow.sharedViewState.{VIEW}"])
     metrics = {name for run in runs_of(tree.root) for name in run.data.metrics}
@@ -261,3 +263,31 @@ def test_the_whole_way_from_a_config_to_the_record(
     assert str(tree.root) not in json.dumps(body["experiments"]) and body["uri"].endswith("in the results folder")
     told = capsys.readouterr().err
     assert "4 runs of world scenes" in told and body["experiments"][0]["table"] in told
+
+
+def test_the_user_interface_goes_when_it_is_told_to(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    """SIGTERM to the command ends the server and what the server started."""
+    import signal
+    import subprocess
+    import sys
+
+    import psutil
+
+    published()
+    code = (
+        "from ditbench.config import Config; from ditbench.report.track import serve;"
+        f"serve(Config(results={str(tree.root)!r}), port=5870)"
+    )
+    with (tree.root / "ui.log").open("w") as log:
+        command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert command.stdout is not None and "/#/experiments/" in command.stdout.readline()
+    parent, children, until = psutil.Process(command.pid), [], time.monotonic() + 60
+    while not children and time.monotonic() < until:
+        time.sleep(0.2)
+        children = parent.children(recursive=True)
+    time.sleep(2)  # until the server has taken over its signals
+    children = parent.children(recursive=True)
+    command.send_signal(signal.SIGTERM)
+    command.wait(timeout=30)
+    gone, alive = psutil.wait_procs(children, timeout=30)
+    assert gone and not alive

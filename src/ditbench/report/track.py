@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,8 @@ KEY, DIGEST = "ditbench.key", "ditbench.digest"
 FORMAT = 1
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
 LOGGED = ("spec", "images", "cost", "scores", "latency")
+# Without it MLflow opens its pages for language models.
+TRAINING = "?workflowType=machine_learning"
 # How long a server may take to answer before it counts as unreachable.
 PATIENCE_S = 5
 # A run without a digest this old was left by a publication that died.
@@ -398,7 +400,9 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str) -> dic
                         ids.append(run_id)
                         row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
                         row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
-                        runs.append(row | {"link": f"{base_link(uri)}/#/experiments/{experiment}/runs/{run_id}"})
+                        runs.append(
+                            row | {"link": f"{base_link(uri)}/#/experiments/{experiment}/runs/{run_id}{TRAINING}"}
+                        )
                 links = {"table": table_link(uri, experiment), "charts": charts_link(uri, experiment)}
                 links |= {"compare": compare_link(uri, experiment, ids)}
                 experiments.append({"world": world, "experiment_id": experiment, **links})
@@ -424,8 +428,7 @@ def base_link(uri: str, port: int = 5000) -> str:
 
 def table_link(uri: str, experiment: str, port: int = 5000) -> str:
     """Opens the runs of an experiment with the columns of its study."""
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"{base_link(uri, port)}/#/experiments/{experiment}/runs?{query}"
+    return f"{base_link(uri, port)}/#/experiments/{experiment}/runs{TRAINING}&viewStateShareKey={VIEW}"
 
 
 def charts_link(uri: str, experiment: str, port: int = 5000) -> str:
@@ -436,7 +439,8 @@ def charts_link(uri: str, experiment: str, port: int = 5000) -> str:
 def compare_link(uri: str, experiment: str, runs: Sequence[str], port: int = 5000) -> str:
     """Opens runs side by side."""
     chosen, where = (json.dumps(list(ids), separators=(",", ":")) for ids in (runs, [experiment]))
-    return f"{base_link(uri, port)}/#/compare-runs?runs={chosen}&experiments={where}"
+    # The runs must come first: that page reads its address in no other order.
+    return f"{base_link(uri, port)}/#/compare-runs?runs={chosen}&experiments={where}&{TRAINING[1:]}"
 
 
 def _experiment(client: MlflowClient, uri: str, world: str, root: Path, studies: Sequence[Study]) -> str:
@@ -541,6 +545,7 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000) -
 
     Where `port` is taken, the next free one serves.
     """
+    import signal
     import subprocess
 
     root = Path(results if results is not None else config.results)
@@ -556,12 +561,17 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000) -
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # Without this MLflow starts seven more processes, for jobs that we do not have.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # A group of its own: MLflow's server starts another process, and both must go when we are told to stop.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        done = subprocess.run(command, env=environment, check=False)
+        code = server.wait()
     except KeyboardInterrupt:
         return
-    if done.returncode:
-        raise Fault(f"MLflow's server stopped with exit code {done.returncode}; what it said is above")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+    raise Fault(f"MLflow's server stopped with exit code {code}; what it said is above")
 
 
 def _free_port(first: int) -> int:
