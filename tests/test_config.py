@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ditbench.config import Config, check_config, load_config
+from ditbench.config import Config, check_config, load_config, retyped
 from ditbench.faults import Fault
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,11 @@ def test_all_mistakes_are_told_at_once() -> None:
     lines = told({"images": 0, "wrold": "x", "studies": ["nope"], "arms": {"a": {"method": "foar"}}})
     assert len(lines) == 4
     assert all(line.startswith("c.yaml: ") for line in lines)
+
+
+def test_nested_settings_of_the_command_line_get_their_types() -> None:
+    given = {"rounds": "1", "deep": ["0.5", "true", "up"], "file": "a: b"}
+    assert retyped(given) == {"rounds": 1, "deep": [0.5, True, "up"], "file": "a: b"}
 
 
 @pytest.mark.parametrize(("text", "says"), [("a: [", "cannot be read as YAML"), ("- 1", "must hold keys and values")])

@@ -24,7 +24,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cost": ("engine/ledger.py", "engine/trace.py"),
     "score": ("score.py", "statistics.py", "judges"),
     "time": ("stopwatch.py", "generate.py", "noise.py", *_LOOP, "methods/base.py"),
-    "publish": ("report/track.py", "report/results.py"),
+    "publish": ("report", "study.py"),
     "report": ("report", "study.py"),
 }
 

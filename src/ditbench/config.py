@@ -101,6 +101,23 @@ def check_config(body: Any, source: str = "config.yaml") -> Config:
     return config
 
 
+def retyped(value: Any) -> Any:
+    """A setting given on Snakemake's command line, whose nested values arrive as text, with the types YAML gives them."""
+    import yaml
+
+    if isinstance(value, Mapping):
+        return {name: retyped(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [retyped(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        typed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return typed if isinstance(typed, int | float | bool) else value
+
+
 def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
     from ditbench.methods import method_names
     from ditbench.methods.registry import method_class

@@ -19,7 +19,7 @@ Z = 1.959963984540054  # the normal distribution's 97.5 % point
 DRAWS = 2000
 # Random indices are drawn in chunks, so that 30,000 samples need no gigabytes.
 CHUNK = 4_000_000
-GROUPS, WIDE_GROUPS = 50, 20
+GROUPS, WIDE_GROUPS = 50, 16
 WIDE = 512  # more features than this: fewer groups, each one costs an eigenvalue problem
 
 

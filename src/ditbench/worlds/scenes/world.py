@@ -34,7 +34,7 @@ class Scenes(World):
     guidance: ClassVar[float] = settings.GUIDANCE
     dtype: ClassVar[str] = settings.DTYPE
     image_size: ClassVar[int] = settings.IMAGE_SIZE
-    judge_names: ClassVar[tuple[str, ...]] = ("fid", "attributes", "clip", "hps")
+    judge_names: ClassVar[tuple[str, ...]] = ("fid", "attributes", "clip", "hps", "psnr")
 
     def sources(self, stage: str) -> list[Path]:
         here, assets = Path(__file__).parent, assets_folder()

@@ -30,12 +30,16 @@ from ditbench.worlds.scenes.renderer import render_batch
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of images of one size; `shift` moves noise levels towards the noisy end (1 = uniform)."""
+    """A run of images of one size.
+
+    `shift` moves noise levels towards the noisy end (1 = uniform); `average` is the decay of the averaged weights.
+    """
 
     size: int
     images: int
     batch: int
     shift: float
+    average: float = 0.9985
 
     @property
     def pixels(self) -> int:
@@ -48,7 +52,7 @@ class Recipe:
     """Everything that decides the trained weights."""
 
     seed: int = 0
-    stages: tuple[Stage, ...] = (Stage(32, 268_800, 64, 2.5), Stage(64, 48_000, 32, 4.0))
+    stages: tuple[Stage, ...] = (Stage(32, 230_400, 64, 2.5), Stage(64, 40_000, 32, 4.0, 0.995))
     muon_rate: float = 3e-3
     adam_rate: float = 2e-3
     muon_decay: float = 0.02
@@ -56,7 +60,6 @@ class Recipe:
     # The learning rate falls linearly to zero over the last part of the computation.
     cooldown_share: float = 0.3
     drop_caption: float = 0.1
-    average_decay: float = 0.9985
     # After this many images the text encoder is taught which word belongs to which object (lesson.py). 0 is best; the
     # shipped weights were taught this late, when it was seen that pictures alone do not teach it.
     lesson_at: int = 211_200
@@ -231,7 +234,7 @@ class Training:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         progress.seen += stage.batch
-        decay = min(recipe.average_decay, progress.seen / (progress.seen + 20 * stage.batch))
+        decay = min(stage.average, progress.seen / (progress.seen + 20 * stage.batch))
         with torch.no_grad():
             for name, parameter in self.pair.named_parameters():
                 self.average[name].lerp_(parameter, 1 - decay)
