@@ -8,7 +8,7 @@ import pytest
 from ditbench.worlds.scenes.grammar import draw_scenes
 from ditbench.worlds.scenes.judges.dual import LENGTH, PAD, UNKNOWN, DualEncoder, load_dual, tokenize
 from ditbench.worlds.scenes.judges.preference import load_preference
-from ditbench.worlds.scenes.recipe.changes import CHANGES, change
+from ditbench.worlds.scenes.recipe.changes import CHANGES, change, mirrored
 from ditbench.worlds.scenes.recipe.defects import DAMAGES, damaged
 from ditbench.worlds.scenes.renderer import render_batch
 from ditbench.worlds.scenes.world import assets_folder
@@ -36,6 +36,14 @@ def test_hps_scores_a_damaged_picture_lower(kind: str) -> None:
     )
     scores = preference.score(IMAGES, CAPTIONS), preference.score(np.rint(worse).astype(np.uint8), CAPTIONS)
     assert np.mean(scores[0] > scores[1]) >= 0.9
+
+
+def test_clip_hears_which_object_is_where() -> None:
+    dual = load_dual(assets_folder() / "dual.safetensors")
+    pairs = [i for i, scene in enumerate(SCENES) if len(scene.things) == 2]
+    right = dual.similarity(IMAGES[pairs], [CAPTIONS[i] for i in pairs])
+    turned = dual.similarity(IMAGES[pairs], [mirrored(SCENES[i]).caption() for i in pairs])
+    assert np.mean(right > turned) >= 0.9
 
 
 def test_hps_scores_the_picture_of_another_caption_lower() -> None:

@@ -110,6 +110,13 @@ def test_the_background_counts_when_it_was_read() -> None:
     assert not check(SINGLE, found(SINGLE), other).everything_right
 
 
+def test_stripes_have_no_first_colour_but_gradients_do() -> None:
+    for kind, tolerated in (("striped", True), ("checkered", True), ("gradient", False), ("dotted", False)):
+        asked = replace(SINGLE, background=Background(kind, ("gray", "pink")))
+        assert check(asked, found(asked), Background(kind, ("pink", "gray"))).everything_right is tolerated
+        assert not check(asked, found(asked), Background(kind, ("pink", "black"))).everything_right
+
+
 def test_the_shipped_reader_reads_renders_and_not_ruins() -> None:
     reader = load_reader(assets_folder() / "reader.safetensors")
     scenes = draw_scenes(200, seed=5)

@@ -59,7 +59,8 @@ class TextTower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(len(_IDS) + 2, WIDTH)
-        self.places = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
+        # As large as the words' own vectors: with small ones the order of words, and so every relation, stays unheard.
+        self.places = nn.Parameter(torch.randn(LENGTH, WIDTH))
         layer = nn.TransformerEncoderLayer(
             WIDTH, 4, 2 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )

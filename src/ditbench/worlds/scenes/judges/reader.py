@@ -42,6 +42,7 @@ CENTRE_THRESHOLD = 0.4
 # Below this probability a shape or a colour is not recognised.
 SURE = 0.6
 UNCLEAR = "unclear"
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _arranged(scene: Scene, found: Sequence[Found]) -> bool:
 def _relation_right(scene: Scene, found: Sequence[Found]) -> bool:
     """Whether two objects fit the asked order better than the opposite one; undecidable counts as wrong."""
     asked, opposite = [0], [0]
-    reverse = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[scene.where]
+    reverse = OPPOSITE[scene.where]
     for pair in itertools.permutations(found, 2):
         relation = relation_of(*pair)
         if relation == scene.where:
@@ -231,6 +232,13 @@ def _relation_right(scene: Scene, found: Sequence[Found]) -> bool:
         elif relation == reverse:
             opposite.append(_fit(scene.things, pair))
     return max(asked) > max(opposite)
+
+
+def same_background(asked: Background, drawn: Background) -> bool:
+    """Whether a background is the one asked for; stripes and checks have no first colour that a person could name."""
+    if asked.kind in ("striped", "checkered"):
+        return asked.kind == drawn.kind and set(asked.colours) == set(drawn.colours)
+    return asked == drawn
 
 
 def check(scene: Scene, found: Sequence[Found], background: Background | None = None) -> Verdict:
@@ -250,5 +258,5 @@ def check(scene: Scene, found: Sequence[Found], background: Background | None = 
         objects=objects,
         relation_right=_relation_right(scene, found[:6]) if related else None,
         place_right=None if related else assigned[0] is not None and place_of(assigned[0]) == scene.where,
-        background_right=background is None or background == scene.background,
+        background_right=background is None or same_background(scene.background, background),
     )

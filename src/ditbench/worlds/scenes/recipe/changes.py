@@ -18,6 +18,7 @@ from ditbench.worlds.scenes.grammar import (
     Scene,
     Thing,
 )
+from ditbench.worlds.scenes.judges.reader import OPPOSITE
 
 # The kinds of change and how often each is drawn; the background's words matter less than the objects'.
 CHANGES = {"shape": 5, "colour": 4, "size": 3, "where": 5, "background": 3}
@@ -63,6 +64,11 @@ def change(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
         # Two objects of one shape and colour are no scene: "the first" would have no meaning.
         if len({(thing.shape, thing.colour) for thing in changed.things}) == len(changed.things):
             return changed
+
+
+def mirrored(scene: Scene) -> Scene:
+    """A scene of two objects with the opposite relation: the same words, another meaning."""
+    return replace(scene, where=OPPOSITE[scene.where])
 
 
 def draw_change(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:

@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from ditbench.worlds.scenes.grammar import draw_scene
 from ditbench.worlds.scenes.judges.dual import DualEncoder, tokenize
 from ditbench.worlds.scenes.judges.trunk import Trunk
-from ditbench.worlds.scenes.recipe.changes import draw_change
+from ditbench.worlds.scenes.recipe.changes import draw_change, mirrored
 from ditbench.worlds.scenes.recipe.defects import imperfect
 from ditbench.worlds.scenes.recipe.training import Schedule, Task, stacked
 from ditbench.worlds.scenes.renderer import render
 
-# Captions with one word changed that each picture must tell from its own.
-HARD_NEGATIVES = 3
+# Captions with one word changed that each picture must tell from its own; the first is of the opposite relation.
+HARD_NEGATIVES = 2
 
 
 class DualTask(Task):
     """Contrastive learning; the image tower starts from the reader's trunk."""
 
     name = "dual"
-    schedule = Schedule(steps=1500, batch=96, rate=2e-3, seed=1)
+    schedule = Schedule(steps=1100, batch=96, rate=2e-3, seed=1)
 
     def __init__(self, trunk: Trunk, device: str = "cpu") -> None:
         torch.manual_seed(self.schedule.seed)
@@ -38,7 +38,11 @@ class DualTask(Task):
             imperfect(render(scene, seed, step * count + row).astype(np.float32), rng)
             for row, scene in enumerate(scenes)
         ]
-        changed = [draw_change(scene, rng)[1] for _ in range(HARD_NEGATIVES) for scene in scenes]
+        changed = [
+            mirrored(scene) if first and len(scene.things) == 2 else draw_change(scene, rng)[1]
+            for first in [True] + [False] * (HARD_NEGATIVES - 1)
+            for scene in scenes
+        ]
         return pictures, [scene.caption() for scene in (*scenes, *changed)]
 
     def loss(self, step: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ from ditbench.worlds.scenes.judges.dual import DualEncoder, load_dual, tokenize
 from ditbench.worlds.scenes.judges.preference import Preference, load_preference
 from ditbench.worlds.scenes.judges.reader import Reader, check, load_reader, to_pixels
 from ditbench.worlds.scenes.judges.weights import save_weights
-from ditbench.worlds.scenes.recipe.changes import CHANGES, change
+from ditbench.worlds.scenes.recipe.changes import CHANGES, change, mirrored
 from ditbench.worlds.scenes.recipe.defects import DAMAGES
 from ditbench.worlds.scenes.recipe.dual_task import DualTask
 from ditbench.worlds.scenes.recipe.export import accelerator_name
@@ -96,7 +96,8 @@ def reader_accuracy(reader: Reader, count: int = 2000) -> dict[str, float]:
 def dual_accuracy(dual: DualEncoder, count: int = 1000) -> dict[str, float]:
     """How often a render is closer to its caption than to the caption with one word changed, by kind of change.
 
-    `all`: closer than to every one of them at once; `retrieval`: closer than to any other caption of `count`.
+    `all`: closer than to every one of them at once; `opposite`: than to the caption with the relation turned round;
+    `retrieval`: than to any other caption of `count`.
     """
     scenes = draw_scenes(count, HELD_OUT_SEED)
     images = render_batch(scenes, HELD_OUT_SEED)
@@ -107,11 +108,14 @@ def dual_accuracy(dual: DualEncoder, count: int = 1000) -> dict[str, float]:
         kind: right > dual.similarity(images, [change(scene, kind, rng).caption() for scene in scenes])
         for kind in CHANGES
     }
+    pairs = [i for i, scene in enumerate(scenes) if len(scene.things) == 2]
+    opposite = dual.similarity(images[pairs], [mirrored(scenes[i]).caption() for i in pairs])
     every = similarities(dual, images, captions)
     return {
         "renders": count,
         "all": float(np.logical_and.reduce(list(beaten.values())).mean()),
         **{kind: float(won.mean()) for kind, won in beaten.items()},
+        "opposite": float((right[pairs] > opposite).mean()),
         "retrieval": float((every.argmax(1) == np.arange(count)).mean()),
     }
 
