@@ -55,7 +55,7 @@ class Config(_Part):
     world: str = "scenes"
     images: Count = 512
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    shard: Count = 256
+    shard: Count = 512
     batch: Count = 16
     device: Device = "cpu"
     captions: CaptionsConfig = CaptionsConfig()

@@ -54,7 +54,7 @@ def test_a_fresh_tree_plans_every_stage_once_per_cell_and_shard(tree: Tree) -> N
 
 def test_thirty_thousand_images_are_a_supported_size(tree: Tree) -> None:
     jobs = tree.planned("--config", "images=30000", "seeds=[0,1]")
-    assert jobs["images"] == ARMS * 2 * 118  # 117 shards of 256 and one of 48
+    assert jobs["images"] == ARMS * 2 * 59  # 58 shards of 512 and one of 304
     assert jobs["captions"] == jobs["embeddings"] == jobs["references"] == 1
 
 

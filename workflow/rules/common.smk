@@ -7,12 +7,14 @@ from pathlib import Path
 
 from ditbench.cells import caption_set, cell_table, shard_ranges
 from ditbench.codehash import code_hash
-from ditbench.config import check_config
+from ditbench.config import check_config, retyped
 from ditbench.faults import Fault
 from ditbench.study import load_study
 
 try:
-    CONFIG = check_config(config)
+    # Nested values of --config arrive as text.
+    given = {name: retyped(config[name]) for name in workflow.config_settings.config}
+    CONFIG = check_config({**config, **given})
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
 except Fault as fault:

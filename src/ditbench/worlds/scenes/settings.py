@@ -11,7 +11,7 @@ TEXT_LENGTH = 20  # the longest caption has 17 words, and an end mark
 TEXT_WIDTH = 128
 
 # How the default run samples: DPM-Solver++ of second order over shifted flow levels.
-STEPS = 16
+STEPS = 10
 GUIDANCE = 2.5
 FLOW_SHIFT = 3.0
 DTYPE = "bfloat16"
