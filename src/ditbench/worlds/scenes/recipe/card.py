@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("attributes/scenes", "objects/scenes", "relations/scenes", "fid/scenes")
 SHEET = 36
+JUDGES = ("reader", "dual", "preference")
 
 CARD = """# Weights of the world `scenes`
 
@@ -33,8 +34,9 @@ T5 text encoder, and the judges of this world. Made by `snakemake assets`; this 
 |---|---|
 {making}
 
-Noise levels are shifted towards the noisy end in training; the default sampler is DPM-Solver++ (second order,
-{steps} steps, flow shift {shift:g}, guidance {guidance:g}).
+The run was stopped and continued several times, on one core and on two, which changes the last bits of sums: the
+recipe gives a network of the same quality, not the same bytes. Noise levels are shifted towards the noisy end in
+training; the default sampler is DPM-Solver++ (second order, {steps} steps, flow shift {shift:g}, guidance {guidance:g}).
 
 ## What it draws
 
@@ -44,7 +46,13 @@ Noise levels are shifted towards the noisy end in training; the default sampler 
 |---|{rules}|
 {rows}
 
-Renders of the same captions, read by the same reader, show what the reader itself gets wrong: {reader}.
+## What the judges are worth
+
+Measured on held-out renders when they were trained (`judges.json`).
+
+| judge | held-out accuracy |
+|---|---|
+{judges}
 
 ## Files
 
@@ -63,11 +71,16 @@ def _making(account: dict[str, Any]) -> str:
         "wall time": f"{account['seconds'] / 3600:.1f} h on a machine shared with other work",
         "hardware": hardware["accelerator"] or f"{hardware['processor']}, {hardware['cores']} cores",
         "seed": recipe["seed"],
+        "lesson in reading": f"after {recipe['lesson_at']:,} images (recipe/lesson.py says why; 0 is better)",
         "optimiser": f"Muon {recipe['muon_rate']:g} for the blocks, AdamW {recipe['adam_rate']:g} for the rest",
         "recipe hash": f"`{account['recipe_hash']}`",
         "versions": ", ".join(f"{name} {number}" for name, number in account["versions"].items()),
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _accuracies(held_out: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in held_out.items() if isinstance(value, float))
 
 
 def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequence[str]) -> None:
@@ -87,7 +100,7 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
     for label, path in quality:
         record = read_record(path, "scores")
         values = {m["name"]: m for m in record["measures"]}
-        kept["arms"][label] = {"n": record["n"], "measures": record["measures"], "provenance": record["provenance"]}
+        kept["arms"][label] = {key: record[key] for key in ("n", "measures", "paired", "provenance")}
         cells = [f"{values[m]['value']:.3f} [{values[m]['low']:.3f}, {values[m]['high']:.3f}]" for m in measures]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
     (assets / "quality.json").write_text(json.dumps(kept, indent=1) + "\n")
@@ -107,7 +120,7 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
         heads=" | ".join(measures),
         rules="---|" * (len(measures) - 1) + "---",
         rows="\n".join(rows),
-        reader=json.dumps(judges.get("reader", {})),
+        judges="\n".join(f"| {name} | {_accuracies(judges[name]['held_out'])} |" for name in JUDGES),
         files="\n".join(files),
     )
     (assets / "README.md").write_text(card)
