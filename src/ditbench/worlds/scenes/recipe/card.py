@@ -36,7 +36,8 @@ T5 text encoder, and the judges of this world. Made by `snakemake assets`; this 
 
 The run was stopped and continued several times, on one core and on two, which changes the last bits of sums: the
 recipe gives a network of the same quality, not the same bytes. Noise levels are shifted towards the noisy end in
-training; the default sampler is DPM-Solver++ (second order, {steps} steps, flow shift {shift:g}, guidance {guidance:g}).
+training. The default sampler is DPM-Solver++ (second order, {steps} steps, flow shift {shift:g}, guidance
+{guidance:g}).
 
 ## What it draws
 
