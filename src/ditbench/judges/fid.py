@@ -1,7 +1,8 @@
 """FID/scenes: the Frechet distance between drawn and real pictures in the attribute reader's features.
 
 The features go through clean-fid's own path (its dataset, its loader, its batching) with the reader in the place of
-Inception. Pictures are compared at their own 64 x 64 pixels: the reader needs no resizing to 299.
+Inception; they are whitened on renders, so that every direction counts alike. Pictures are compared at their own
+64 x 64 pixels: the reader needs no resizing to 299.
 """
 
 from __future__ import annotations

@@ -138,6 +138,14 @@ def test_features_do_not_depend_on_the_batch_and_want_64_pixels() -> None:
         reader.features(pixels[..., :32])
 
 
+def test_the_shipped_features_of_renders_are_white() -> None:
+    reader = load_reader(assets_folder() / "reader.safetensors")
+    features = reader.features(to_pixels(render_batch(draw_scenes(600, seed=6), 6))).double()
+    assert features.mean(0).abs().max() < 0.3
+    spread = features.std(0)
+    assert 0.7 < spread.median() < 1.1 and spread.max() < 1.5
+
+
 def test_weights_survive_the_file_and_bad_files_are_faults(tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
     reader = Reader().eval()

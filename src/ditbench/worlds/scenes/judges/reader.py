@@ -98,11 +98,17 @@ class Verdict:
 class Reader(nn.Module):
     """Pixels [n, 3, 64, 64] from 0 to 255 in; logits of every cell and of the background out."""
 
+    feature_mean: torch.Tensor
+    feature_map: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.trunk = Trunk()
         self.grid = nn.Conv2d(FINE, sum(GRID_PARTS.values()), 1)
         self.background = nn.Linear(FEATURES, sum(BACKGROUND_PARTS.values()))
+        # What makes the features of renders white: centred, uncorrelated, of equal spread.
+        self.register_buffer("feature_mean", torch.zeros(FEATURES))
+        self.register_buffer("feature_map", torch.eye(FEATURES))
 
     def forward(self, pixels: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         maps: Maps = self.trunk(pixels)
@@ -112,10 +118,13 @@ class Reader(nn.Module):
 
     @torch.inference_mode()
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The pooled maps that FID/scenes compares, [n, FEATURES], from pixels [n, 3, 64, 64] in 0 to 255."""
+        """The whitened pooled maps that FID/scenes compares, [n, FEATURES], from pixels [n, 3, 64, 64] in 0 to 255.
+
+        Whitened, because which scenes were drawn moves the raw features far more than how well they were drawn.
+        """
         if tuple(pixels.shape[1:]) != (3, 64, 64):
             raise ValueError(f"the reader looks at 3 x 64 x 64 pictures, got {tuple(pixels.shape)}")
-        return self.trunk(pixels.float()).pooled()
+        return (self.trunk(pixels.float()).pooled() - self.feature_mean) @ self.feature_map
 
     @torch.inference_mode()
     def readings(self, images: NDArray[np.uint8], batch: int = 128) -> list[Reading]:

@@ -7,24 +7,23 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from ditbench.faults import Fault
+from ditbench.storage import replacing
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_weights(network: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes a network's weights; vectors (norms, biases) keep single precision, they cost little and matter."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (tensor.half() if tensor.ndim > 1 else tensor).cpu().contiguous()
         for name, tensor in network.state_dict().items()
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(save(tensors, metadata=metadata))
 
 
 def load_weights(network: Network, path: Path, device: str = "cpu") -> Network:

@@ -31,7 +31,7 @@ from ditbench.worlds.scenes.recipe.defects import DAMAGES
 from ditbench.worlds.scenes.recipe.dual_task import DualTask
 from ditbench.worlds.scenes.recipe.export import accelerator_name
 from ditbench.worlds.scenes.recipe.preference_task import PreferenceTask, draw_choice
-from ditbench.worlds.scenes.recipe.reader_task import ReaderTask
+from ditbench.worlds.scenes.recipe.reader_task import ReaderTask, whiten
 from ditbench.worlds.scenes.recipe.training import Task, Training
 from ditbench.worlds.scenes.renderer import render_batch
 
@@ -167,6 +167,8 @@ def train_judges(folder: Path, device: str = "cpu", work: Path | None = None) ->
     def finish(task: Task) -> Path:
         training, path = Training(task, work, device), folder / f"{task.name}.safetensors"
         training.run()
+        if isinstance(task, ReaderTask):
+            whiten(task.network)
         save_weights(task.network, path, {"recipe": recipe_hash()})
         account[task.name] = {
             "schedule": asdict(task.schedule),

@@ -9,14 +9,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ditbench.worlds.scenes.grammar import BACKGROUND_COLOURS, BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, draw_scene
-from ditbench.worlds.scenes.judges.reader import GRID, Reader
+from ditbench.worlds.scenes.grammar import (
+    BACKGROUND_COLOURS,
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    draw_scene,
+    draw_scenes,
+)
+from ditbench.worlds.scenes.judges.reader import GRID, Reader, to_pixels
 from ditbench.worlds.scenes.recipe.defects import imperfect, shifted
 from ditbench.worlds.scenes.recipe.training import Schedule, Task, stacked
-from ditbench.worlds.scenes.renderer import layout, render
+from ditbench.worlds.scenes.renderer import layout, render, render_batch
 
 # The width of an object's mark on the grid, in cells.
 MARK_WIDTH = 0.8
+WHITENING_SEED = 3
 
 
 @dataclass
@@ -121,6 +131,20 @@ class ReaderTask(Task):
         for i, part in enumerate(("kind", "first", "second")):
             loss = loss + 0.3 * F.cross_entropy(words[part], target["background"][:, i])
         return loss
+
+
+@torch.inference_mode()
+def whiten(reader: Reader, count: int = 4000, shrink: float = 0.01) -> None:
+    """Sets the map that makes the features of `count` training renders white; `shrink` keeps faint directions faint."""
+    reader.eval()
+    device = reader.feature_mean.device
+    images = render_batch(draw_scenes(count, WHITENING_SEED, "train"), WHITENING_SEED)
+    pooled = [reader.trunk(to_pixels(images[i : i + 256], device)).pooled().cpu() for i in range(0, count, 256)]
+    features = torch.cat(pooled).double()
+    spread = features.std(0).clamp(min=1e-6)
+    values, vectors = torch.linalg.eigh(torch.cov((features / spread).T))
+    reader.feature_mean.copy_(features.mean(0))
+    reader.feature_map.copy_(vectors / (values.clamp(min=0) + shrink).sqrt() / spread[:, None])
 
 
 def centre_loss(logits: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
