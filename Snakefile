@@ -33,9 +33,11 @@ rule all:
 
 
 onstart:
+    claim_results()
     shell("ditbench plan --config {CONFIG_FILE}")
 
 
-# A failed arm stays visible: what is there is rendered, the failed cells with their reasons.
+# A failed arm stays visible: what is there is rendered and published, the failed cells with their reasons.
 onerror:
     shell("ditbench report --config {CONFIG_FILE} || true")
+    shell("ditbench publish --config {CONFIG_FILE} --out {PUBLISHED_SO_FAR} || true")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ditbench.cells import Spec, cell_table, shard_ranges, studies_of
+from ditbench.cells import Spec, caption_set, cell_table, shard_ranges, studies_of
 from ditbench.codehash import STAGES, code_hash
 from ditbench.config import check_config
 from ditbench.faults import Fault
@@ -33,6 +33,24 @@ def test_one_name_for_two_arms_and_two_names_for_one_are_refused() -> None:
         cell_table(check_config({"arms": {"fora-n2": {"method": "fora", "knobs": {"interval": 3}}}}))
     with pytest.raises(Fault, match="one and the same cell"):
         cell_table(check_config({"arms": {"again": {"method": "fora"}}}))
+
+
+def test_there_is_a_full_arm_to_compare_with() -> None:
+    for arms in ({"a": {"method": "fora"}}, {"full": {"method": "fora"}}, {}):
+        with pytest.raises(Fault, match="has no arm 'full' of method 'full'"):
+            cell_table(check_config({"studies": [], "arms": arms}))
+    assert len(cell_table(check_config({"studies": [], "arms": {"full": {"method": "full"}}}))) == 1
+
+
+def test_a_caption_file_names_its_set_by_what_it_holds(tmp_path: Path) -> None:
+    names = []
+    for file, text in (("my captions.txt", "one"), ("my captions.txt", "two"), ("猫.txt", "one")):
+        (tmp_path / file).write_text(text)
+        name, digest = caption_set(check_config({"images": 2, "captions": {"file": str(tmp_path / file)}}))
+        assert digest is not None
+        names.append(name.replace(digest[:8], "D"))
+    assert names == ["my-captions-2-D", "my-captions-2-D", "file-2-D"]
+    assert caption_set(check_config({"images": 2})) == ("evaluation-2-seed0", None)
 
 
 def test_shards_cover_every_caption_once() -> None:

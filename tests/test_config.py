@@ -1,10 +1,11 @@
 """A wrong configuration is answered at once: every mistake, one line each, with what is possible."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from ditbench.config import Config, check_config, load_config, retyped
+from ditbench.config import Config, check_config, load_config, retyped, schema
 from ditbench.faults import Fault
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +40,11 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ({"arms": {"a": {"method": "fora", "knobs": {"n": 2}}}}, "arms.a: fora has no knob 'n'; it has interval"),
         ({"arms": {"a": {"method": "fora", "n": 2}}}, "arms.a.n: unknown key. Possible: method, knobs, steps"),
         ({"stopwatch": {"round": 2}}, "stopwatch.round: unknown key; did you mean 'rounds'? Possible: rounds, batch"),
-        ({"seeds": []}, "seeds: [] must"),
-        ({"arms": {"A b": {"method": "full"}}}, "arms.A b"),
+        ({"seeds": []}, "seeds: [] must name at least 1"),
+        ({"seeds": [1, 1]}, "seeds: [1, 1] names one thing twice"),
+        ({"judges": []}, "judges: [] must name at least 1"),
+        ({"arms": {"A b": {"method": "full"}}}, "arms.A b: 'A b' is no name of an arm; possible: lower-case"),
+        ({"results": "my results"}, "results: 'my results' must be a path without spaces"),
     ],
 )
 def test_one_mistake_is_one_line(body: dict, line: str) -> None:
@@ -58,6 +62,22 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_nested_settings_of_the_command_line_get_their_types() -> None:
     given = {"rounds": "1", "deep": ["0.5", "true", "up"], "file": "a: b"}
     assert retyped(given) == {"rounds": 1, "deep": [0.5, True, "up"], "file": "a: b"}
+
+
+def test_keys_given_twice_are_told_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("images: 4\nstopwatch: {rounds: 1, rounds: 2}\nimages: 5\n")
+    with pytest.raises(Fault) as fault:
+        load_config(path)
+    assert str(fault.value).splitlines() == [
+        f"{path}: stopwatch.rounds: given twice, in lines 2 and 2; keep one",
+        f"{path}: images: given twice, in lines 1 and 3; keep one",
+    ]
+
+
+def test_the_committed_schema_is_that_of_the_models() -> None:
+    committed = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert committed == schema(), "run `ditbench schema > workflow/schemas/config.schema.json`"
 
 
 @pytest.mark.parametrize(("text", "says"), [("a: [", "cannot be read as YAML"), ("- 1", "must hold keys and values")])

@@ -8,7 +8,7 @@ import pytest
 
 from ditbench.faults import Fault
 from ditbench.records import Clock, read_record, write_record
-from ditbench.storage import read_shard, replacing, write_shard
+from ditbench.storage import claim, read_shard, replacing, write_shard
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
 IDS = ["aa", "bb", "cc"]
@@ -68,6 +68,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_full_disk_and_a_forbidden_folder_are_sentences(tmp_path: Path, number: int, says: str) -> None:
     with pytest.raises(Fault, match=says), replacing(tmp_path / "file"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_folder_is_claimed_by_one_run_until_it_ends(tmp_path: Path) -> None:
+    first = claim(tmp_path / "results")
+    with pytest.raises(Fault, match="another run is at work in"):
+        claim(tmp_path / "results")
+    first.close()
+    claim(tmp_path / "results").close()
+    (tmp_path / "file").touch()
+    with pytest.raises(Fault, match="could not be written"):
+        claim(tmp_path / "file" / "results")
 
 
 def test_records_carry_kind_version_and_origin(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 from ditbench.config import Config
 from ditbench.faults import Fault
+
+# The arm that all others are compared with.
+BASELINE = "full"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def caption_set(config: Config) -> tuple[str, str | None]:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise Fault(f"captions.file: {path} cannot be read ({error.strerror})") from error
-    return f"{path.stem}-{config.images}-{digest[:8]}", digest
+    # Part of paths and of command lines: what is no plain letter becomes a hyphen, the digest keeps names apart.
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:40] or "file"
+    return f"{plain}-{config.images}-{digest[:8]}", digest
 
 
 def cell_table(config: Config) -> list[Spec]:
@@ -77,6 +83,13 @@ def cell_table(config: Config) -> list[Spec]:
                 f"arm {arm!r} means {_said(wanted[key])} in {origin[key]} but {_said(body)} in {source}; rename one"
             )
         origin.setdefault(key, source)
+    for world in {world for world, _ in wanted} or {config.world}:
+        body = wanted.get((world, BASELINE), {})
+        if body.get("method") != BASELINE:
+            raise Fault(
+                f"world {world} has no arm {BASELINE!r} of method {BASELINE!r}, which all others are compared with; "
+                f"add `{BASELINE}: {{method: {BASELINE}}}` to `arms` or a study that has it"
+            )
     specs = [
         Spec(
             world=world,

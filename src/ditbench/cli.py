@@ -6,11 +6,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ditbench.failures import noted
 from ditbench.faults import Fault
 
 
@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add("methods", _methods, "list the methods and their knobs", "json")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
+
+    add("schema", _schema, "print the configuration's JSON schema")
 
     sub = add("captions", _captions, "write the captions of a run", "world", "out", "code")
     sub.add_argument("--name", required=True, help="name of the caption set")
@@ -109,30 +111,6 @@ def _add_assets(assets: argparse.ArgumentParser) -> None:
         if name == "model-card":
             sub.add_argument("--config", type=Path, default=Path("config.yaml"))
             sub.add_argument("--results", type=Path)
-
-
-@contextmanager
-def _of_cell(folder: Path, stage: str) -> Iterator[None]:
-    """Notes beside a cell's records that a stage failed and why, and takes the note away when the stage succeeds."""
-    from ditbench.storage import replacing
-
-    note = folder / "failure.json"
-    try:
-        yield
-    except Exception as error:
-        from datetime import UTC, datetime
-
-        reason = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
-        body = {"schema": "ditbench/failure@1", "stage": stage, "reason": reason, "detail": type(error).__name__}
-        body["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            with replacing(note) as partial:
-                partial.write_text(json.dumps(body, indent=1))
-        except Fault as second:  # a full disk: the first reason matters more
-            print(f"ditbench: {second}", file=sys.stderr)
-        raise
-    if note.exists() and json.loads(note.read_text()).get("stage") == stage:
-        note.unlink(missing_ok=True)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -222,6 +200,12 @@ def _plan(options: argparse.Namespace) -> None:
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
 
 
+def _schema(options: argparse.Namespace) -> None:
+    from ditbench.config import schema
+
+    print(json.dumps(schema(), indent=1))
+
+
 def _captions(options: argparse.Namespace) -> None:
     from ditbench.caption_sets import write_captions
     from ditbench.worlds import get_world
@@ -249,13 +233,13 @@ def _spec(options: argparse.Namespace) -> None:
     from ditbench.records import write_record
 
     body = json.loads(options.spec)
-    with _of_cell(options.out.parent, "spec"):
+    with noted(options.out, "spec", options.out.parent):
         write_plan(body, options.out.with_name("plan.json"))
         write_record(options.out, "spec", {**body, "hash": Spec(**body).hash}, code=options.code)
 
 
 def _generate(options: argparse.Namespace) -> None:
-    with _of_cell(options.spec.parent, "images"):
+    with noted(options.out, "images", options.spec.parent):
         from ditbench.generate import generate_shard
 
         generate_shard(
@@ -272,14 +256,14 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _cost(options: argparse.Namespace) -> None:
-    with _of_cell(options.spec.parent, "ledger"):
+    with noted(options.out, "ledger", options.spec.parent):
         from ditbench.generate import write_cost
 
         write_cost(options.spec, options.shards, options.out, options.code)
 
 
 def _score(options: argparse.Namespace) -> None:
-    with _of_cell(options.spec.parent, "judges"):
+    with noted(options.out, "judges", options.spec.parent):
         from ditbench.score import score_cell
 
         score_cell(
@@ -296,7 +280,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _time(options: argparse.Namespace) -> None:
-    with _of_cell(options.spec.parent, "stopwatch"):
+    with noted(options.out, "stopwatch", options.spec.parent):
         from ditbench.stopwatch import time_arm
 
         time_arm(

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ditbench.faults import Fault
 
 Count = Annotated[int, Field(ge=1)]
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
 ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("names one thing twice")
+    return values
 
 
 class _Part(BaseModel):
@@ -54,32 +62,71 @@ class Config(_Part):
 
     world: str = "scenes"
     images: Count = 512
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] = [0]
     shard: Count = 512
     batch: Count = 16
     device: Device = "cpu"
     captions: CaptionsConfig = CaptionsConfig()
     references: Count = 2000
-    judges: list[str] | None = None
+    judges: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = None
     stopwatch: StopwatchConfig = StopwatchConfig()
-    studies: list[str] = ["embedded"]
+    studies: Annotated[list[str], AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
     mlflow: MlflowConfig = MlflowConfig()
-    results: Annotated[str, Field(min_length=1)] = "results"
+    results: Annotated[str, Field(pattern=r"^[^\s'\"{}]+$")] = "results"
 
 
 def load_config(path: str | Path) -> Config:
     """Reads and checks a configuration file; all mistakes are told in one Fault."""
+    return check_config(read_settings(path), str(path))
+
+
+def read_settings(path: str | Path) -> Any:
+    """What a configuration file says, unchecked but for keys that are given twice."""
     import yaml
 
     path = Path(path)
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        twice = list(_repeated(yaml.compose(text, Loader=yaml.SafeLoader)))
+        body = yaml.safe_load(text)
     except FileNotFoundError:
         raise Fault(f"no configuration file {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return check_config(body, str(path))
+    if twice:
+        raise Fault("\n".join(f"{path}: {problem}" for problem in twice))
+    return body
+
+
+def _repeated(node: Any, place: str = "") -> Iterator[str]:
+    """Keys that stand twice in one mapping: YAML would keep the last one and say nothing."""
+    pairs = node.value if getattr(node, "id", "") == "mapping" else []
+    first: dict[str, int] = {}
+    for key, value in pairs:
+        name, line = f"{place}{key.value}", key.start_mark.line + 1
+        if name in first:
+            yield f"{name}: given twice, in lines {first[name]} and {line}; keep one"
+        first.setdefault(name, line)
+        yield from _repeated(value, f"{name}.")
+
+
+def keep_settings(config: Config) -> str:
+    """Writes settings to a file in the results that is named by their content, for the commands of a run to read."""
+    from ditbench.storage import replacing
+
+    text = json.dumps(config.model_dump(), indent=1, sort_keys=True)
+    path = Path(config.results) / "configs" / f"{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    if not path.exists():
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def schema() -> dict[str, Any]:
+    """The configuration as a JSON schema, for editors and other programs."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return head | Config.model_json_schema()
 
 
 def check_config(body: Any, source: str = "config.yaml") -> Config:
@@ -102,7 +149,7 @@ def check_config(body: Any, source: str = "config.yaml") -> Config:
 
 
 def retyped(value: Any) -> Any:
-    """A setting given on Snakemake's command line, whose nested values arrive as text, with the types YAML gives them."""
+    """A setting of Snakemake's command line, whose nested values arrive as text, with the types YAML gives them."""
     import yaml
 
     if isinstance(value, Mapping):
@@ -175,14 +222,26 @@ def _one_line(problem: Any) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{key}: unknown key{possible(str(problem['loc'][-1]), _keys_at(problem['loc']))}"
+    if kind == "value_error":
+        return f"{key}: {found} {context['error']}"
+    if kind == "too_short":
+        return f"{key}: {found} must name at least {context['min_length']}"
     if kind == "missing":
         return f"{key}: missing"
     if kind == "greater_than_equal":
         return f"{key}: {found} must be >= {context['ge']}"
-    if kind == "string_pattern_mismatch" and problem["loc"][0] == "device":
-        return f"{key}: {found} is not a device; possible: cpu, cuda, cuda:0, cuda:1, …"
+    if kind == "string_pattern_mismatch":
+        return f"{key.removesuffix('.[key]')}: {found} {_PATTERNS[problem['loc'][0]]}"
     wanted = re.sub(r"^Input should be ", "", problem["msg"])
     return f"{key}: {found} must be {wanted}"
+
+
+# What a text must look like, by the key it stands under.
+_PATTERNS = {
+    "device": "is not a device; possible: cpu, cuda, cuda:0, cuda:1, …",
+    "results": "must be a path without spaces, quotes and braces",
+    "arms": "is no name of an arm; possible: lower-case letters, digits and . _ -, a letter or digit first",
+}
 
 
 def _keys_at(place: tuple[Any, ...]) -> list[str]:

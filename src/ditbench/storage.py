@@ -12,9 +12,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ditbench.faults import Fault
 
@@ -36,6 +36,28 @@ def _explain(path: Path, error: OSError) -> Fault:
     return Fault(f"{path} could not be written: {error.strerror or error}")
 
 
+def claim(folder: str | Path) -> IO[str]:
+    """Keeps other runs out of a folder for as long as the returned file is open.
+
+    The system ends the claim with the process, however that ends: unlike a lock file, nothing is left to clean up
+    after a kill.
+    """
+    import fcntl
+
+    path = Path(folder) / ".run.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError as error:
+        raise _explain(path, error) from error
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise Fault(f"another run is at work in {folder}; wait for it, or give this one `--config results=…`") from None
+    return stream
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path; on success its file takes the place of `path` in one step, on failure nothing changes."""
@@ -50,7 +72,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise _explain(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written, nothing can be removed either
+            partial.unlink(missing_ok=True)
 
 
 def write_shard(path: str | Path, images: NDArray[np.uint8], ids: Sequence[str], first: int = 0) -> str:

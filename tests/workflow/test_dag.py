@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ditbench.storage import claim
+
 if TYPE_CHECKING:
     from tests.workflow.conftest import Tree
 
@@ -107,8 +109,7 @@ SCORES = {"scores": ARMS, **AFTER}
         ("src/ditbench/worlds/scenes/renderer.py", {"references": 1, **SCORES}),
         ("src/ditbench/report/page.py", AFTER),
         ("src/ditbench/report/track.py", {"publish": 1, "all": 1}),
-        ("src/ditbench/cli.py", {}),
-        ("src/ditbench/records.py", {}),
+        ("src/ditbench/cells.py", {}),  # what it makes of the configuration is in every job's spec
     ],
     indirect=["edited"],
 )
@@ -152,6 +153,33 @@ def test_a_wrong_setting_is_one_sentence_before_any_job(tree: Tree, setting: str
     assert "Job stats" not in told
 
 
+def test_a_key_given_twice_is_told_although_snakemake_takes_the_last(tree: Tree) -> None:
+    (tree.root / "twice.yaml").write_text("images: 8\nimages: 9\n")
+    done = tree.snakemake("-n", "--configfile", "twice.yaml")
+    assert done.returncode != 0
+    assert "twice.yaml: images: given twice, in lines 1 and 2" in done.stdout + done.stderr
+
+
+def test_two_runs_do_not_write_to_one_folder(tree: Tree) -> None:
+    with claim(tree.root / "claimed"):
+        done = tree.snakemake("--config", "images=4", "results=claimed")
+    told = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "another run is at work in claimed" in told
+    assert "Traceback" not in told
+    assert not (tree.root / "claimed" / "captions").exists()
+
+
+def test_a_caption_file_with_a_space_in_its_name(tree: Tree) -> None:
+    (tree.root / "my captions.txt").write_text("one\ntwo\n")
+    words = ("--config", "images=2", "results=named", "captions={file: my captions.txt}")
+    done = tree.snakemake(*words, "--until", "captions")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "--file my captions.txt --out" in tree.calls()[-1]
+    (tree.root / "my captions.txt").write_text("one\nthree\n")
+    assert tree.planned(*words)["captions"] == 1  # another text is another set of captions
+
+
 def test_a_failed_arm_stops_no_other_and_the_next_run_makes_only_that(tree: Tree, tmp_path: Path) -> None:
     small = ("--config", "images=4", "results=failing")
     done = tree.snakemake(*small, FAIL="generate fora-n2")
@@ -159,6 +187,7 @@ def test_a_failed_arm_stops_no_other_and_the_next_run_makes_only_that(tree: Tree
     cells = tree.root / "failing" / "cells" / "scenes"
     scored = {path.parts[-3] for path in cells.glob("*/seed0/scores.json")}
     assert scored == {"full", "fewer-steps-50", "broken"}
-    assert tree.calls()[-1].startswith("report "), "what is there is rendered, so that the failed arm shows"
+    # What is there is rendered and published, so that the failed arm shows in both.
+    assert [call.split()[0] for call in tree.calls()[-2:]] == ["report", "publish"]
     assert tree.planned(*small) == {"images": 1, "cost": 1, "scores": 1, **AFTER}
     assert tree.snakemake(*small).returncode == 0

@@ -109,7 +109,7 @@ def test_a_killed_run_continues_to_the_same_files(finished: Finished, fresh_copy
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    status, said = run(tree, *targets, "--nolock")
+    status, said = run(tree, *targets)
     assert status == 0, said
     for target in targets:
         archive = target.replace(".json", ".zip")

@@ -6,7 +6,7 @@ rule captions:
         CAPTIONS_RECORD,
     params:
         code=code_of_world("captions"),
-        source=f"--file {CONFIG.captions.file}" if CONFIG.captions.file else f"--seed {CONFIG.captions.seed}",
+        source=captions_source(),
         file_hash=str(CAPTIONS_HASH),
         name=CAPTIONS,
         number=CONFIG.images,

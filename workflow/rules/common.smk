@@ -1,22 +1,27 @@
 # What all rules share: the checked configuration, its cells, and where things lie. Nothing heavy is imported here.
 
 import json
+import shlex
+import sys
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 
-from ditbench.cells import caption_set, cell_table, shard_ranges
+from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges
 from ditbench.codehash import code_hash
-from ditbench.config import check_config, retyped
+from ditbench.config import check_config, keep_settings, read_settings, retyped
 from ditbench.faults import Fault
+from ditbench.storage import claim
 from ditbench.study import load_study
 
 try:
+    # Snakemake has read these files too, but passes over keys given twice.
+    [read_settings(name) for name in workflow.configfiles]
     # Nested values of --config arrive as text.
     given = {name: retyped(config[name]) for name in workflow.config_settings.config}
     CONFIG = check_config({**config, **given})
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
+    CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
 except Fault as fault:
     raise WorkflowError(str(fault))
 
@@ -30,15 +35,11 @@ REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
 PUBLISHED = f"{RESULTS}/published.json"
-BASELINE = "full"
+PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
 GPUS = 0 if CONFIG.device == "cpu" else 1
 
-# The settings as they are after --config and --configfile, in a file named by its content.
-_settings = json.dumps(CONFIG.model_dump(), indent=1, sort_keys=True)
-CONFIG_FILE = f"{RESULTS}/configs/{sha256(_settings.encode()).hexdigest()[:8]}.yaml"
-if not Path(CONFIG_FILE).exists():
-    Path(CONFIG_FILE).parent.mkdir(parents=True, exist_ok=True)
-    Path(CONFIG_FILE).write_text(_settings)
+# Commands are found even where the environment of this Snakemake was not activated.
+shell.prefix(f'PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
 
 
 wildcard_constraints:
@@ -47,6 +48,15 @@ wildcard_constraints:
     seed="[0-9]+",
     first="[0-9]+",
     last="[0-9]+",
+
+
+def claim_results():
+    """Lets one run at a time write to the results folder; the claim ends with this process."""
+    global CLAIM
+    try:
+        CLAIM = claim(RESULTS)
+    except Fault as fault:
+        raise WorkflowError(str(fault))
 
 
 def spec_of(wildcards):
@@ -72,6 +82,12 @@ def code_of_cell(stage):
 def code_of_world(stage):
     """The hash of the code that a stage runs in a world."""
     return lambda wildcards: code_hash(stage, wildcards.world)
+
+
+def captions_source():
+    """Where captions come from, as the command line takes it."""
+    source = CONFIG.captions
+    return f"--file {shlex.quote(source.file)}" if source.file else f"--seed {source.seed}"
 
 
 def shards_of(arm):

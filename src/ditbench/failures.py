@@ -1,0 +1,54 @@
+"""The note beside a cell's records that one of its stages failed and why, so that tables can say it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ditbench.faults import Fault
+
+NOTE = "failure.json"
+# What must have succeeded before a stage can: its success outdates their notes.
+_EARLIER = {"images": ("spec",), "ledger": ("spec", "images"), "judges": ("spec", "images"), "stopwatch": ("spec",)}
+
+
+@contextmanager
+def noted(out: Path, stage: str, cell: Path) -> Iterator[None]:
+    """Runs the job of `stage` that writes `out` for the cell in folder `cell`, and keeps the cell's note true.
+
+    A failure writes the note. Success takes away the note of this very job: the note of another shard stays.
+    """
+    note = cell / NOTE
+    try:
+        yield
+    except Exception as error:
+        _write(note, stage, out.name, error)
+        raise
+    found = _read(note)
+    if (found.get("stage"), found.get("job")) == (stage, out.name) or found.get("stage") in _EARLIER.get(stage, ()):
+        note.unlink(missing_ok=True)
+
+
+def _write(note: Path, stage: str, job: str, error: Exception) -> None:
+    from ditbench.storage import replacing
+
+    reason = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+    body = {"schema": "ditbench/failure@1", "stage": stage, "job": job, "reason": reason}
+    body |= {"detail": type(error).__name__, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        with replacing(note) as partial:
+            partial.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
+    except Fault as second:  # a full disk: the first reason matters more
+        print(f"ditbench: {second}", file=sys.stderr)
+
+
+def _read(note: Path) -> dict[str, str]:
+    try:
+        body = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}

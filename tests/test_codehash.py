@@ -1,0 +1,66 @@
+"""The table of what each stage runs must not forget a file: results would then be stale and look fresh."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ditbench.codehash import PACKAGE, STAGES, code_hash, source_files
+from ditbench.faults import Fault
+
+# What stages import without their results depending on it: messages, records' form, and finding things by name.
+PLUMBING = {"__init__.py", "registry.py", "faults.py", "records.py", "config.py", "cells.py", "failures.py"}
+# Modules that hold several stages' functions import, inside those functions, what other stages need.
+_WORLD = {"backbones/pixart_costs.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
+_DRAWING = {"engine/plan.py", "engine/run.py", "engine/trace.py", "noise.py", "storage.py"}
+OTHERS = {
+    "captions": {"storage.py"},
+    "references": set(),
+    "embed": _WORLD | _DRAWING,
+    "spec": {"engine/fills.py", "engine/selectors.py"},  # a plan is made without them
+    "generate": _WORLD,
+    "cost": {"engine/run.py", "engine/fills.py", "engine/selectors.py", "noise.py", "storage.py"},
+    # Pictures that a new renderer draws are new references, which make new scores by themselves.
+    "score": {"storage.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
+    "time": _WORLD | {"storage.py"},
+    "publish": {"storage.py", "engine/trace.py"},
+    "report": {"storage.py"},
+}
+
+
+def module_files(node: ast.ImportFrom) -> list[Path]:
+    """The files of this package that an import statement may load."""
+    places = [PACKAGE.parent.joinpath(*str(node.module).split("."))]
+    places += [places[0] / alias.name for alias in node.names]
+    files = [place.with_suffix(".py") for place in places] + [place / "__init__.py" for place in places]
+    return [file for file in files if file.exists()]
+
+
+def imported(path: Path) -> set[Path]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    own = [node for node in nodes if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ditbench")]
+    return {file for node in own for file in module_files(node)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_table_names_what_the_stages_files_import(stage: str) -> None:
+    method = "fora" if stage in ("spec", "generate", "cost", "time") else None
+    named = {path for path in source_files(stage, "scenes", method) if path.suffix == ".py"}
+    needed = {file for path in named for file in imported(path)} - named
+    forgotten = {str(file.relative_to(PACKAGE)) for file in needed if file.name not in PLUMBING}
+    assert forgotten - OTHERS[stage] == set()
+
+
+def test_weights_count_for_the_stages_that_load_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DITBENCH_SCENES_ASSETS", str(tmp_path))
+    before = {stage: code_hash(stage, "scenes") for stage in STAGES}
+    (tmp_path / "transformer.safetensors").write_bytes(b"other weights")
+    changed = {stage for stage in STAGES if code_hash(stage, "scenes") != before[stage]}
+    assert changed == {"embed", "generate", "time"}
+
+
+def test_an_unknown_stage_is_a_fault() -> None:
+    with pytest.raises(Fault, match="no stage 'generat'"):
+        code_hash("generat")
