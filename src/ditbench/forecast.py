@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,30 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
         "images_done": done,
         "images_to_draw": missing,
         "disk_bytes_to_write": round(missing * per_image),
+        "disk_bytes_free": _free(root),
         "generation_seconds_on_one_worker": None if seconds is None else round(seconds),
     }
+
+
+def _free(folder: Path) -> int:
+    """Bytes free where a folder is, or will be."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
 
 
 def told(outlook: dict[str, Any]) -> str:
     """The forecast in a few lines for a person."""
     seconds = outlook["generation_seconds_on_one_worker"]
+    need, free = outlook["disk_bytes_to_write"], outlook["disk_bytes_free"]
+    enough = "" if need < free else ": NOT ENOUGH, make room or set another `results`"
     time = "unknown until the first shard is drawn" if seconds is None else _duration(seconds)
     return "\n".join(
         [
             f"{outlook['cells']} cells ({outlook['arms']} arms x {outlook['seeds']} seeds), "
             f"{outlook['images']:,} images in {outlook['shards']:,} shards",
             f"to draw: {outlook['images_to_draw']:,} images, {outlook['images_done']:,} are there already",
-            f"disk: about {outlook['disk_bytes_to_write'] / 1e6:,.1f} MB more",
+            f"disk: about {need / 1e6:,.1f} MB more, {free / 1e6:,.0f} MB are free{enough}",
             f"time to draw on one worker: {time}",
         ]
     )

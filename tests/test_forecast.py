@@ -1,0 +1,62 @@
+"""What a run will take, from what earlier shards took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ditbench.cells import Spec, cell_table
+from ditbench.config import Config, check_config
+from ditbench.forecast import forecast, told
+from ditbench.records import write_record
+
+CONFIG = check_config(
+    {"images": 8, "shard": 4, "studies": [], "arms": {"full": {"method": "full"}, "fora": {"method": "fora"}}}
+)
+
+
+def specs(config: Config) -> dict[str, Spec]:
+    return {spec.arm: spec for spec in cell_table(config)}
+
+
+def drawn(results: Path, spec: Spec, first: int, last: int, rate: float) -> None:
+    """The record of a shard of 1,000 bytes per image."""
+    count = last - first + 1
+    body = {"spec_hash": spec.hash, "count": count, "bytes": 1000 * count, "images_per_second": rate}
+    write_record(spec.folder(results) / "shards" / f"{first:05d}-{last:05d}.json", "shard", body)
+
+
+def test_before_the_first_shard_time_is_unknown(tmp_path: Path) -> None:
+    outlook = forecast(CONFIG, tmp_path)
+    assert (outlook["cells"], outlook["shards"], outlook["images_to_draw"]) == (2, 4, 16)
+    assert outlook["generation_seconds_on_one_worker"] is None
+    assert "unknown until the first shard is drawn" in told(outlook)
+
+
+def test_what_is_there_is_not_drawn_again_and_tells_speed_and_size(tmp_path: Path) -> None:
+    drawn(tmp_path, specs(CONFIG)["full"], 0, 3, rate=2.0)
+    drawn(tmp_path, specs(CONFIG)["fora"], 0, 3, rate=4.0)
+    outlook = forecast(CONFIG, tmp_path)
+    assert (outlook["images_done"], outlook["images_to_draw"]) == (8, 8)
+    assert outlook["disk_bytes_to_write"] == 8000
+    assert outlook["generation_seconds_on_one_worker"] == 3  # 4 images at 2/s and 4 at 4/s
+
+
+def test_an_arm_without_shards_is_taken_to_be_as_slow_as_the_slowest(tmp_path: Path) -> None:
+    drawn(tmp_path, specs(CONFIG)["full"], 0, 3, rate=2.0)
+    assert forecast(CONFIG, tmp_path)["generation_seconds_on_one_worker"] == 6  # 4 and 8 images at 2/s
+
+
+def test_shards_of_another_spec_tell_speed_but_are_drawn_again(tmp_path: Path) -> None:
+    other = specs(check_config({**CONFIG.model_dump(), "images": 9}))["full"]
+    drawn(tmp_path, other, 0, 3, rate=4.0)
+    outlook = forecast(CONFIG, tmp_path)
+    assert outlook["images_done"] == 0
+    assert outlook["generation_seconds_on_one_worker"] == 4
+
+
+def test_too_little_room_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "NOT ENOUGH" not in told(forecast(CONFIG, tmp_path / "not" / "there"))
+    monkeypatch.setattr("ditbench.forecast._free", lambda folder: 10)
+    assert "NOT ENOUGH" in told(forecast(CONFIG, tmp_path))
