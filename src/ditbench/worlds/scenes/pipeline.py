@@ -99,7 +99,8 @@ def build_pipeline(
     transformer: PixArtTransformer2DModel, text_encoder: T5EncoderModel, device: str
 ) -> PixArtAlphaPipeline:
     """The pipeline of given networks; latents stay in fp32, the transformer computes in the world's dtype."""
-    transformer = transformer.eval().requires_grad_(False).to(device, getattr(torch, settings.DTYPE))
+    # torch's own `to`: diffusers' warns of fp32 modules that this network does not have.
+    nn.Module.to(transformer.eval().requires_grad_(False), device, getattr(torch, settings.DTYPE))
     if device == "cpu":
         # Plain matrix products beat the fused attention here at 256 tokens in bf16.
         transformer.set_attn_processor(AttnProcessor())
