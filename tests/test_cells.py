@@ -71,7 +71,7 @@ def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("renderer.py", {"references"}),
+        ("renderer.py", {"references", "score"}),
         ("pipeline.py", {"embed", "generate", "time"}),
         ("statistics.py", {"score"}),
         ("ledger.py", {"cost"}),

@@ -47,7 +47,11 @@ class Scenes(World):
             "generate": drawing,
             "time": drawing,
             "cost": ["settings.py"],
-            "score": ["grammar.py", *sorted(str(p.relative_to(here)) for p in (here / "judges").glob("*.py"))],
+            "score": [
+                "grammar.py",
+                "renderer.py",
+                *sorted(str(p.relative_to(here)) for p in (here / "judges").glob("*.py")),
+            ],
         }
         found = [here / name for name in files.get(stage, [])]
         backbones = Path(__file__).parents[2] / "backbones"
