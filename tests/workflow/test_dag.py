@@ -92,6 +92,17 @@ def test_everything_a_job_says_is_in_its_log_and_its_cost_in_a_benchmark(finishe
         assert len(found) == sum(WHOLE.values()) - WHOLE["all"]
 
 
+def test_snakemake_makes_its_own_report(finished: Tree) -> None:
+    done = finished.snakemake(*SMALL, "--report", "report.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "results/report/index.html" in (finished.root / "report.html").read_text(encoding="utf-8")
+
+
+def test_speed_is_measured_after_the_images_are_drawn(finished: Tree) -> None:
+    stages = [call.split()[0] for call in finished.calls()]
+    assert stages.index("time") > max(i for i, stage in enumerate(stages) if stage == "generate")
+
+
 ONE_CELL = {"images": SHARDS, "cost": 1, "scores": 1, "latency": 1, **AFTER}
 SCORES = {"scores": ARMS, **AFTER}
 

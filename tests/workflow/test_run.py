@@ -64,6 +64,7 @@ def finished(fresh_copy: Callable[[], Tree]) -> Finished:
     blocked.mkdir(parents=True)
     (blocked / "in the way").touch()
     status, words = run(tree)
+    assert status > 0, f"killed, or not failed at all ({status}):\n{words}"
     page = (tree.root / "results/report/index.html").read_text(encoding="utf-8")
     shutil.rmtree(blocked)
     again, said = run(tree)

@@ -38,8 +38,9 @@ PUBLISHED = f"{RESULTS}/published.json"
 PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
 GPUS = 0 if CONFIG.device == "cpu" else 1
 
-# Commands are found even where the environment of this Snakemake was not activated.
-shell.prefix(f'PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
+# Commands are found even where the environment of this Snakemake was not activated. A prefix of one's own takes the
+# place of Snakemake's strict mode, so it says that too.
+shell.prefix(f'set -euo pipefail; PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
 
 
 wildcard_constraints:

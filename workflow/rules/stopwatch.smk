@@ -20,6 +20,7 @@ rule latency:
     benchmark:
         f"{BENCHMARKS}/latency/{{world}}.{{arm}}.seed{{seed}}.tsv"
     threads: workflow.cores
+    priority: -1  # images are worth looking at first
     resources:
         mem_mb=4000,
         gpu=GPUS,

@@ -5,7 +5,7 @@ rule report:
     input:
         cell_records("spec", "scores", "cost", "latency"),
     output:
-        page=PAGE,
+        page=report(PAGE, category="Studies"),
         tables=expand(
             f"{RESULTS}/studies/{{study}}/table.{{form}}",
             study=[load_study(name).name for name in CONFIG.studies],
