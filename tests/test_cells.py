@@ -5,7 +5,7 @@ import pytest
 
 from ditbench.cells import Spec, caption_set, cell_table, shard_ranges, studies_of
 from ditbench.codehash import STAGES, code_hash
-from ditbench.config import check_config
+from ditbench.config import ArmConfig, Config, check_config
 from ditbench.faults import Fault
 
 SPEC = Spec("scenes", "fora-n2", "fora", {"interval": 2}, None, 0, 8, "evaluation-8-seed0", None, "bfloat16")
@@ -36,10 +36,14 @@ def test_one_name_for_two_arms_and_two_names_for_one_are_refused() -> None:
 
 
 def test_there_is_a_full_arm_to_compare_with() -> None:
-    for arms in ({"a": {"method": "fora"}}, {"full": {"method": "fora"}}, {}):
+    def cells(**methods: str) -> list[Spec]:
+        arms = {arm: ArmConfig(method=method) for arm, method in methods.items()}
+        return cell_table(Config().model_copy(update={"studies": [], "arms": arms}))
+
+    for methods in ({"a": "fora"}, {"full": "fora"}, {}):
         with pytest.raises(Fault, match="has no arm 'full' of method 'full'"):
-            cell_table(check_config({"studies": [], "arms": arms}))
-    assert len(cell_table(check_config({"studies": [], "arms": {"full": {"method": "full"}}}))) == 1
+            cells(**methods)
+    assert len(cells(full="full", a="fora")) == 2
 
 
 def test_a_caption_file_names_its_set_by_what_it_holds(tmp_path: Path) -> None:

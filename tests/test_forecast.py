@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from ditbench.cells import Spec, cell_table
-from ditbench.config import Config, check_config
+from ditbench.config import ArmConfig, Config
 from ditbench.forecast import forecast, told
 from ditbench.records import write_record
 
-CONFIG = check_config(
-    {"images": 8, "shard": 4, "studies": [], "arms": {"full": {"method": "full"}, "fora": {"method": "fora"}}}
-)
+ARMS = {"full": ArmConfig(method="full"), "fora": ArmConfig(method="fora")}
+CONFIG = Config(images=8, shard=4).model_copy(update={"studies": [], "arms": ARMS})
 
 
 def specs(config: Config) -> dict[str, Spec]:
@@ -49,7 +48,7 @@ def test_an_arm_without_shards_is_taken_to_be_as_slow_as_the_slowest(tmp_path: P
 
 
 def test_shards_of_another_spec_tell_speed_but_are_drawn_again(tmp_path: Path) -> None:
-    other = specs(check_config({**CONFIG.model_dump(), "images": 9}))["full"]
+    other = specs(CONFIG.model_copy(update={"images": 9}))["full"]
     drawn(tmp_path, other, 0, 3, rate=4.0)
     outlook = forecast(CONFIG, tmp_path)
     assert outlook["images_done"] == 0
