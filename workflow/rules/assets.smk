@@ -8,7 +8,10 @@ RECIPE = "src/ditbench/worlds/scenes"
 
 rule backbone:
     input:
-        expand(f"{RECIPE}/{{name}}.py", name=["grammar", "renderer", "settings", "model", "recipe/lesson", "recipe/backbone", "recipe/export"]),
+        expand(
+            f"{RECIPE}/{{name}}.py",
+            name=["grammar", "renderer", "settings", "model", "recipe/lesson", "recipe/backbone", "recipe/export"],
+        ),
     output:
         expand(
             f"{ASSETS}/scenes/{{name}}", name=["transformer.safetensors", "text_encoder.safetensors", "backbone.json"]
