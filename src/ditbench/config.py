@@ -70,7 +70,7 @@ class Config(_Part):
     references: Count = 2000
     judges: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = None
     stopwatch: StopwatchConfig = StopwatchConfig()
-    studies: Annotated[list[str], AfterValidator(_distinct)] = ["embedded"]
+    studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
     mlflow: MlflowConfig = MlflowConfig()
     results: Annotated[str, Field(pattern=r"^[^\s'\"{}]+$")] = "results"

@@ -45,6 +45,11 @@ class Texts:
     given: dict[str, torch.Tensor]
     negative: dict[str, torch.Tensor]
 
+    def part(self, start: int, stop: int) -> Texts:
+        """Some of them."""
+        given = {name: tensor[start:stop] for name, tensor in self.given.items()}
+        return Texts(self.ids[start:stop], given, self.negative)
+
 
 def embed(world_name: str, captions_path: Path, out: Path, device: str = "cpu", code: str | None = None) -> None:
     """Embeds a caption set, and the empty caption; the tensors lie in a safetensors file beside the record `out`."""
@@ -156,14 +161,14 @@ def generate_shard(
     with clock("load"):
         sampler = Sampler(spec["world"], device)
         rows = list(range(first, last + 1))
-        starts = range(0, len(rows), batch)
-        batches = [read_batch(captions_path, embeddings_path, rows[start : start + batch]) for start in starts]
+        texts = read_batch(captions_path, embeddings_path, rows)
+        batches = [texts.part(start, start + batch) for start in range(0, len(rows), batch)]
     images: list[NDArray[np.uint8]] = []
     trace: Trace | None = None
     began = told = time.monotonic()
     with clock("compute"):
-        for texts in batches:
-            drawn, ran = sampler.draw(spec, texts)
+        for part in batches:
+            drawn, ran = sampler.draw(spec, part)
             images.append(drawn)
             if trace is None:
                 trace = ran
@@ -180,20 +185,19 @@ def generate_shard(
                 )
     assert trace is not None
     whole = np.concatenate(images)
-    ids = [caption_id for texts in batches for caption_id in texts.ids]
     archive = out.with_suffix(".zip")
     with clock("write"):
-        digest = write_shard(archive, whole, ids, first)
+        digest = write_shard(archive, whole, texts.ids, first)
     body = {
         "spec_hash": spec["hash"],
         "first": first,
         "last": last,
-        "count": len(ids),
+        "count": len(texts.ids),
         "file": archive.name,
         "sha256": digest,
         "bytes": archive.stat().st_size,
-        "ids": ids,
-        "images_per_second": len(ids) / clock.seconds["compute"],
+        "ids": texts.ids,
+        "images_per_second": len(texts.ids) / clock.seconds["compute"],
         "trace": trace.summary(),
     }
     write_record(out, "shard", body, timings=clock.seconds, code=code)

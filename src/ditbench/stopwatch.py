@@ -1,7 +1,7 @@
 """How fast arms are: whole sampling runs, interleaved with the full model, as ratios.
 
 Absolute times drift with the machine; a ratio of neighbouring runs does not. Every round times the full model and
-then each arm; an arm's ratio in a round uses the full runs before and after it. What other processes took of the
+then the arm; an arm's ratio in a round uses the full runs before and after it. What other processes took of the
 processor meanwhile is measured, and a contended machine is said in the record.
 """
 

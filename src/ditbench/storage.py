@@ -105,7 +105,7 @@ def read_shard(path: str | Path) -> tuple[list[str], NDArray[np.uint8]]:
             names = sorted(archive.namelist())
             images = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
     except FileNotFoundError:
-        raise Fault(f"{path} is missing; run again to draw it") from None
+        raise Fault(f"{path} is missing; delete the .json beside it and run again to draw it anew") from None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError) as error:
         raise Fault(f"{path} is damaged ({error}); delete it and its .json and run again to draw it anew") from error
     if not images:

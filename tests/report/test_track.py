@@ -127,6 +127,22 @@ def test_changed_knobs_leave_no_run_of_the_old_cell(
     assert len(found) == 1 and "interval=3" in found[0].data.params["knobs"]
 
 
+def test_two_results_folders_on_one_store_leave_each_others_runs(
+    tree: Any, embedded: Study, published: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Cells of one name but of another image count, published by another run of the workflow."""
+    published()
+    other = tmp_path / "other"
+    shutil.copytree(tree.root, other, ignore=shutil.ignore_patterns("mlflow.db", ".folder-id", "mlartifacts"))
+    mine, tree.root = tree.root, other
+    tree.fail("full", "judges", "made otherwise")
+    body = track.publish_results(tree.read(), [embedded], uri_of(mine))
+    tree.root = mine
+    assert set(actions(body).values()) == {"written"}
+    assert set(actions(published()).values()) == {"kept"}
+    assert len(runs_of(mine)) == 8
+
+
 def test_what_a_killed_publication_left_is_tidied_up(
     tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

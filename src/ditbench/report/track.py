@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from ditbench.config import Config
 
-KEY, DIGEST = "ditbench.key", "ditbench.digest"
+KEY, DIGEST, FOLDER = "ditbench.key", "ditbench.digest", "ditbench.results"
 # Part of every digest: a higher number publishes every cell anew.
 FORMAT = 1
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
@@ -219,7 +220,9 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
         failed=cell.state == "failed",
         params=params,
         metrics=dict(_metrics(cell)),
-        tags=_tags(cell, [study.name for study in citing], label) | _colour(cell, citing),
+        tags=_tags(cell, [study.name for study in citing], label)
+        | _colour(cell, citing)
+        | {FOLDER: folder_id(results.root)},
         files=dict(_files(cell, results)),
         captions=_captions(cell, results.root),
         start_ms=start,
@@ -392,7 +395,7 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str) -> dic
         client = open_store(uri)
         try:
             for world in dict.fromkeys(cell.world for cell, _ in plans):
-                experiment = _experiment(client, uri, world, results.root, studies)
+                experiment = _experiment(client, uri, world, studies)
                 ids = []
                 for cell, plan in plans:
                     if cell.world == world:
@@ -443,11 +446,12 @@ def compare_link(uri: str, experiment: str, runs: Sequence[str], port: int = 500
     return f"{base_link(uri, port)}/#/compare-runs?runs={chosen}&experiments={where}&{TRAINING[1:]}"
 
 
-def _experiment(client: MlflowClient, uri: str, world: str, root: Path, studies: Sequence[Study]) -> str:
+def _experiment(client: MlflowClient, uri: str, world: str, studies: Sequence[Study]) -> str:
     """The experiment of a world, made, restored or brought up to date; its id."""
     name = f"ditbench/{world}"
-    local = _sqlite_file(uri) is not None
-    place = (root / "mlartifacts" / world).resolve().as_uri() if local else None
+    store = _sqlite_file(uri)
+    # Beside the store: several results folders may share one.
+    place = (store.parent / "mlartifacts" / world).resolve().as_uri() if store is not None else None
     experiment = client.get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -480,12 +484,12 @@ def _publish_one(client: MlflowClient, experiment: str, plan: Publication) -> tu
     """Makes the store hold exactly one run of a cell, with its present content; the run's id and what was done."""
     digest = plan.digest
     action = "kept"
-    if not any(run.data.tags.get(DIGEST) == digest for run in _runs_of(client, experiment, plan.key)):
+    if not any(run.data.tags.get(DIGEST) == digest for run in _runs_of(client, experiment, plan)):
         _create_run(client, experiment, plan, digest)
         action = "written"
     # A new run is written before the old one goes: a stop in between loses nothing, the next publication tidies up.
     # Whoever publishes last sees all and keeps the same one as everybody else would.
-    runs = _runs_of(client, experiment, plan.key)
+    runs = _runs_of(client, experiment, plan)
     kept = min(run.info.run_id for run in runs if run.data.tags.get(DIGEST) == digest)
     for run in runs:
         unfinished = DIGEST not in run.data.tags
@@ -501,10 +505,27 @@ def _abandoned(client: MlflowClient, run: Any) -> bool:
     return client.tracking_uri.startswith("sqlite") or time.time() * 1000 - created > ABANDONED_MS
 
 
-def _runs_of(client: MlflowClient, experiment: str, key: str) -> list[Any]:
-    place = key.rpartition("/")[0]
-    # Of all specs: a cell whose knobs changed has a new key, and its old run must go.
-    return list(client.search_runs([experiment], f"tags.`ditbench.cell` = '{place}'", max_results=1000))
+def _runs_of(client: MlflowClient, experiment: str, plan: Publication) -> list[Any]:
+    place = plan.key.rpartition("/")[0]
+    # Of all specs: a cell whose knobs changed has a new key, and its old run must go. Of this results folder alone:
+    # other runs of the workflow may publish cells of the same name to the same server.
+    wanted = f"tags.`ditbench.cell` = '{place}' and tags.`{FOLDER}` = '{plan.tags[FOLDER]}'"
+    return list(client.search_runs([experiment], wanted, max_results=1000))
+
+
+def folder_id(root: Path) -> str:
+    """A results folder's own mark, made once, whoever asks first; it moves with the folder."""
+    path = root / ".folder-id"
+    if not path.exists():
+        mine = root / f".folder-id.{uuid.uuid4().hex}"
+        mine.write_text(uuid.uuid4().hex)
+        try:
+            os.link(mine, path)  # fails where another process was first
+        except FileExistsError:
+            pass
+        finally:
+            mine.unlink()
+    return path.read_text()
 
 
 def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str) -> None:

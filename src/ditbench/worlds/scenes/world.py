@@ -41,12 +41,12 @@ class Scenes(World):
         drawing = ["world.py", "settings.py", "model.py", "pipeline.py", "grammar.py"]
         weights = [assets / "transformer.safetensors", assets / "text_encoder.safetensors"]
         files = {
-            "captions": ["grammar.py"],
-            "references": ["grammar.py", "renderer.py"],
+            "captions": ["world.py", "grammar.py"],
+            "references": ["world.py", "grammar.py", "renderer.py"],
             "embed": drawing,
             "generate": drawing,
             "time": drawing,
-            "cost": ["settings.py"],
+            "cost": ["world.py", "settings.py"],
             "score": [
                 "grammar.py",
                 "renderer.py",

@@ -22,6 +22,7 @@ from diffusers import PixArtTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
+from ditbench.faults import Fault
 from ditbench.worlds.scenes import model as networks
 from ditbench.worlds.scenes.grammar import draw_scene
 from ditbench.worlds.scenes.recipe.lesson import refit, teach
@@ -156,6 +157,10 @@ class Training:
 
     def load(self) -> None:
         state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise Fault(
+                f"{self.checkpoint} was trained by another recipe; remove it to train anew, or name another folder"
+            )
         self.pair.load_state_dict(state["pair"])
         self.average = state["average"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -168,6 +173,7 @@ class Training:
             "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
+            "recipe": repr(self.recipe),
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)

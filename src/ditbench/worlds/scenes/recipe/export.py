@@ -17,7 +17,7 @@ from ditbench.records import processor_name
 from ditbench.worlds.scenes.recipe.backbone import Recipe
 
 # Every file whose bytes decide what the recipe makes.
-RECIPE_FILES = ("grammar.py", "renderer.py", "settings.py", "model.py", "recipe/backbone.py")
+RECIPE_FILES = ("grammar.py", "renderer.py", "settings.py", "model.py", "recipe/lesson.py", "recipe/backbone.py")
 
 
 def recipe_hash() -> str:
