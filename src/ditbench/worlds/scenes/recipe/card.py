@@ -16,7 +16,7 @@ from ditbench.faults import Fault
 if TYPE_CHECKING:
     from ditbench.config import Config
 
-MEASURES = ("attributes/scenes", "objects/scenes", "relations/scenes", "fid/scenes")
+MEASURES = ("attributes/scenes", "objects/scenes", "relations/scenes", "fid/scenes", "hps/scenes")
 SHEET = 36
 JUDGES = ("reader", "dual", "preference")
 
@@ -46,6 +46,12 @@ training. The default sampler is DPM-Solver++ (second order, {steps} steps, flow
 | arm | {heads} |
 |---|{rules}|
 {rows}
+
+Differences to `full` on the same captions and noise:
+
+| arm | {paired_heads} |
+|---|{paired_rules}|
+{paired_rows}
 
 ## What the judges are worth
 
@@ -97,13 +103,16 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
         raise Fault("a model card needs the scores of at least one arm: run the study `scenes_quality` first")
     account, judges = json.loads(account_path.read_text()), json.loads(judges_path.read_text())
     kept: dict[str, Any] = {"schema": "ditbench/scenes-quality@1", "arms": {}}
-    rows = []
+    rows, paired = [], []
     for label, path in quality:
         record = read_record(path, "scores")
         values = {m["name"]: m for m in record["measures"]}
         kept["arms"][label] = {key: record[key] for key in ("n", "measures", "paired", "provenance")}
         cells = [f"{values[m]['value']:.3f} [{values[m]['low']:.3f}, {values[m]['high']:.3f}]" for m in measures]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
+        apart = {p["name"]: f"{p['difference']:+.3f} [{p['low']:+.3f}, {p['high']:+.3f}]" for p in record["paired"]}
+        if apart:
+            paired.append(f"| {label} | " + " | ".join(apart.get(m, "") for m in measures) + " |")
     (assets / "quality.json").write_text(json.dumps(kept, indent=1) + "\n")
     files = [
         f"| `{p.name}` | {p.stat().st_size:,} | `{hashlib.sha256(p.read_bytes()).hexdigest()[:16]}…` |"
@@ -121,6 +130,9 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
         heads=" | ".join(measures),
         rules="---|" * (len(measures) - 1) + "---",
         rows="\n".join(rows),
+        paired_heads=" | ".join(measures),
+        paired_rules="---|" * (len(measures) - 1) + "---",
+        paired_rows="\n".join(paired),
         judges="\n".join(f"| {name} | {_accuracies(judges[name]['held_out'])} |" for name in JUDGES),
         files="\n".join(files),
     )
