@@ -26,7 +26,19 @@ def drawn(results: Path, spec: Spec, first: int, last: int, rate: float) -> None
     write_record(spec.folder(results) / "shards" / f"{first:05d}-{last:05d}.json", "shard", body)
 
 
-def test_before_the_first_shard_time_is_unknown(tmp_path: Path) -> None:
+def test_before_the_first_shard_a_measured_speed_and_the_plans_tell_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ditbench.worlds.scenes.world.Scenes.measured_speed", lambda world: (2.0, "a quiet machine"))
+    outlook = forecast(CONFIG, tmp_path)
+    assert outlook["generation_seconds_on_one_worker"] == 6  # 8 images at 2/s, and 8 of FORA's half effort
+    assert "from a measurement on a quiet machine" in told(outlook)
+
+
+def test_where_nobody_measured_time_is_unknown_before_the_first_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ditbench.worlds.scenes.world.Scenes.measured_speed", lambda world: None)
     outlook = forecast(CONFIG, tmp_path)
     assert (outlook["cells"], outlook["shards"], outlook["images_to_draw"]) == (2, 4, 16)
     assert outlook["generation_seconds_on_one_worker"] is None

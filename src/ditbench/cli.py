@@ -198,6 +198,8 @@ def _plan(options: argparse.Namespace) -> None:
 
     outlook = forecast(load_config(options.config), options.results)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
+    if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
+        raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -211,20 +213,23 @@ def _captions(options: argparse.Namespace) -> None:
     from ditbench.worlds import get_world
 
     world = get_world(options.world)
-    write_captions(world, options.name, options.count, options.seed, options.out, options.file, options.code)
+    with noted(options.out, "captions", options.out.parent):
+        write_captions(world, options.name, options.count, options.seed, options.out, options.file, options.code)
 
 
 def _references(options: argparse.Namespace) -> None:
     from ditbench.caption_sets import write_references
     from ditbench.worlds import get_world
 
-    write_references(get_world(options.world), options.count, options.out, options.code)
+    with noted(options.out, "references", options.out.parent):
+        write_references(get_world(options.world), options.count, options.out, options.code)
 
 
 def _embed(options: argparse.Namespace) -> None:
     from ditbench.generate import embed
 
-    embed(options.world, options.captions, options.out, options.device, options.code)
+    with noted(options.out, "text embeddings", options.out.parent):
+        embed(options.world, options.captions, options.out, options.device, options.code)
 
 
 def _spec(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ditbench.cells import cell_table, shard_ranges
+from ditbench.cells import Spec, cell_table, shard_ranges
 from ditbench.config import Config
 from ditbench.faults import Fault
 
@@ -39,13 +39,18 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
                 waiting[spec.arm] = waiting.get(spec.arm, 0) + last - first + 1
             if record:
                 speeds.setdefault(spec.arm, []).append(record["images_per_second"])
-    size = get_world(config.world).image_size
+    size, source = get_world(config.world).image_size, "earlier shards of this run"
     per_image = sum(sizes) / len(sizes) if sizes else size * size * BYTES_PER_PIXEL
     every = [value for values in speeds.values() for value in values]
     seconds: float | None = None
+    known = get_world(config.world).measured_speed()
     if every:
         slowest = min(every)
         seconds = sum(n / (sum(v) / len(v) if (v := speeds.get(arm)) else slowest) for arm, n in waiting.items())
+    elif known is not None:
+        rate, source = known[0], f"a measurement on {known[1]}"
+        effort = {spec.arm: _effort(spec) for spec in specs}
+        seconds = sum(n * effort[arm] / rate for arm, n in waiting.items())
     return {
         "arms": len({spec.arm for spec in specs}),
         "seeds": len(config.seeds),
@@ -57,7 +62,18 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
         "disk_bytes_to_write": round(missing * per_image),
         "disk_bytes_free": _free(root),
         "generation_seconds_on_one_worker": None if seconds is None else round(seconds),
+        "estimated_from": source if seconds is not None else None,
     }
+
+
+def _effort(spec: Spec) -> float:
+    """What an arm's plan computes, as a share of a full run of the world's own steps."""
+    from ditbench.methods import get_method
+    from ditbench.worlds import get_world
+
+    world, method = get_world(spec.world), get_method(spec.method, spec.knobs)
+    steps = method.steps(spec.steps or world.default_steps)
+    return steps / world.default_steps * (1 - method.plan(world.shape(steps)).nominal_ratio)
 
 
 def _free(folder: Path) -> int:
@@ -72,7 +88,11 @@ def told(outlook: dict[str, Any]) -> str:
     seconds = outlook["generation_seconds_on_one_worker"]
     need, free = outlook["disk_bytes_to_write"], outlook["disk_bytes_free"]
     enough = "" if need < free else ": NOT ENOUGH, make room or set another `results`"
-    time = "unknown until the first shard is drawn" if seconds is None else _duration(seconds)
+    time = (
+        "unknown until the first shard is drawn"
+        if seconds is None
+        else f"{_duration(seconds)}, from {outlook['estimated_from']}"
+    )
     return "\n".join(
         [
             f"{outlook['cells']} cells ({outlook['arms']} arms x {outlook['seeds']} seeds), "

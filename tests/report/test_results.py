@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -85,3 +86,14 @@ def test_the_share_of_computing_leaves_imports_and_the_ledger_out(tree: Any) -> 
     share = compute_share(spent)
     assert share is not None and abs(share - useful / sum(stage.total for stage in spent)) < 1e-9
     assert compute_share([]) is None
+
+
+def test_a_stage_that_serves_all_cells_tells_its_failure_in_every_one(tree: Any) -> None:
+    for arm in ("full", "fora-n2"):
+        tree.remove(arm, "spec.json", "scores.json", "cost.json", "latency.json")
+    note = tree.root / "embeddings" / "scenes" / "failure.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"stage": "text embeddings", "reason": "the weights are damaged"}))
+    cells = {cell.arm: cell for cell in tree.read().cells}
+    assert cells["full"].state_text == "failed: text embeddings: the weights are damaged"
+    assert cells["fora-n2"].state == "failed"

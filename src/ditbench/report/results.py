@@ -169,7 +169,7 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
 
     spec_path = folder / "spec.json"
     if not spec_path.is_file():
-        failure = _failure(folder)
+        failure = _failure(folder) or _shared_failure(folder, kept)
         return Cell(**kept, state="failed" if failure else "not run", reason=failure or "")
     written = read_record(spec_path, "spec")
     if written["hash"] != kept["hash"]:
@@ -183,8 +183,8 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
     shard_paths = [folder / "shards" / f"{name}.json" for name in shard_names]
     shards = {path: read_record(path, "shard") for path in shard_paths if path.is_file()}
 
-    failure = _failure(folder)
     missing = [STAGES[kind] for kind in CELL_RECORDS if kind not in bodies]
+    failure = _failure(folder) or (_shared_failure(folder, kept) if missing else None)
     if len(shards) < len(shard_paths):
         missing.insert(0, f"images ({len(shards)} of {len(shard_paths)} shards)" if shards else "images")
     state: State = "failed" if failure else "not run" if missing else "done"
@@ -215,6 +215,13 @@ def _failure(folder: Path) -> str | None:
         return f"{body['stage']}: {body['reason']}"
     except (ValueError, KeyError, TypeError):
         return f"{path.name} cannot be read"
+
+
+def _shared_failure(cell: Path, kept: dict[str, Any]) -> str | None:
+    """Why a stage that serves every cell of the world failed: its note lies beside its own record."""
+    root, world = cell.parents[3], str(kept["spec"]["world"])
+    reasons = (_failure(root / stage / world) for stage in ("captions", "embeddings", "references"))
+    return next(filter(None, reasons), None)
 
 
 def _plan(path: Path) -> dict[str, Any] | None:

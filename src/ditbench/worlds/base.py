@@ -46,6 +46,10 @@ class World(ABC):
     def sources(self, stage: str) -> list[Path]:
         """The world's own files that a stage of the workflow uses, weights included."""
 
+    def measured_speed(self) -> tuple[float, str] | None:
+        """Images per second of the full model on one worker, as measured once, and on what; None where nobody did."""
+        return None
+
     @abstractmethod
     def shape(self, steps: int) -> Shape:
         """The sites of a run of `steps` steps."""

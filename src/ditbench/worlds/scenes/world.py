@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,12 +42,12 @@ class Scenes(World):
         drawing = ["world.py", "settings.py", "model.py", "pipeline.py", "grammar.py"]
         weights = [assets / "transformer.safetensors", assets / "text_encoder.safetensors"]
         files = {
-            "captions": ["world.py", "grammar.py"],
-            "references": ["world.py", "grammar.py", "renderer.py"],
+            "captions": ["grammar.py"],
+            "references": ["grammar.py", "renderer.py"],
             "embed": drawing,
             "generate": drawing,
             "time": drawing,
-            "cost": ["world.py", "settings.py"],
+            "cost": ["settings.py"],
             "score": [
                 "grammar.py",
                 "renderer.py",
@@ -62,6 +63,14 @@ class Scenes(World):
         if stage == "score":
             found += [assets / f"{name}.safetensors" for name in ("reader", "dual", "preference")]
         return found
+
+    def measured_speed(self) -> tuple[float, str] | None:
+        path = assets_folder() / "quality.json"
+        if not path.exists():
+            return None
+        full = json.loads(path.read_text(encoding="utf-8"))["arms"]["full"]
+        hardware = full["provenance"]["hardware"]
+        return full["images_per_second"], hardware["gpu"] or hardware["cpu"]
 
     def shape(self, steps: int) -> Shape:
         return Shape(steps, settings.BLOCKS, ("self", "cross", "mlp"), settings.TOKENS)

@@ -108,6 +108,9 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
         record = read_record(path, "scores")
         values = {m["name"]: m for m in record["measures"]}
         kept["arms"][label] = {key: record[key] for key in ("n", "measures", "paired", "provenance")}
+        shards = [read_record(shard, "shard") for shard in sorted(path.parent.glob("shards/*.json"))]
+        rate = sum(shard["images_per_second"] for shard in shards) / len(shards)
+        kept["arms"][label]["images_per_second"] = round(rate, 3)
         cells = [f"{values[m]['value']:.3f} [{values[m]['low']:.3f}, {values[m]['high']:.3f}]" for m in measures]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
         apart = {p["name"]: f"{p['difference']:+.3f} [{p['low']:+.3f}, {p['high']:+.3f}]" for p in record["paired"]}
