@@ -34,10 +34,9 @@ T5 text encoder, and the judges of this world. Made by `snakemake assets`; this 
 |---|---|
 {making}
 
-The run was stopped and continued several times, on one core and on two, which changes the last bits of sums: the
-recipe gives a network of the same quality, not the same bytes. Noise levels are shifted towards the noisy end in
-training. The default sampler is DPM-Solver++ (second order, {steps} steps, flow shift {shift:g}, guidance
-{guidance:g}).
+{notes}
+
+The default sampler is DPM-Solver++ (second order, {steps} steps, flow shift {shift:g}, guidance {guidance:g}).
 
 ## What it draws
 
@@ -75,7 +74,7 @@ def _making(account: dict[str, Any]) -> str:
     hardware = account["hardware"]
     rows = {
         "images seen": f"{account['images_seen']:,} ({stages})",
-        "wall time": f"{account['seconds'] / 3600:.1f} h on a machine shared with other work",
+        "wall time": f"{account['seconds'] / 3600:.1f} h",
         "hardware": hardware["accelerator"] or f"{hardware['processor']}, {hardware['cores']} cores",
         "seed": recipe["seed"],
         "lesson in reading": f"after {recipe['lesson_at']:,} images (recipe/lesson.py says why; 0 is better)",
@@ -125,6 +124,7 @@ def write_card(assets: Path, quality: Sequence[tuple[str, Path]], measures: Sequ
     card = CARD.format(
         parameters=sum(t.numel() for t in weights.values()) / 1e6,
         making=_making(account),
+        notes=account.get("notes", ""),
         steps=settings.STEPS,
         shift=settings.FLOW_SHIFT,
         guidance=settings.GUIDANCE,
