@@ -7,7 +7,8 @@ import torch
 from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
 
 import ditbench
-from ditbench.engine.plan import Shape, full_plan
+from ditbench.engine.layout import Layout, Shape
+from ditbench.engine.plan import full_plan
 from ditbench.faults import Fault
 from ditbench.worlds.scenes import model as networks
 from ditbench.worlds.scenes.pipeline import Pixels, build_scheduler
@@ -101,7 +102,7 @@ def test_fewer_steps_and_plans_work_too(pipeline: PixArtAlphaPipeline) -> None:
     half = draw(pipeline, steps=3)
     with ditbench.accelerate(pipeline, "fewer-steps", share=0.5):
         assert torch.equal(draw(pipeline, steps=6), half)
-    plan = full_plan(Shape(6, 2, ("self", "cross", "mlp"), 16))
+    plan = full_plan(Shape(6, Layout.regular(2, ("self", "cross", "mlp")), 16))
     expected = draw(pipeline)
     with ditbench.accelerate(pipeline, plan):
         assert torch.equal(draw(pipeline), expected)

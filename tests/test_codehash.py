@@ -13,15 +13,16 @@ from ditbench.faults import Fault
 # What stages import without their results depending on it: messages, records' form, and finding things by name.
 PLUMBING = {"__init__.py", "registry.py", "faults.py", "records.py", "config.py", "cells.py", "failures.py"}
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
-_WORLD = {"backbones/pixart_costs.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
-_DRAWING = {"engine/plan.py", "engine/run.py", "engine/trace.py", "noise.py", "storage.py"}
+_WORLD = {"engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
+_LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
+_DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
 OTHERS = {
     "captions": {"storage.py"},
     "references": set(),
     "embed": _WORLD | _DRAWING,
-    "spec": {"engine/fills.py", "engine/selectors.py"},  # a plan is made without them
+    "spec": {"engine/deciders.py", "engine/fills.py", "engine/selectors.py"},  # a plan is made without them
     "generate": _WORLD,
-    "cost": {"engine/run.py", "engine/fills.py", "engine/selectors.py", "noise.py", "storage.py"},
+    "cost": _DRAWING | {"worlds/base.py"},
     # Pictures that a new renderer draws are new references, which make new scores by themselves.
     "score": {"storage.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
     "time": _WORLD | {"storage.py"},

@@ -58,7 +58,7 @@ def test_a_shard_says_what_was_executed_and_the_ledger_bills_it(ready: Path, who
     record = ready / "batch16" / f"00000-{COUNT - 1:05d}.json"
     trace = read_record(record, "shard")["trace"]
     assert trace["samples"] == 2 * COUNT  # both branches of guidance
-    assert [all(n == 2 * COUNT * 256 for b in step for n in b) for step in trace["computed"]] == [True, False] * 2
+    assert [all(n == 2 * COUNT * 256 for n in step) for step in trace["computed"]] == [True, False] * 2
     write_cost(ready / "spec.json", [record], ready / "cost.json")
     cost = read_record(ready / "cost.json", "cost")
     assert cost["realised_ratio"] == cost["nominal_ratio"] == 0.5

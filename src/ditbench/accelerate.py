@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
+from ditbench.engine.ledger import Bill, bill
 from ditbench.engine.plan import Plan
 from ditbench.engine.run import Run
 from ditbench.engine.trace import Trace
@@ -16,29 +19,43 @@ class Accelerated:
     """A pipeline under a method; use it as a context manager, or call `restore` when done.
 
     Every call of the pipeline sets its sampler's timesteps first: that begins a fresh run, whatever the steps or the
-    batch, and whatever became of the last one.
+    batch, and whatever became of the last one. A step of the sampler is a step of the plan, however often the
+    pipeline calls its network in it.
     """
 
     def __init__(self, pipeline: Any, method: Method | Plan) -> None:
         from ditbench.backbones.families import backbone_of
 
         self.pipeline, self.method = pipeline, method
+        for part in ("transformer", "scheduler"):
+            if not hasattr(pipeline, part):
+                raise Fault(
+                    f"a {type(pipeline).__name__} has no {part}: only diffusion transformers can be accelerated"
+                )
         self.network, self.scheduler = pipeline.transformer, pipeline.scheduler
         if "forward" in vars(self.network):
             raise Fault("this pipeline is accelerated already; call restore() on what accelerate() gave you first")
         self.backbone = backbone_of(self.network)
         self._steps = 0
         self._run: Run | None = None
-        self._set_timesteps = self.scheduler.set_timesteps
-        self.scheduler.set_timesteps = self._begin
+        self._set_timesteps, self._step = self.scheduler.set_timesteps, self.scheduler.step
+        self.scheduler.set_timesteps, self.scheduler.step = self._begin, self._advance
         self.network.forward = self._forward
 
     def _begin(self, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.method, Method) and num_inference_steps is not None:
-            num_inference_steps = self.method.steps(num_inference_steps)
+        if isinstance(self.method, Method):
+            if num_inference_steps is not None:
+                num_inference_steps = self.method.steps(num_inference_steps)
+            elif kwargs.get("sigmas") is not None:
+                kwargs["sigmas"] = _resampled(kwargs["sigmas"], self.method)
         answer = self._set_timesteps(num_inference_steps, *args, **kwargs)
         self._steps, self._run = len(self.scheduler.timesteps), None
         return answer
+
+    def _advance(self, *args: Any, **kwargs: Any) -> Any:
+        if self._run is not None:
+            self._run.advance()
+        return self._step(*args, **kwargs)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._run is None:
@@ -50,36 +67,44 @@ class Accelerated:
         return self._run.forward(*args, **kwargs)
 
     def _make_run(self, *args: Any, **kwargs: Any) -> Run:
-        import torch
+        from ditbench.engine.fills import Reuse
+        from ditbench.engine.run import Parts
+        from ditbench.sampling import run_of
 
         shape = self.backbone.shape(self._steps, *args, **kwargs)
         if isinstance(self.method, Plan):
             if self.method.steps != self._steps:
                 raise Fault(f"the plan is for {self.method.steps} steps, the pipeline was asked for {self._steps}")
-            from ditbench.engine.fills import Reuse
-
-            return Run(self.backbone, self.method, shape.tokens, Reuse())
-        generator = torch.Generator(self.network.device).manual_seed(0)
-        selector = self.method.selector(shape, generator)
-        return Run(self.backbone, self.method.plan(shape), shape.tokens, self.method.fill(shape), selector)
+            return Run(self.backbone, self.method, shape.tokens, lambda: Parts(Reuse()), by_itself=False)
+        return run_of(self.method, self.backbone, shape, by_itself=False)
 
     @property
     def trace(self) -> Trace:
         """What the last call executed."""
-        if self._run is None:
+        if self._run is None or not self._run.trace.samples:
             raise Fault("nothing has run yet: call the pipeline first")
         return self._run.trace
 
+    @property
+    def bill(self) -> Bill:
+        """What the last call cost in MACs, for one image and one branch of guidance."""
+        trace = self.trace
+        assert self._run is not None
+        return bill(trace, self._run.costs)
+
     def report(self) -> str:
         """What ran in the last call, in a few lines for a person."""
-        trace = self.trace
-        whole = (trace.computed == trace.samples * trace.shape.tokens).mean()
-        none = (trace.computed == 0).mean()
+        trace, cost = self.trace, self.bill
+        layout, rows = trace.shape.layout, trace.samples * trace.ran.size
+        whole, some = trace.whole.sum() / rows, (trace.ran - trace.whole).sum() / rows
         lines = [
-            f"{trace.shape.steps} steps x {trace.shape.blocks} blocks x {'/'.join(trace.shape.branches)}, "
+            f"{trace.shape.steps} steps x {layout.blocks} blocks of {'/'.join(layout.names)}, "
             f"{trace.shape.tokens} tokens, {trace.samples} sample(s) in a batch",
-            f"units computed whole {whole:.1%}, in part {1 - whole - none:.1%}, not {none:.1%}",
+            f"units computed whole {whole:.1%}, in part {some:.1%}, not {1 - whole - some:.1%}",
             f"token computations left out: {trace.realised_ratio:.1%}",
+            f"MACs of one image and CFG branch: {_scaled(cost.linear)} in linear layers, "
+            f"{_scaled(cost.attention)} in products of attention",
+            f"kept between steps: {_scaled(trace.cache_bytes)}B for one sample",
         ]
         return "\n".join(lines)
 
@@ -88,6 +113,7 @@ class Accelerated:
         if vars(self.network).get("forward") == self._forward:
             del self.network.forward
             del self.scheduler.set_timesteps
+            del self.scheduler.step
 
     def __enter__(self) -> Accelerated:
         return self
@@ -96,6 +122,25 @@ class Accelerated:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+
+
+def _resampled(sigmas: Any, method: Method) -> Any:
+    """The noise levels a pipeline gave its sampler, for as many steps as the method takes."""
+    count = len(sigmas)
+    wanted = method.steps(count)
+    if wanted == count:
+        return sigmas
+    # FLUX gives evenly spaced levels from 1 to 1/n; anything else was somebody's own choice.
+    if not np.allclose(np.asarray(sigmas), np.linspace(1.0, 1 / count, count)):
+        raise Fault(f"{method.name} changes the number of steps, but this call names its own noise levels (sigmas)")
+    return np.linspace(1.0, 1 / wanted, wanted)
+
+
+def _scaled(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} "
 
 
 def accelerate(pipeline: Any, method: str | Method | Plan, **knobs: Any) -> Accelerated:

@@ -14,16 +14,18 @@ PACKAGE = Path(__file__).parent
 
 # What each stage runs, relative to the package; a folder stands for all its modules. The files of a world, its block
 # family and its weights are the world's to name (`World.sources`), and a method's file counts only for its own cells.
-_LOOP = tuple(f"engine/{name}.py" for name in ("plan", "fills", "selectors", "run", "trace"))
+_ENGINE = ("layout", "plan", "rows", "fills", "selectors", "deciders", "run", "trace", "costs")
+_LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
+_LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 STAGES: dict[str, tuple[str, ...]] = {
     "captions": ("caption_sets.py",),
     "references": ("caption_sets.py", "storage.py"),
     "embed": ("generate.py",),
-    "spec": ("engine/plan.py", "methods/base.py"),
-    "generate": ("generate.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
-    "cost": ("generate.py", "engine/ledger.py", "engine/plan.py", "engine/trace.py"),
+    "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),
+    "generate": ("generate.py", "sampling.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
+    "cost": ("generate.py", *_LEDGER),
     "score": ("score.py", "statistics.py", "judges"),
-    "time": ("stopwatch.py", "generate.py", "noise.py", *_LOOP, "methods/base.py"),
+    "time": ("stopwatch.py", "generate.py", "sampling.py", "noise.py", *_LOOP, "methods/base.py"),
     "publish": ("report", "study.py"),
     "report": ("report", "study.py"),
 }

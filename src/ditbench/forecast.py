@@ -73,7 +73,8 @@ def _effort(spec: Spec) -> float:
 
     world, method = get_world(spec.world), get_method(spec.method, spec.knobs)
     steps = method.steps(spec.steps or world.default_steps)
-    return steps / world.default_steps * (1 - method.plan(world.shape(steps)).nominal_ratio)
+    ratio = method.plan(world.shape(steps)).nominal_ratio
+    return steps / world.default_steps * (1 - (ratio or 0.0))  # what sampling decides may be everything
 
 
 def _free(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from ditbench.engine.costs import Costs
 
 PROGRESS_SECONDS = 10.0
 
@@ -112,29 +114,25 @@ class Sampler:
         self.world = get_world(world_name)
         self.device = check_device(device)
         self.handle = self.world.load(self.device)
+        self.costs: Costs | None = None  # what the last batch is billed by
 
     def draw(self, spec: dict[str, Any], texts: Texts) -> tuple[NDArray[np.uint8], Trace]:
         """Images of `texts` under the spec's method and seed, and what was executed."""
         import torch
 
-        from ditbench.engine.run import Run, attached
+        from ditbench.engine.run import attached
         from ditbench.methods import get_method
         from ditbench.noise import batch_noise
+        from ditbench.sampling import run_of
 
         method = get_method(spec["method"], spec["knobs"])
         steps = method.steps(spec["steps"] or self.world.default_steps)
         shape = self.world.shape(steps)
-        generator = torch.Generator(self.device).manual_seed(spec["seed"])
-        run = Run(
-            self.handle.backbone,
-            method.plan(shape),
-            shape.tokens,
-            method.fill(shape),
-            method.selector(shape, generator),
-        )
+        run = run_of(method, self.handle.backbone, shape, spec["seed"], by_itself=False)
         noise = torch.from_numpy(batch_noise(spec["seed"], texts.ids, self.world.noise_shape()))
-        with attached(run):
+        with attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
+        self.costs = run.costs
         return images, run.trace
 
 
@@ -183,7 +181,7 @@ def generate_shard(
                     file=sys.stderr,
                     flush=True,
                 )
-    assert trace is not None
+    assert trace is not None and sampler.costs is not None
     whole = np.concatenate(images)
     archive = out.with_suffix(".zip")
     with clock("write"):
@@ -199,6 +197,7 @@ def generate_shard(
         "ids": texts.ids,
         "images_per_second": len(texts.ids) / clock.seconds["compute"],
         "trace": trace.summary(),
+        "costs": sampler.costs.to_json(),
     }
     write_record(out, "shard", body, timings=clock.seconds, code=code)
 
@@ -220,6 +219,7 @@ def write_plan(spec: dict[str, Any], out: Path) -> None:
 
 def write_cost(spec_path: Path, shard_records: Sequence[Path], out: Path, code: str | None = None) -> None:
     """Bills what the shards' traces say was executed."""
+    from ditbench.engine.costs import Costs
     from ditbench.engine.ledger import bill
     from ditbench.methods import get_method
     from ditbench.records import read_record, write_record
@@ -229,20 +229,21 @@ def write_cost(spec_path: Path, shard_records: Sequence[Path], out: Path, code: 
     world = get_world(spec["world"])
     trace: Trace | None = None
     for path in shard_records:
-        part = Trace.from_summary(read_record(path, "shard")["trace"])
+        record = read_record(path, "shard")
+        part, costs = Trace.from_summary(record["trace"]), Costs.from_json(record["costs"])
         if trace is None:
             trace = part
         else:
             trace.add(part)
     if trace is None:
         raise Fault(f"{spec['arm']} has no shards: nothing was run that could be billed")
-    charged = bill(trace, world.costs())
-    plan = get_method(spec["method"], spec["knobs"]).plan(world.shape(trace.shape.steps))
+    charged = bill(trace, costs)
+    plan = get_method(spec["method"], spec["knobs"]).plan(trace.shape)
     body = {
         "spec_hash": spec["hash"],
-        "linear": charged.linear,
-        "attention": charged.attention,
+        **asdict(charged),
         "total": charged.total,
+        "cache_bytes": trace.cache_bytes,
         "steps": trace.shape.steps,
         "cfg_branches": world.cfg_branches,
         "realised_ratio": trace.realised_ratio,

@@ -1,213 +1,209 @@
-"""The engine on a PixArt network: equal to the unpatched model, whatever is cached, and exact in what it bills."""
+"""The loop over a plan's sites, on a small random PixArt; what holds for every family is in tests/backbones."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel
-from torch.utils.flop_counter import FlopCounterMode
+from tests.backbones.networks import inputs, make
 
-from ditbench.backbones.pixart import PixArtBackbone
-from ditbench.backbones.pixart_costs import pixart_costs
-from ditbench.engine.fills import Misplaced, Reuse
-from ditbench.engine.ledger import bill
-from ditbench.engine.plan import Plan, Shape, full_plan
-from ditbench.engine.run import Run, attached
-from ditbench.engine.selectors import RandomTokens
+from ditbench.backbones import Backbone, Stream
+from ditbench.engine.fills import Fill, Key, Misplaced, Pass, Reuse
+from ditbench.engine.layout import Layout, Shape, Unit
+from ditbench.engine.plan import ASK, Plan, by_step
+from ditbench.engine.rows import Rows
+from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
 
-BLOCKS, TOKENS, TEXT = 2, 16, 5
-BRANCHES = ("self", "cross", "mlp")
+TOKENS = 12
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def network(request: pytest.FixtureRequest) -> PixArtTransformer2DModel:
-    torch.manual_seed(0)
-    made = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        cross_attention_dim=16,
-        num_layers=BLOCKS,
-        in_channels=3,
-        out_channels=3,
-        sample_size=8,
-        patch_size=2,
-        caption_channels=12,
-        use_additional_conditions=False,
-    )
-    # Gates far from zero, so that every unit matters to the output.
-    for block in made.transformer_blocks:
-        torch.nn.init.normal_(block.scale_shift_table)
-    return made.eval().requires_grad_(False).to(request.param)
+@pytest.fixture
+def backbone() -> Backbone:
+    return make("pixart")
 
 
-def inputs(network: PixArtTransformer2DModel, seed: int, batch: int = 2, masked: bool = True) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    dtype = network.dtype
-    mask = torch.ones(batch, TEXT)
-    if masked:
-        mask[:, 3:] = 0
-    return {
-        "hidden_states": torch.randn(batch, 3, 8, 8, generator=generator).to(dtype),
-        "encoder_hidden_states": torch.randn(batch, TEXT, 12, generator=generator).to(dtype),
-        "timestep": torch.full((batch,), 900.0 - 100 * seed),
-        "encoder_attention_mask": mask.to(dtype) if masked else None,
-        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
-        "return_dict": False,
-    }
+class First:
+    """The first tokens of every sample."""
+
+    def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+        return Rows(torch.arange(count).expand(stream.samples, -1), stream.tokens)
 
 
-def make_run(network: PixArtTransformer2DModel, shares: np.ndarray | None, steps: int = 3, fill=None) -> Run:
-    shape = Shape(steps, BLOCKS, BRANCHES, TOKENS)
-    plan = full_plan(shape) if shares is None else Plan(BRANCHES, shares)
-    selector = RandomTokens(torch.Generator().manual_seed(0))
-    return Run(PixArtBackbone(network), plan, TOKENS, fill or Reuse(), selector)
+def run_of(backbone: Backbone, shares: np.ndarray, fill: type = Reuse, **options: bool) -> Run:
+    made = Plan(backbone.layout, backbone.layout.by_branch, shares)
+    return Run(backbone, made, TOKENS, lambda: Parts(fill(), First()), **options)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("masked", [True, False])
-def test_full_plan_is_bit_identical(network: PixArtTransformer2DModel, batch: int, masked: bool) -> None:
-    run = make_run(network, None)
-    for step in range(3):
-        given = inputs(network, step, batch, masked)
-        expected = network(**given)[0]
-        with attached(run):
-            actual = network(**given)[0]
-        assert torch.equal(actual, expected)
-
-
-def test_reuse_of_everything_keeps_outputs_but_not_gates(network: PixArtTransformer2DModel) -> None:
-    shares = np.ones((2, BLOCKS, 3))
-    shares[1] = 0
-    run = make_run(network, shares, steps=2)
-    first, second = inputs(network, 0), inputs(network, 1)
+def call(backbone: Backbone, run: Run, step: int, batch: int = 2) -> torch.Tensor:
     with attached(run):
-        network(**first)
-        reused = network(**second)[0]
-    assert not torch.equal(reused, network(**second)[0])
-    # By hand: the first step's outputs before their gates, the second step's gates.
-    backbone = PixArtBackbone(network)
-    caching, hand = backbone.enter(**first), backbone.enter(**second)
-    for block in range(BLOCKS):
-        for branch in BRANCHES:
-            output = backbone.compute(caching, block, branch)
-            backbone.add(caching, block, branch, output)
-            backbone.add(hand, block, branch, output)
-    assert torch.equal(reused, backbone.leave(hand)[0])
+        answer: torch.Tensor = backbone.network(**inputs(backbone, "pixart", step, batch))[0]
+        return answer
 
 
-def test_all_tokens_through_the_gather_path_equal_full_over_a_stale_cache() -> None:
-    """An index of all tokens must overwrite the whole cache: a scatter that does nothing would fail here."""
-    torch.manual_seed(0)
-    cache = Reuse()
+def test_a_scatter_of_all_tokens_overwrites_the_whole_cache() -> None:
+    cache, key = Reuse(), Key(0, "image")
     stale, fresh = torch.randn(2, TOKENS, 4), torch.randn(2, TOKENS, 4)
-    cache.keep((0, "mlp"), 0, stale.clone())
-    index = torch.arange(TOKENS).expand(2, -1)
-    assert torch.equal(cache.complete((0, "mlp"), 1, index, fresh), fresh)
-    assert torch.equal(cache.supply((0, "mlp"), 2), fresh)
+    cache.keep(key, 0, stale.clone())
+    assert torch.equal(cache.complete(key, 1, Rows(torch.arange(TOKENS).expand(2, -1), TOKENS), fresh), fresh)
+    assert torch.equal(cache.supply(key, 2), fresh)
+    assert cache.nbytes() == fresh.nbytes
 
 
-def test_some_tokens_are_fresh_and_the_others_reused(network: PixArtTransformer2DModel) -> None:
-    class First:
-        def choose(self, unit, step, hidden, count):
-            return torch.arange(count).expand(hidden.shape[0], -1)
+def test_rows_are_gathered_and_put_back_by_hand() -> None:
+    whole = torch.arange(24.0).view(2, 4, 3)
+    some = Rows(torch.tensor([[0, 2], [1, 3]]), 4)
+    assert torch.equal(some.take(whole), torch.stack([whole[0, [0, 2]], whole[1, [1, 3]]]))
+    one = Rows.of_samples(torch.tensor([1]), 4)
+    assert torch.equal(one.take(whole), whole[1:])
+    put = some.put(whole.clone(), torch.zeros(2, 2, 3))
+    assert put[0, [0, 2]].sum() == put[1, [1, 3]].sum() == 0
+    assert torch.equal(put[0, [1, 3]], whole[0, [1, 3]])
 
-    shares = np.ones((2, BLOCKS, 3))
-    shares[1, 0, 2] = 0.25
-    run = make_run(network, shares, steps=2)
-    run.selector = First()
-    kept: dict = {}
-    original = run.backbone.add
-    run.backbone.add = lambda s, b, n, o: (kept.update({(run.step, b, n): o.clone()}), original(s, b, n, o))[1]
-    with attached(run):
-        network(**inputs(network, 0))
-        network(**inputs(network, 1))
-    before, after = kept[0, 0, "mlp"], kept[1, 0, "mlp"]
-    assert torch.equal(after[:, 4:], before[:, 4:])
-    assert not torch.equal(after[:, :4], before[:, :4])
-    assert run.trace.computed[1, 0].tolist() == [32, 32, 8]
+
+def test_some_tokens_are_fresh_and_the_others_reused(backbone: Backbone) -> None:
+    mlp = 2
+    shares = np.ones((2, 6))
+    shares[1, mlp] = 0.25
+    seen: dict[tuple[str, int], torch.Tensor] = {}
+
+    class Watched(Reuse):
+        def keep(self, key: Key, step: int, output: torch.Tensor) -> None:
+            seen["before", key.unit] = output.clone()
+            super().keep(key, step, output)
+
+        def complete(self, key: Key, step: int, rows: Rows, part: torch.Tensor) -> torch.Tensor | None:
+            whole = super().complete(key, step, rows, part)
+            assert whole is not None
+            seen["after", key.unit] = whole.clone()
+            return whole
+
+    run = run_of(backbone, shares, Watched)
+    call(backbone, run, 0), call(backbone, run, 1)
+    before, after = seen["before", mlp], seen["after", mlp]
+    assert set(seen) == {("before", mlp), ("after", mlp)}, "only what a later step needs is kept"
+    assert torch.equal(after[:, 3:], before[:, 3:])
+    assert not torch.isclose(after[:, :3], before[:, :3]).any(dim=2).all()
+    assert run.trace.computed[1].tolist() == [24, 24, 6, 24, 24, 24]
+    assert run.trace.whole[1].tolist() == [2, 2, 0, 2, 2, 2]
+
+
+def test_tokens_that_pass_leave_a_block_as_they_entered_it(backbone: Backbone) -> None:
+    layout = backbone.layout
+    made = Plan(layout, layout.by_block, np.array([[0.5, 0.0]]))
+    run = Run(backbone, made, TOKENS, lambda: Parts(Pass(), First()))
+    answer = call(backbone, run, 0)
+    stream = backbone.enter(**inputs(backbone, "pixart", 0, 2))
+    entered = stream.hidden.clone()
+    part = stream.at(First().choose(layout.by_block[0], 0, stream, 6))
+    for branch in range(3):
+        backbone.add(part, branch, backbone.compute(part, branch))
+    stream.hidden = torch.cat([part.hidden, entered[:, 6:]], dim=1)
+    assert torch.equal(answer, backbone.leave(stream)[0])
 
 
 def test_misplaced_is_reuse_of_other_tokens() -> None:
     fill = Misplaced(shift=3)
     output = torch.arange(TOKENS * 2.0).view(1, TOKENS, 2)
-    fill.keep((0, "self"), 0, output)
-    assert torch.equal(fill.supply((0, "self"), 1)[0, 3], output[0, 0])
+    fill.keep(Key(0, "image"), 0, output)
+    assert torch.equal(fill.supply(Key(0, "image"), 1)[0, 3], output[0, 0])
 
 
-def test_nothing_is_left_behind(network: PixArtTransformer2DModel) -> None:
-    """Another batch size, an aborted run and a second prompt find the network as it was."""
-    shares = np.ones((2, BLOCKS, 3))
+def test_a_step_can_be_several_calls_with_state_of_their_own(backbone: Backbone) -> None:
+    """Wan's pipeline calls its network for one branch of guidance after the other."""
+    shares = np.ones((2, 6))
     shares[1] = 0
-    given = inputs(network, 0)
-    expected = network(**given)[0]
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(RuntimeError), attached(make_run(network, shares, steps=2)):
-        network(**given)
-        raise RuntimeError("stopped in the middle")
-    with attached(make_run(network, shares, steps=2)):
-        network(**inputs(network, 0, batch=4))
-        network(**inputs(network, 1, batch=4))
-    assert torch.equal(network(**given)[0], expected)
-    assert "forward" not in vars(network)
-    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    both = run_of(backbone, shares, by_itself=False)
+    apart = [run_of(backbone, shares) for _ in range(2)]
+    for step in range(2):
+        for branch in range(2):
+            with attached(both):
+                given = inputs(backbone, "pixart", 2 * step + branch, 2)
+                together = backbone.network(**given)[0]
+            with attached(apart[branch]):
+                assert torch.equal(together, backbone.network(**given)[0])
+        both.advance()
+    assert both.step == 2
+    assert both.trace.samples == 4
+    assert both.trace.realised_ratio == 0.5
+    with pytest.raises(Fault, match="asks for step 3"):
+        call(backbone, both, 0)
 
 
-def test_bad_plans_are_refused(network: PixArtTransformer2DModel) -> None:
-    shares = np.ones((2, BLOCKS, 3))
-    shares[0, 0, 0] = 0
+def test_a_call_too_many_in_a_step_is_a_fault(backbone: Backbone) -> None:
+    run = run_of(backbone, np.ones((2, 6)), by_itself=False)
+    call(backbone, run, 0)
+    run.advance()
+    run.advance()  # nothing was called in between: still the same step
+    call(backbone, run, 1)
+    with pytest.raises(Fault, match="more often"):
+        call(backbone, run, 1)
+
+
+def test_bad_plans_are_refused(backbone: Backbone) -> None:
+    shares = np.ones((2, 6))
+    shares[0, 0] = 0
     with pytest.raises(Fault, match="first step"):
-        make_run(network, shares, steps=2)
+        run_of(backbone, shares)
     with pytest.raises(Fault, match="2 blocks"):
-        make_run(network, np.ones((2, BLOCKS + 1, 3)), steps=2)
-    run = make_run(network, None, steps=1)
-    with attached(run):
-        network(**inputs(network, 0))
-        with pytest.raises(Fault, match="the plan has 1"):
-            network(**inputs(network, 1))
+        longer = Layout.regular(3, ("self", "cross", "mlp"))
+        Run(backbone, Plan(longer, longer.by_branch, np.ones((2, 9))), TOKENS, lambda: Parts(Reuse()))
+    half = Plan(backbone.layout, backbone.layout.by_branch, np.array([[1.0] * 6, [0.5] * 6]))
+    with pytest.raises(Fault, match="selector"):
+        Run(backbone, half, TOKENS, lambda: Parts(Reuse()))
+    asking = Plan(backbone.layout, backbone.layout.by_branch, np.array([[1.0] * 6, [ASK] * 6]))
+    with pytest.raises(Fault, match="decider"):
+        Run(backbone, asking, TOKENS, lambda: Parts(Reuse()))
+    run = run_of(backbone, np.ones((1, 6)))
+    call(backbone, run, 0)
+    with pytest.raises(Fault, match="the plan has 1"):
+        call(backbone, run, 1)
 
 
-def counted(network: PixArtTransformer2DModel, run: Run, steps: int, batch: int) -> float:
-    with FlopCounterMode(display=False) as counter, attached(run):
-        for step in range(steps):
-            network(**inputs(network, step, batch))
-    return counter.get_total_flops() / 2 / batch
+def test_units_must_split_the_network() -> None:
+    layout = Layout.regular(2, ("a", "b"))
+    for units in ([], [Unit(0, 2)], [Unit(0, 2), Unit(1, 4)], [Unit(1, 4)]):
+        with pytest.raises(Fault, match="follow each other"):
+            Plan(layout, tuple(units), np.ones((1, len(units))))
+    with pytest.raises(Fault, match="no blocks 1 to 2"):
+        layout.span(1, 3)
+    assert [layout.label(u) for u in (layout.by_branch[3], layout.by_block[1], layout.span(0, 2))] == [
+        "1.b",
+        "1",
+        "0-1",
+    ]
 
 
-@pytest.mark.parametrize("kind", ["full", "some", "reuse"])
-def test_the_bill_equals_torchs_flop_counter(kind: str) -> None:
-    torch.manual_seed(0)
-    network = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        cross_attention_dim=16,
-        num_layers=BLOCKS,
-        in_channels=3,
-        out_channels=3,
-        sample_size=8,
-        patch_size=2,
-        caption_channels=12,
-        use_additional_conditions=False,
-    ).eval()
-    shares = np.ones((2, BLOCKS, 3))
-    if kind == "some":
-        shares[1] = [[0.5, 0.25, 0.75], [0.0, 1.0, 0.1]]
-    if kind == "reuse":
-        shares[1] = 0
-    run = make_run(network, shares, steps=2)
-    expected = counted(network, run, steps=2, batch=2)
-    costs = pixart_costs(width=16, tokens=TOKENS, text_tokens=TEXT, text_width=12, patch_values=12, out_values=12)
-    assert bill(run.trace, costs).total == expected
+def test_a_ratio_weighs_units_by_their_branches() -> None:
+    layout = Layout.regular(4, ("a",))
+    plan = Plan(layout, (layout.span(0, 3), layout.span(3, 4)), np.array([[1.0, 1.0], [0.0, 1.0]]))
+    assert plan.nominal_ratio == 3 / 8
+    assert by_step(Shape(4, layout, 10), np.arange(4) % 2 == 0).nominal_ratio == 0.5
 
 
 def test_traces_add_and_survive_json() -> None:
-    shape = Shape(2, 1, ("a",), 10)
-    one = Trace(shape, np.array([[[20]], [[10]]]), samples=2)
+    shape = Shape(2, Layout.regular(1, ("a",)), 10)
+    one = Trace.empty(shape)
+    one.samples = 2
+    one.record(0, 0, 10, 2)
+    one.record(1, 0, 5, 2)
+    one.note({"text": 2})
     two = Trace.from_summary(one.summary())
     two.add(one)
     assert two.samples == 4
+    assert two.noted == {"text": 4}
+    assert two.whole.tolist() == [[4], [0]] and two.squares.tolist() == [[400], [100]]
     assert two.realised_ratio == one.realised_ratio == 0.25
     with pytest.raises(Fault):
-        two.add(Trace.empty(Shape(3, 1, ("a",), 10)))
+        two.add(Trace.empty(Shape(3, shape.layout, 10)))
+
+
+def test_what_a_cache_holds_is_counted(backbone: Backbone) -> None:
+    shares = np.ones((2, 6))
+    shares[1, :3] = 0
+    run = run_of(backbone, shares)
+    call(backbone, run, 0), call(backbone, run, 1)
+    assert run.trace.cache_bytes == 3 * TOKENS * 16 * 4
+    fill: Fill = Pass()
+    assert fill.nbytes() == 0

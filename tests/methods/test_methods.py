@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
-from ditbench.engine.plan import Plan, Shape, full_plan
+from ditbench.engine.layout import Layout, Shape
+from ditbench.engine.plan import Plan, full_plan
 from ditbench.faults import Fault
 from ditbench.methods import get_method, knob_fields, method_names
 
-SHAPE = Shape(steps=8, blocks=3, branches=("self", "cross", "mlp"), tokens=16)
+LAYOUT = Layout.regular(3, ("self", "cross", "mlp"))
+SHAPE = Shape(steps=8, layout=LAYOUT, tokens=16)
 
 
 def full_steps(name: str, steps: int = 8, **knobs: object) -> list[int]:
-    plan = get_method(name, knobs).plan(Shape(steps, 3, SHAPE.branches, 16))
+    plan = get_method(name, knobs).plan(Shape(steps, LAYOUT, 16))
     assert set(np.unique(plan.shares)) <= {0.0, 1.0}
-    return np.flatnonzero(plan.shares.all(axis=(1, 2))).tolist()
+    return np.flatnonzero(plan.shares.all(axis=1)).tolist()
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -72,12 +74,14 @@ def test_all_wrong_knobs_are_named_at_once() -> None:
 
 
 def test_plans_round_up_and_survive_json() -> None:
-    plan = Plan(SHAPE.branches, np.full(SHAPE.sites, 0.1))
-    assert plan.counts(30)[0, 0, 0] == 3
-    assert plan.counts(16)[0, 0, 0] == 2
-    assert np.array_equal(Plan.from_json(plan.to_json()).shares, plan.shares)
+    plan = Plan(LAYOUT, LAYOUT.by_branch, np.full(SHAPE.sites, 0.1))
+    assert plan.counts(30)[0, 0] == 3
+    assert plan.counts(16)[0, 0] == 2
+    again = Plan.from_json(plan.to_json())
+    assert np.array_equal(again.shares, plan.shares)
+    assert (again.layout, again.units) == (plan.layout, plan.units)
     assert full_plan(SHAPE).nominal_ratio == 0
     with pytest.raises(Fault, match="between 0"):
-        Plan(SHAPE.branches, np.full(SHAPE.sites, 1.1))
+        Plan(LAYOUT, LAYOUT.by_branch, np.full(SHAPE.sites, 1.1))
     with pytest.raises(Fault, match="shape"):
-        Plan(SHAPE.branches, np.ones((2, 2, 2)))
+        Plan(LAYOUT, LAYOUT.by_branch, np.ones((2, 2)))

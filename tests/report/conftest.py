@@ -144,7 +144,7 @@ class Fabricated:
         shape = world.shape(method.steps(world.default_steps))
         plan = method.plan(shape)
         (folder / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
-        trace = {"steps": shape.steps, "blocks": shape.blocks, "branches": list(shape.branches), "samples": SHARD}
+        trace = {"steps": shape.steps, "layout": shape.layout.to_json(), "samples": SHARD}
         trace |= {"tokens": shape.tokens, "computed": (plan.counts(shape.tokens) * SHARD).tolist()}
         for name in NAMES:
             self._shard(spec, folder, name, trace)

@@ -167,9 +167,9 @@ def test_a_damaged_shard_is_told_and_the_other_arms_are_shown(tree: Any, embedde
 def test_a_plan_in_words_and_as_a_picture() -> None:
     plan = {
         "steps": 3,
-        "blocks": 2,
-        "branches": ["self", "mlp"],
-        "shares": [[[1, 1]] * 2, [[0, 0.5]] * 2, [[0, 0]] * 2],
+        "layout": [[0, "self"], [0, "mlp"], [1, "self"], [1, "mlp"]],
+        "units": [[0, 1], [1, 2], [2, 3], [3, 4]],
+        "shares": [[1, 1, 1, 1], [0, 0.5, 0, 0.5], [0, 0, 0, 0]],
     }
     assert plan_text(plan, "x") == (
         "Plan of x: 1 of 3 steps compute everything (1); 42% of all token computations are done."
@@ -179,6 +179,17 @@ def test_a_plan_in_words_and_as_a_picture() -> None:
     # In each block: the first step of both branches, and half of the second step of one.
     assert sorted(on) == sorted([("11", "1.00")] * 4 + [("11", "0.57")] * 2)
     assert "a &lt; b" in svg
+
+
+def test_a_plan_of_spans_that_sampling_decides() -> None:
+    layout = [[0, "self"], [0, "mlp"], [1, "self"], [1, "mlp"], [2, "self"], [2, "mlp"]]
+    plan = {"steps": 2, "layout": layout, "units": [[0, 2], [2, 6]], "shares": [[1, 1], [1, -1]]}
+    assert plan_text(plan, "x") == (
+        "Plan of x: 1 of 2 steps compute everything (1); 67% of all token computations are done, "
+        "and 33% are decided while sampling."
+    )
+    svg = plan_svg(plan, "x", 200)
+    assert svg.count('class="asked"') == 2 and ">block<" in svg and ">span<" in svg
 
 
 def test_durations_in_words() -> None:

@@ -11,25 +11,30 @@ from typing import Any
 from ditbench.backbones import Backbone
 from ditbench.faults import Fault
 
+_NOT_FAMILIES = {"base", "families", "linear", "stream"}
+
 
 @cache
-def _families() -> dict[str, type]:
-    found: dict[str, type] = {}
+def families() -> dict[str, type[Backbone]]:
+    """Every block family, by the name of the diffusers class it takes apart."""
+    found: dict[str, type[Backbone]] = {}
     for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if info.name == "families":
+        if info.name in _NOT_FAMILIES:
             continue
         module = importlib.import_module(f"{__package__}.{info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "network_class"):
+            if isinstance(value, type) and issubclass(value, Backbone) and value.__module__ == module.__name__:
                 found[value.network_class] = value
     return found
 
 
 def backbone_of(network: Any) -> Backbone:
     """A diffusers network as units."""
-    families = _families()
-    name = type(network).__name__
-    if name not in families:
-        raise Fault(f"no block family for {name}; supported: {', '.join(sorted(families))}")
-    backbone: Backbone = families[name](network)
+    known = families()
+    # torch.compile wraps a module without changing what it is.
+    name = type(getattr(network, "_orig_mod", network)).__name__
+    if name not in known:
+        raise Fault(f"no block family for {name}; supported: {', '.join(sorted(known))}")
+    made: Any = known[name]
+    backbone: Backbone = made(network)
     return backbone

@@ -7,15 +7,17 @@ that attend to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
-from ditbench.engine.plan import Shape
+from ditbench.backbones import Backbone
+from ditbench.backbones.linear import macs_per_token, norm_macs
+from ditbench.backbones.stream import Output, Stream
+from ditbench.engine.costs import Costs, UnitCost, Work
+from ditbench.engine.layout import Layout
 
 if TYPE_CHECKING:
     from diffusers import PixArtTransformer2DModel
@@ -28,57 +30,39 @@ def _as_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return ((1 - mask.to(dtype)) * -10000.0).unsqueeze(1)
 
 
-def gather(tokens: Tensor, index: Tensor) -> Tensor:
-    """The tokens at `index` [batch, k] of [batch, tokens, width]."""
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
-@dataclass
-class PixArtStream:
-    """One forward of a PixArt network."""
-
-    network: PixArtTransformer2DModel
-    hidden: Tensor
-    modulation: Tensor  # [batch, 6 x width], shared by all blocks
-    embedded_time: Tensor
-    raw_text: Tensor
-    mask: Tensor | None
-    text_mask: Tensor | None
+class _Setting(NamedTuple):
     grid: tuple[int, int]
     return_dict: bool
-    per_block: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
-
-    @cached_property
-    def text(self) -> Tensor:
-        if self.network.caption_projection is None:
-            return self.raw_text
-        text = self.network.caption_projection(self.raw_text)
-        return text.view(self.hidden.shape[0], -1, self.hidden.shape[-1])
-
-    def modulations(self, block: int) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of self-attention, then of the MLP, [batch, 1, width] each."""
-        if block not in self.per_block:
-            table = self.network.transformer_blocks[block].scale_shift_table
-            whole = table[None] + self.modulation.reshape(self.hidden.shape[0], 6, -1)
-            self.per_block = {block: whole.chunk(6, dim=1)}
-        return self.per_block[block]
 
 
-class PixArtBackbone:
+class _Modulation(NamedTuple):
+    """What one block's two modulated branches are shifted, scaled and gated by, [samples, 1, width] each."""
+
+    shift_self: Tensor
+    scale_self: Tensor
+    gate_self: Tensor
+    shift_mlp: Tensor
+    scale_mlp: Tensor
+    gate_mlp: Tensor
+
+
+class PixArtBackbone(Backbone):
     """`PixArtTransformer2DModel` as units."""
 
-    network_class = "PixArtTransformer2DModel"
-    branches: tuple[str, ...] = ("self", "cross", "mlp")
+    network_class: ClassVar[str] = "PixArtTransformer2DModel"
 
     def __init__(self, network: PixArtTransformer2DModel) -> None:
         self.network = network
-        self.blocks = len(network.transformer_blocks)
+        self.layout = Layout.regular(len(network.transformer_blocks), ("self", "cross", "mlp"))
 
-    def shape(self, steps: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Shape:
-        """The sites of a run of `steps` steps on such inputs."""
+    def tokens(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> int:
         patch = self.network.config.patch_size
-        tokens = (hidden_states.shape[-2] // patch) * (hidden_states.shape[-1] // patch)
-        return Shape(steps, self.blocks, self.branches, tokens)
+        return (hidden_states.shape[-2] // patch) * (hidden_states.shape[-1] // patch)
+
+    def text_tokens(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> int:
+        return 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
 
     def enter(
         self,
@@ -90,7 +74,7 @@ class PixArtBackbone:
         attention_mask: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         return_dict: bool = True,
-    ) -> PixArtStream:
+    ) -> Stream:
         network = self.network
         if network.use_additional_conditions and added_cond_kwargs is None:
             raise ValueError("this PixArt network is conditioned on resolution: added_cond_kwargs is needed")
@@ -101,43 +85,119 @@ class PixArtBackbone:
         modulation, embedded_time = network.adaln_single(
             timestep, added_cond_kwargs, batch_size=batch, hidden_dtype=hidden.dtype
         )
-        return PixArtStream(
-            network=network,
-            hidden=hidden,
-            modulation=modulation,
-            embedded_time=embedded_time,
-            raw_text=encoder_hidden_states,
-            mask=_as_bias(attention_mask, dtype),
-            text_mask=_as_bias(encoder_attention_mask, dtype),
-            grid=grid,
-            return_dict=return_dict,
+        return Stream(
+            hidden,
+            conditions={
+                "modulation": modulation,
+                "embedded_time": embedded_time,
+                "text": encoder_hidden_states,
+                "mask": _as_bias(attention_mask, dtype),
+                "text_mask": _as_bias(encoder_attention_mask, dtype),
+            },
+            setting=_Setting(grid, return_dict),
         )
 
-    def compute(self, stream: PixArtStream, block: int, branch: str, index: Tensor | None = None) -> Tensor:
+    def _text(self, stream: Stream) -> Tensor:
+        raw = stream.condition("text")
+        if self.network.caption_projection is None:
+            return raw
+        width = stream.given.shape[-1]
+        return stream.once(
+            "text", lambda: self.network.caption_projection(raw).view(stream.samples, -1, width), note="text"
+        )
+
+    def _modulation(self, stream: Stream, block: int) -> _Modulation:
+        def make() -> _Modulation:
+            table = self.network.transformer_blocks[block].scale_shift_table
+            whole = table[None] + stream.condition("modulation").reshape(stream.samples, 6, -1)
+            return _Modulation(*whole.chunk(6, dim=1))
+
+        return stream.once(("modulation", block), make)
+
+    def compute(self, stream: Stream, branch: int) -> Output:
+        block, name = self.layout.branches[branch]
         layer = self.network.transformer_blocks[block]
-        hidden = stream.hidden if index is None else gather(stream.hidden, index)
-        if branch == "cross":
-            return layer.attn2(hidden, encoder_hidden_states=stream.text, attention_mask=stream.text_mask)
-        shift_self, scale_self, _, shift_mlp, scale_mlp, _ = stream.modulations(block)
-        if branch == "self":
-            # Some tokens attend among themselves.
-            return layer.attn1(layer.norm1(hidden) * (1 + scale_self) + shift_self, attention_mask=stream.mask)
-        return layer.ff(layer.norm2(hidden) * (1 + scale_mlp) + shift_mlp)
+        if name == "cross":
+            text, mask = self._text(stream), stream.conditions["text_mask"]
+            return Output(layer.attn2(stream.hidden, encoder_hidden_states=text, attention_mask=mask))
+        by = self._modulation(stream, block)
+        if name == "self":
+            attended = layer.norm1(stream.hidden) * (1 + by.scale_self) + by.shift_self
+            return Output(layer.attn1(attended, attention_mask=stream.conditions["mask"]))
+        return Output(layer.ff(layer.norm2(stream.hidden) * (1 + by.scale_mlp) + by.shift_mlp))
 
-    def add(self, stream: PixArtStream, block: int, branch: str, output: Tensor) -> None:
-        if branch != "cross":
-            _, _, gate_self, _, _, gate_mlp = stream.modulations(block)
-            output = (gate_self if branch == "self" else gate_mlp) * output
-        stream.hidden = output + stream.hidden
+    def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
+        block, name = self.layout.branches[branch]
+        if name == "cross":
+            return None, None
+        by = self._modulation(stream, block)
+        return (by.gate_self if name == "self" else by.gate_mlp), None
 
-    def leave(self, stream: PixArtStream) -> Any:
+    def add(self, stream: Stream, branch: int, output: Output) -> None:
+        gate, _ = self.gates(stream, branch)
+        gated = output.image if gate is None else gate * output.image
+        stream.hidden = gated + stream.hidden
+
+    def leave(self, stream: Stream) -> Any:
         network = self.network
         patch, channels = network.config.patch_size, network.out_channels
-        table = network.scale_shift_table[None] + stream.embedded_time[:, None].to(network.scale_shift_table.device)
-        shift, scale = table.chunk(2, dim=1)
+        table = network.scale_shift_table
+        shift, scale = (table[None] + stream.condition("embedded_time")[:, None].to(table.device)).chunk(2, dim=1)
         hidden = network.norm_out(stream.hidden) * (1 + scale) + shift
         hidden = network.proj_out(hidden).squeeze(1)
-        rows, columns = stream.grid
+        rows, columns = stream.setting.grid
         hidden = hidden.reshape(-1, rows, columns, patch, patch, channels)
         picture = torch.einsum("nhwpqc->nchpwq", hidden).reshape(-1, channels, rows * patch, columns * patch)
-        return Transformer2DModelOutput(sample=picture) if stream.return_dict else (picture,)
+        return Transformer2DModelOutput(sample=picture) if stream.setting.return_dict else (picture,)
+
+    def costs(self, tokens: int, text_tokens: int) -> Costs:
+        network = self.network
+        branches = []
+        for block, name in self.layout.branches:
+            layer = network.transformer_blocks[block]
+            if name == "self":
+                width = layer.attn1.to_q.out_features
+                cost = UnitCost(macs_per_token(layer.attn1), keys="computed", width=width, norm=norm_macs(layer.norm1))
+            elif name == "cross":
+                attention = layer.attn2
+                keys_values = macs_per_token(attention.to_k, attention.to_v) * text_tokens
+                per_token = macs_per_token(attention.to_q, attention.to_out)
+                cost = UnitCost(per_token, once=keys_values, keys=text_tokens, width=attention.to_q.out_features)
+            else:
+                cost = UnitCost(macs_per_token(layer.ff), norm=norm_macs(layer.norm2))
+            branches.append(cost)
+        time = macs_per_token(network.adaln_single)
+        if network.use_additional_conditions:
+            # Height and width go through one embedder, each by itself.
+            time += macs_per_token(network.adaln_single.emb.resolution_embedder)
+        per_token = macs_per_token(network.pos_embed, network.proj_out)
+        return Costs(
+            branches=tuple(branches),
+            step=Work(time + tokens * per_token, norm=tokens * norm_macs(network.norm_out)),
+            noted={"text": Work(text_tokens * macs_per_token(network.caption_projection))},
+        )
+
+    def example_inputs(
+        self,
+        batch: int,
+        size: tuple[int, ...],
+        text_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> dict[str, Any]:
+        network = self.network
+        caption_width = network.config.caption_channels or network.config.cross_attention_dim
+        conditions: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if network.use_additional_conditions:
+            conditions = {
+                "resolution": torch.full((batch, 2), 1024.0, dtype=dtype, device=device),
+                "aspect_ratio": torch.ones(batch, 1, dtype=dtype, device=device),
+            }
+        return {
+            "hidden_states": torch.randn(batch, network.config.in_channels, *size, dtype=dtype, device=device),
+            "encoder_hidden_states": torch.randn(batch, text_tokens, caption_width, dtype=dtype, device=device),
+            "timestep": torch.full((batch,), 500, device=device),
+            "added_cond_kwargs": conditions,
+            "encoder_attention_mask": torch.ones(batch, text_tokens, device=device),
+            "return_dict": False,
+        }

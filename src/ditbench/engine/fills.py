@@ -1,48 +1,69 @@
 """Fills: what the tokens that are not computed receive.
 
-A fill belongs to one run and holds that run's state; it sees the outputs of units before their gate and says
-what stands in for the missing ones. Tensors are [batch, tokens, width].
+A fill belongs to one run and holds that run's state. It sees what units give out: of a branch its output before the
+gate, of a block or a span what it adds to the stream. Tensors are [batch, tokens, width].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Unit = tuple[int, str]  # block, branch
+    from ditbench.engine.rows import Rows
+
+
+class Key(NamedTuple):
+    """Whose output: the unit by its place in the plan, and its `image` or its `text` tokens."""
+
+    unit: int
+    stream: str
 
 
 class Fill(Protocol):
     """State of one run."""
 
-    def keep(self, unit: Unit, step: int, output: Tensor) -> None:
+    # Whether it needs nothing from earlier steps, so that even the first may leave tokens out.
+    stateless: ClassVar[bool]
+    # Whether it wants every output, not just those that the plan's next step does not compute anew.
+    wants_all: ClassVar[bool]
+
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
         """Called after a unit was computed for all tokens, if a later step will need it."""
 
-    def supply(self, unit: Unit, step: int) -> Tensor | None:
+    def supply(self, key: Key, step: int) -> Tensor | None:
         """The output that stands in for a unit of which no token is computed; None leaves the unit out."""
 
-    def complete(self, unit: Unit, step: int, index: Tensor, part: Tensor) -> Tensor:
-        """The whole output where only the tokens at `index` [batch, k] were computed, as `part` [batch, k, width]."""
+    def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
+        """The whole output where only `rows` were computed, as `part`; None: the others receive nothing."""
+
+    def nbytes(self) -> int:
+        """The memory that is kept from one step to the next."""
 
 
 class Reuse:
     """Missing tokens receive what their unit last computed for them."""
 
+    stateless: ClassVar[bool] = False
+    wants_all: ClassVar[bool] = False
+
     def __init__(self) -> None:
-        self._last: dict[Unit, Tensor] = {}
+        self._last: dict[Key, Tensor] = {}
 
-    def keep(self, unit: Unit, step: int, output: Tensor) -> None:
-        self._last[unit] = output
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
+        self._last[key] = output.contiguous()
 
-    def supply(self, unit: Unit, step: int) -> Tensor:
-        return self._last[unit]
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        return self._last[key]
 
-    def complete(self, unit: Unit, step: int, index: Tensor, part: Tensor) -> Tensor:
-        whole = self._last[unit]
-        # In place: the cached output has been added to the stream already, nobody else reads it.
-        return whole.scatter_(1, index[..., None].expand_as(part), part)
+    def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
+        # In place: what was cached has been added to the stream already, nobody else reads it.
+        self._last[key] = whole = rows.put(self._last[key], part)
+        return whole
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._last.values())
 
 
 class Misplaced(Reuse):
@@ -52,5 +73,26 @@ class Misplaced(Reuse):
         super().__init__()
         self.shift = shift
 
-    def supply(self, unit: Unit, step: int) -> Tensor:
-        return super().supply(unit, step).roll(self.shift, dims=1)
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        cached = super().supply(key, step)
+        assert cached is not None
+        return cached.roll(self.shift, dims=1)
+
+
+class Pass:
+    """Missing tokens receive nothing: they leave the unit as they entered it."""
+
+    stateless: ClassVar[bool] = True
+    wants_all: ClassVar[bool] = False
+
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
+        return None
+
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        return None
+
+    def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
+        return None
+
+    def nbytes(self) -> int:
+        return 0

@@ -1,51 +1,37 @@
 """The ledger: what a traced run cost, in multiply-accumulate operations (MACs).
 
-Linear layers and attention products are kept apart, because published figures mostly count only the former.
-Figures are for one image, one branch of classifier-free guidance, and the whole sampling run.
+Three figures are kept apart, because published ones differ in what they count: the linear layers (and convolutions),
+the products of attention, and what the thop tool reports (linear layers and LayerNorms, but no products). All are for
+one image, one branch of classifier-free guidance, and the whole sampling run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ditbench.engine.costs import Costs
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
 
 
 @dataclass(frozen=True)
-class UnitCost:
-    """One branch of one block.
-
-    `per_token`: linear MACs for each computed token. `once`: linear MACs as soon as any token is computed (keys and
-    values of the text). `keys`: how many keys a computed token attends to; "computed" = the computed tokens.
-    """
-
-    per_token: int
-    once: int = 0
-    keys: int | Literal["computed"] = 0
-    width: int = 0
-
-
-@dataclass(frozen=True)
-class Costs:
-    """A network's costs: `units` by branch, what every step pays, and what a step pays that reads the text."""
-
-    units: Mapping[str, UnitCost]
-    per_step: int
-    text: int = 0
-    text_branches: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Bill:
-    """MACs of one image, one CFG branch, the whole run."""
+    """MACs of one image, one CFG branch, the whole run.
+
+    `whole`, `partial` and `outside` split the total: sites computed for all tokens, for some, and what belongs to no
+    branch (embeddings, modulation, head). `left_out` is the share of sites that computed nothing.
+    """
 
     linear: float
     attention: float
+    thop: float
+    whole: float
+    partial: float
+    outside: float
+    left_out: float
 
     @property
     def total(self) -> float:
@@ -56,18 +42,52 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     """What a traced run cost per image."""
     if trace.samples == 0:
         raise Fault("an empty trace has no cost: nothing was run")
-    missing = [branch for branch in trace.shape.branches if branch not in costs.units]
-    if missing:
-        raise Fault(f"no cost is known for branch {', '.join(missing)}")
-    tokens = trace.computed / trace.samples
-    linear = float(trace.shape.steps * costs.per_step)
-    attention = 0.0
-    for position, branch in enumerate(trace.shape.branches):
-        unit, counts = costs.units[branch], tokens[:, :, position]
-        linear += float((counts * unit.per_token).sum() + (counts > 0).sum() * unit.once)
-        keys = counts if unit.keys == "computed" else unit.keys
-        # Scores and their product with the values.
-        attention += float((2 * counts * keys * unit.width).sum())
-    readers = [i for i, branch in enumerate(trace.shape.branches) if branch in costs.text_branches]
-    linear += costs.text * int(np.any(tokens[:, :, readers] > 0, axis=(1, 2)).sum())
-    return Bill(linear, attention)
+    if len(costs.branches) != len(trace.shape.layout):
+        raise Fault(f"costs of {len(costs.branches)} branches do not fit a trace of {len(trace.shape.layout)}")
+    unknown = sorted(set(trace.noted) - set(costs.noted))
+    if unknown:
+        raise Fault(f"no cost is known for {', '.join(unknown)}")
+    tokens = trace.shape.tokens
+    ran, computed, squares = (_by_branch(counts) for counts in (trace.ran, trace.computed, trace.squares))
+    whole = _by_branch(trace.whole)
+    linear = _linear(costs, computed, ran)
+    attention = _attention(costs, computed, squares, ran)
+    whole_tokens, whole_squares = ([n * factor for n in whole] for factor in (tokens, tokens**2))
+    of_whole = _linear(costs, whole_tokens, whole) + _attention(costs, whole_tokens, whole_squares, whole)
+    entered = int(trace.entered.sum())
+    outside = entered * costs.step.linear + sum(n * costs.noted[name].linear for name, n in trace.noted.items())
+    norms = entered * costs.step.norm + sum(n * costs.noted[name].norm for name, n in trace.noted.items())
+    norms += sum(
+        int(k) * cost.norm + int(r) * cost.norm_once for cost, k, r in zip(costs.branches, computed, ran, strict=True)
+    )
+    sites = trace.samples * trace.ran.size
+    return Bill(
+        linear=(linear + outside) / trace.samples,
+        attention=attention / trace.samples,
+        thop=(linear + outside + norms) / trace.samples,
+        whole=of_whole / trace.samples,
+        partial=(linear + attention - of_whole) / trace.samples,
+        outside=outside / trace.samples,
+        left_out=1 - int(trace.ran.sum()) / sites,
+    )
+
+
+def _by_branch(counts: NDArray[np.int64]) -> list[int]:
+    # Python's integers: sums of squares times widths can pass 64 bits in long videos.
+    return [int(value) for value in counts.sum(axis=0)]
+
+
+def _linear(costs: Costs, computed: list[int], ran: list[int]) -> int:
+    return sum(k * cost.per_token + r * cost.once for cost, k, r in zip(costs.branches, computed, ran, strict=True))
+
+
+def _attention(costs: Costs, computed: list[int], squares: list[int], ran: list[int]) -> int:
+    """Scores and their products with the values: 2 x width for every pair of a query and a key."""
+    total = 0
+    for cost, k, k2, r in zip(costs.branches, computed, squares, ran, strict=True):
+        if cost.keys == "computed":
+            pairs = k2 + 2 * cost.joined * k + cost.joined**2 * r
+        else:
+            pairs = k * cost.keys
+        total += 2 * cost.width * pairs
+    return total

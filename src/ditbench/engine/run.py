@@ -1,95 +1,308 @@
 """One sampling run: the loop over the sites of a plan, and how it takes a model's place.
 
-A `Run` is made for one call of a pipeline and holds all its state (step, fill, selector, trace), so nothing can
+A `Run` is made for one call of a pipeline and holds all its state (step, fills, selectors, trace), so nothing can
 leak into the next call, whatever its batch, its steps or the way the last one ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ditbench.engine.fills import Fill
-from ditbench.engine.plan import Plan, Shape
-from ditbench.engine.selectors import Selector
+import numpy as np
+from torch import Tensor
+
+from ditbench.engine.fills import Fill, Key
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import ASK, Plan
+from ditbench.engine.rows import Rows
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ditbench.backbones import Backbone, Output, Stream
+    from ditbench.engine.costs import Costs
+    from ditbench.engine.deciders import Decider
+    from ditbench.engine.selectors import Selector
 
-    from ditbench.backbones import Backbone, Stream
+
+@dataclass
+class Parts:
+    """What goes with a plan, with fresh state: the fill, the selector and the decider of one run.
+
+    Where a pipeline calls its network once for each branch of guidance (Wan), each branch has parts of its own.
+    """
+
+    fill: Fill
+    selector: Selector | None = None
+    decider: Decider | None = None
 
 
 class Run:
-    """Executes `plan` on `backbone`, one step per call of the network."""
+    """Executes `plan` on `backbone`.
+
+    A step is one call of the network, or as many as come before `advance` if `by_itself` is off: a pipeline that
+    calls its network for one branch of guidance after the other stays in one step so.
+    """
 
     def __init__(
-        self, backbone: Backbone, plan: Plan, tokens: int, fill: Fill, selector: Selector | None = None
+        self, backbone: Backbone, plan: Plan, tokens: int, parts: Callable[[], Parts], by_itself: bool = True
     ) -> None:
-        if (plan.blocks, plan.branches) != (backbone.blocks, backbone.branches):
+        if plan.layout != backbone.layout:
             raise Fault(
-                f"the plan is for {plan.blocks} blocks of {'/'.join(plan.branches)}, "
-                f"the backbone has {backbone.blocks} blocks of {'/'.join(backbone.branches)}"
+                f"the plan is for {_said(plan)}, the backbone has {backbone.layout.blocks} blocks of "
+                f"{'/'.join(backbone.layout.names)}"
             )
-        self.backbone, self.plan, self.fill, self.selector = backbone, plan, fill, selector
-        self.tokens = tokens
-        # Plain lists: the loop reads one number per site and must not touch a tensor for it.
-        counts = plan.counts(tokens)
-        self.counts: list[list[list[int]]] = counts.tolist()
-        # An output is worth keeping if the same unit is not computed whole at the next step.
-        later_whole = [*(counts[1:] == tokens), None]
-        self.keeps = [[[False] * len(plan.branches)] * plan.blocks if w is None else (~w).tolist() for w in later_whole]
+        self.backbone, self.plan, self.tokens = backbone, plan, tokens
+        self._make_parts, self._by_itself = parts, by_itself
+        self._branches: list[Parts] = [parts()]
+        self._check(self._branches[0])
+        # Plain lists: the loop reads one number per unit and must not touch a tensor for it.
+        self._counts: list[list[int]] = plan.counts(tokens).tolist()
+        self._keeps: list[list[bool]] = _keeps(plan, tokens, self._branches[0].fill.wants_all).tolist()
         self.step = 0
-        self.trace = Trace.empty(Shape(plan.steps, plan.blocks, plan.branches, tokens))
-        if (counts[0] < tokens).any():
+        self.trace = Trace.empty(Shape(plan.steps, plan.layout, tokens))
+        self._calls = 0  # of the network, in this step
+        self._text_tokens: int | None = None
+
+    def _check(self, parts: Parts) -> None:
+        counts = self.plan.counts(self.tokens)
+        first = counts[0]
+        if not parts.fill.stateless and ((first >= 0) & (first < self.tokens)).any():
             raise Fault("the first step of a plan must compute all tokens: there is nothing to fill them with yet")
-        if selector is None and ((counts > 0) & (counts < tokens)).any():
+        if parts.selector is None and ((counts > 0) & (counts < self.tokens)).any():
             raise Fault("a plan that computes some of a unit's tokens needs a selector to choose them")
+        if parts.decider is None and self.plan.online:
+            raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
+
+    def advance(self) -> None:
+        """The next call of the network belongs to the next step."""
+        if self._calls:
+            self.step, self._calls = self.step + 1, 0
+
+    @property
+    def costs(self) -> Costs:
+        """What the ledger bills this run's trace by, for the inputs it was given."""
+        if self._text_tokens is None:
+            raise Fault("nothing has run yet: what a step costs depends on its inputs")
+        return self.backbone.costs(self.tokens, self._text_tokens)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the network's own forward."""
         if self.step >= self.plan.steps:
             raise Fault(f"the sampler asks for step {self.step + 1}, the plan has {self.plan.steps}")
         stream = self.backbone.enter(*args, **kwargs)
-        if stream.hidden.shape[1] != self.tokens:
-            raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.hidden.shape[1]}")
+        if stream.tokens != self.tokens:
+            raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.tokens}")
+        if self._calls == len(self._branches):
+            if self.step > 0:
+                raise Fault("the network is called more often in this step than in the first")
+            self._branches.append(self._make_parts())
+        parts = self._branches[self._calls]
+        self._calls += 1
+        if self._text_tokens is None:
+            self._text_tokens = self.backbone.text_tokens(*args, **kwargs)
         if self.step == 0:
-            self.trace.samples = stream.hidden.shape[0]
-        for block in range(self.backbone.blocks):
-            for position, branch in enumerate(self.backbone.branches):
-                output = self._site(stream, block, position, branch)
-                if output is not None:
-                    self.backbone.add(stream, block, branch, output)
-        self.step += 1
-        return self.backbone.leave(stream)
+            self.trace.samples += stream.samples
+        self.trace.entered[self.step] += stream.samples
+        _Pass(self, parts, stream).run()
+        self.trace.note(stream.notes)
+        kept = sum(branch.fill.nbytes() for branch in self._branches)
+        self.trace.cache_bytes = max(self.trace.cache_bytes, kept / max(self.trace.samples, 1))
+        answer = self.backbone.leave(stream)
+        if self._by_itself:
+            self.advance()
+        return answer
 
-    def _site(self, stream: Stream, block: int, position: int, branch: str) -> Tensor | None:
-        count = self.counts[self.step][block][position]
-        unit = (block, branch)
-        if count == 0:
-            return self.fill.supply(unit, self.step)
-        self.trace.record(self.step, block, position, count * stream.hidden.shape[0])
-        if count == self.tokens:
-            output = self.backbone.compute(stream, block, branch)
-            if self.keeps[self.step][block][position]:
-                self.fill.keep(unit, self.step, output)
-            return output
-        assert self.selector is not None
-        index = self.selector.choose(unit, self.step, stream.hidden, count)
-        part = self.backbone.compute(stream, block, branch, index)
-        return self.fill.complete(unit, self.step, index, part)
+
+class _Pass:
+    """One pass of one stream through all units of a step."""
+
+    def __init__(self, run: Run, parts: Parts, stream: Stream) -> None:
+        self.run_, self.parts, self.stream = run, parts, stream
+        self.backbone, self.step = run.backbone, run.step
+        # The part of the stream that the last unit gathered, for the next one that asks for the same tokens.
+        self.rows: Rows | None = None
+        self.part: Stream | None = None
+
+    def run(self) -> None:
+        counts, keeps = self.run_._counts[self.step], self.run_._keeps[self.step]
+        for number, unit in enumerate(self.run_.plan.units):
+            count = counts[number]
+            if count < 0:
+                self._ask(number, keeps[number])
+            elif count == 0:
+                self._leave_out(number)
+            elif count == self.run_.tokens:
+                self._whole(number, keeps[number])
+            else:
+                assert self.parts.selector is not None
+                self._some(number, self.parts.selector.choose(unit, self.step, self.stream, count))
+
+    def _whole(self, number: int, keep: bool) -> None:
+        """A unit for all tokens, with the network's own operations."""
+        unit, stream = self.run_.plan.units[number], self.stream
+        self.rows = self.part = None
+        self._record(number, stream.tokens, stream.samples)
+        if unit.single:
+            output = self.backbone.compute(stream, unit.start)
+            self.backbone.add(stream, unit.start, output)
+            given: Output | None = output
+        else:
+            before = (stream.hidden, stream.text)
+            for branch in range(unit.start, unit.stop):
+                self.backbone.add(stream, branch, self.backbone.compute(stream, branch))
+            given = _difference(stream, *before) if keep else None
+        if keep and given is not None:
+            self.parts.fill.keep(Key(number, "image"), self.step, given.image)
+            if given.text is not None:
+                self.parts.fill.keep(Key(number, "text"), self.step, given.text)
+
+    def _leave_out(self, number: int) -> None:
+        """A unit of which nothing is computed."""
+        self.rows = self.part = None
+        image = self.parts.fill.supply(Key(number, "image"), self.step)
+        text = None
+        if self._has_text(number):
+            text = self.parts.fill.supply(Key(number, "text"), self.step)
+        if image is None and text is None:
+            return
+        gate, text_gate = self._gates(number)
+        if image is not None:
+            self.stream.defer(gate, image)
+        if text is not None:
+            self._add_text(text_gate, text)
+
+    def _some(self, number: int, rows: Rows) -> None:
+        """A unit for some tokens of each sample, or for all tokens of some samples."""
+        unit, fill = self.run_.plan.units[number], self.parts.fill
+        if rows is not self.rows or self.part is None:
+            self.rows, self.part = rows, self.stream.at(rows)
+        part = self.part
+        self._record(number, part.tokens, part.samples)
+        if unit.single:
+            output = self.backbone.compute(part, unit.start)
+            gate, text_gate = self.backbone.gates(self.stream, unit.start)
+            own_gate = gate if rows.samples is None or gate is None else gate[rows.samples]
+            part.defer(own_gate, output.image)
+        else:
+            before = (part.hidden, part.text)
+            for branch in range(unit.start, unit.stop):
+                self.backbone.add(part, branch, self.backbone.compute(part, branch))
+            output, gate, text_gate = _difference(part, *before), None, None
+        whole = fill.complete(Key(number, "image"), self.step, rows, output.image)
+        if whole is not None:
+            self.stream.defer(gate, whole)
+        else:
+            self.stream.hidden = rows.put(self.stream.hidden.contiguous(), part.hidden)
+        if output.text is not None:
+            self._text_of_some(number, rows, output.text, text_gate)
+
+    def _text_of_some(self, number: int, rows: Rows, text: Tensor, gate: Tensor | None) -> None:
+        """The text's tokens are computed with any of the image's; those of samples that were left out are filled."""
+        key = Key(number, "text")
+        if rows.samples is None:
+            self.parts.fill.keep(key, self.step, text)
+            self._add_text(gate, text)
+        else:
+            assert self.stream.text is not None
+            own = Rows.of_samples(rows.samples, self.stream.text.shape[1])
+            whole = self.parts.fill.complete(key, self.step, own, text)
+            if whole is None:
+                whole = own.put(self.stream.text.new_zeros(self.stream.text.shape), text)
+            self._add_text(gate, whole)
+        assert self.part is not None
+        self.part.text = self.stream.text if rows.samples is None else None
+        if rows.samples is not None:
+            self.rows = self.part = None
+
+    def _ask(self, number: int, keep: bool) -> None:
+        """A unit whose plan is made now: which samples compute it."""
+        assert self.parts.decider is not None
+        unit, stream = self.run_.plan.units[number], self.stream
+        chosen = self.parts.decider.decide(unit, self.step, stream, self.backbone)
+        samples = chosen.nonzero().flatten()  # the host has to know how many
+        if self.step == 0 or len(samples) == stream.samples:
+            self._whole(number, keep)
+        elif len(samples) == 0:
+            self._leave_out(number)
+        else:
+            self._some(number, Rows.of_samples(samples, stream.tokens))
+
+    def _gates(self, number: int) -> tuple[Tensor | None, Tensor | None]:
+        unit = self.run_.plan.units[number]
+        return self.backbone.gates(self.stream, unit.start) if unit.single else (None, None)
+
+    def _has_text(self, number: int) -> bool:
+        unit = self.run_.plan.units[number]
+        return self.stream.text is not None and any(
+            self.backbone.writes_text(branch) for branch in range(unit.start, unit.stop)
+        )
+
+    def _add_text(self, gate: Tensor | None, text: Tensor) -> None:
+        assert self.stream.text is not None
+        self.stream.text = self.stream.text + (text if gate is None else gate * text)
+
+    def _record(self, number: int, tokens: int, samples: int) -> None:
+        unit = self.run_.plan.units[number]
+        for branch in range(unit.start, unit.stop):
+            self.run_.trace.record(self.step, branch, tokens, samples)
+
+
+def _difference(stream: Stream, hidden: Tensor, text: Tensor | None) -> Output:
+    """What a stretch of the network added to its stream."""
+    from ditbench.backbones.stream import Output
+
+    added = None
+    if text is not None and stream.text is not None and stream.text is not text:
+        added = stream.text - text
+    return Output(stream.hidden - hidden, added)
+
+
+def _keeps(plan: Plan, tokens: int, wants_all: bool) -> np.ndarray:
+    """Which outputs are worth keeping: those of units that the next step does not compute whole."""
+    if wants_all:
+        return np.ones(plan.shares.shape, dtype=bool)
+    later = np.zeros(plan.shares.shape, dtype=bool)
+    later[:-1] = (plan.counts(tokens)[1:] != tokens) | (plan.shares[1:] == ASK)
+    return later
+
+
+def _said(plan: Plan) -> str:
+    return f"{plan.layout.blocks} blocks of {'/'.join(plan.layout.names)}"
 
 
 @contextmanager
-def attached(run: Run) -> Iterator[Run]:
-    """Within the context the network's forward is the run's; afterwards the network is as it was."""
+def attached(run: Run, scheduler: Any = None) -> Iterator[Run]:
+    """Within the context the network's forward is the run's; afterwards the network is as it was.
+
+    With a `scheduler`, a step of the plan is a step of that: give it with `by_itself=False`.
+    """
     network = run.backbone.network
     if "forward" in vars(network):
         raise Fault("this network is accelerated already; restore it first")
     network.forward = run.forward
+    restore = _advancing(run, scheduler) if scheduler is not None else lambda: None
     try:
         yield run
     finally:
         del network.forward
+        restore()
+
+
+def _advancing(run: Run, scheduler: Any) -> Callable[[], None]:
+    """Makes a scheduler's steps the run's; answers with what undoes it."""
+    own = scheduler.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        run.advance()
+        return own(*args, **kwargs)
+
+    scheduler.step = step
+
+    def restore() -> None:
+        del scheduler.step
+
+    return restore

@@ -1,23 +1,28 @@
 """Selectors: which k tokens of a unit are computed.
 
-A selector belongs to one run. It answers with sorted token indices, so kept tokens stay in raster order.
+A selector belongs to one run. Its token indices ascend, so kept tokens stay in raster order.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
+import torch
 
-    from ditbench.engine.fills import Unit
+from ditbench.engine.rows import Rows
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from ditbench.backbones import Stream
+    from ditbench.engine.layout import Unit
 
 
 class Selector(Protocol):
     """State of one run."""
 
-    def choose(self, unit: Unit, step: int, hidden: Tensor, count: int) -> Tensor:
-        """The indices of the `count` tokens to compute, [batch, count], ascending in each row."""
+    def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+        """The `count` tokens of each sample to compute. Answering with the same object again shares its gather."""
 
 
 class RandomTokens:
@@ -26,7 +31,7 @@ class RandomTokens:
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
 
-    def choose(self, unit: Unit, step: int, hidden: Tensor, count: int) -> Tensor:
-        draw = hidden.new_empty(hidden.shape[:2], dtype=None).float()
-        draw.uniform_(generator=self.generator)
-        return draw.topk(count, dim=1).indices.sort(dim=1).values
+    def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+        draw = torch.empty(stream.samples, stream.tokens, device=stream.device)
+        draw.uniform_(generator=None if draw.is_meta else self.generator)
+        return Rows(draw.topk(count, dim=1).indices.sort(dim=1).values, stream.tokens)

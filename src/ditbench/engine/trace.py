@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ditbench.engine.plan import Shape
+from ditbench.engine.layout import Layout, Shape
 from ditbench.faults import Fault
+
+Counts = NDArray[np.int64]
+
+_SITES = ("computed", "squares", "ran", "whole")
 
 
 @dataclass
 class Trace:
-    """`computed[step, block, branch]`: tokens computed there, summed over `samples` (rows of the batch)."""
+    """Sums over `samples`, the rows of the network's batch; with classifier-free guidance each branch is a row.
+
+    At every site [step, branch]: `computed` tokens, the sum of their `squares` (each sample's count squared, which
+    attention costs grow with), how many samples `ran` it at all, and how many for their `whole` tokens. At every step:
+    samples that `entered` the network. `noted` counts what belongs to no branch (text projections, modulations), in
+    samples. `cache_bytes` is the most that was kept from one step to the next, for one sample.
+    """
 
     shape: Shape
-    computed: NDArray[np.int64]
+    computed: Counts
+    squares: Counts
+    ran: Counts
+    whole: Counts
+    entered: Counts
     samples: int = 0
+    noted: dict[str, int] = field(default_factory=dict)
+    cache_bytes: float = 0.0
 
     @classmethod
     def empty(cls, shape: Shape) -> Trace:
-        return cls(shape, np.zeros(shape.sites, dtype=np.int64))
+        sites: Any = {name: np.zeros(shape.sites, dtype=np.int64) for name in _SITES}
+        return cls(shape, **sites, entered=np.zeros(shape.steps, dtype=np.int64))
 
-    def record(self, step: int, block: int, branch: int, tokens: int) -> None:
-        """Notes that `tokens` tokens, over all rows of the batch, were computed at a site."""
-        self.computed[step, block, branch] += tokens
+    def record(self, step: int, branch: int, tokens: int, samples: int) -> None:
+        """Notes that `tokens` tokens of each of `samples` samples were computed at a site."""
+        self.computed[step, branch] += tokens * samples
+        self.squares[step, branch] += tokens * tokens * samples
+        self.ran[step, branch] += samples
+        if tokens == self.shape.tokens:
+            self.whole[step, branch] += samples
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Counts what belongs to no branch."""
+        for name, count in counts.items():
+            self.noted[name] = self.noted.get(name, 0) + count
 
     def add(self, other: Trace) -> None:
         """Counts the runs of `other` as well."""
         if other.shape != self.shape:
-            raise Fault(f"traces of different shapes cannot be added: {self.shape} and {other.shape}")
-        self.computed += other.computed
+            raise Fault(f"traces of different shapes cannot be added: {_said(self.shape)} and {_said(other.shape)}")
+        for name in (*_SITES, "entered"):
+            getattr(self, name)[...] += getattr(other, name)
         self.samples += other.samples
+        self.note(other.noted)
+        self.cache_bytes = max(self.cache_bytes, other.cache_bytes)
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -48,14 +78,21 @@ class Trace:
     def summary(self) -> dict[str, Any]:
         return {
             "steps": self.shape.steps,
-            "blocks": self.shape.blocks,
-            "branches": list(self.shape.branches),
+            "layout": self.shape.layout.to_json(),
             "tokens": self.shape.tokens,
             "samples": self.samples,
-            "computed": self.computed.tolist(),
+            **{name: getattr(self, name).tolist() for name in (*_SITES, "entered")},
+            "noted": dict(sorted(self.noted.items())),
+            "cache_bytes": self.cache_bytes,
         }
 
     @classmethod
     def from_summary(cls, body: dict[str, Any]) -> Trace:
-        shape = Shape(body["steps"], body["blocks"], tuple(body["branches"]), body["tokens"])
-        return cls(shape, np.asarray(body["computed"], dtype=np.int64), body["samples"])
+        shape = Shape(body["steps"], Layout.from_json(body["layout"]), body["tokens"])
+        counts: Any = {name: np.asarray(body[name], dtype=np.int64) for name in (*_SITES, "entered")}
+        rest: Any = {"samples": body["samples"], "noted": dict(body["noted"]), "cache_bytes": body["cache_bytes"]}
+        return cls(shape, **counts, **rest)
+
+
+def _said(shape: Shape) -> str:
+    return f"{shape.steps} steps, {len(shape.layout)} branches, {shape.tokens} tokens"

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ditbench.engine.fills import Fill, Reuse
-from ditbench.engine.plan import Plan, Shape
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     from torch import Generator
 
+    from ditbench.engine.deciders import Decider
     from ditbench.engine.selectors import Selector
 
 
@@ -99,4 +101,8 @@ class Method:
 
     def selector(self, shape: Shape, generator: Generator) -> Selector | None:
         """Which tokens are computed where a plan computes some, with fresh state for one run."""
+        return None
+
+    def decider(self, shape: Shape) -> Decider | None:
+        """Who decides, where a plan leaves it to sampling, with fresh state for one run."""
         return None

@@ -6,7 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from ditbench.engine.fills import Fill, Misplaced
-from ditbench.engine.plan import Plan, Shape, by_step
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import Plan, by_step
 from ditbench.methods.base import Method, knob
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ditbench.engine.plan import Plan, Shape, full_plan
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import Plan, full_plan
 from ditbench.methods.base import Method
 
 

@@ -200,7 +200,8 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     yield "files", f"{cell.folder.as_posix()}/", True
     cost, latency = cell.bodies.get("cost"), cell.bodies.get("latency")
     if cost:
-        ratios = f"{cost['nominal_ratio']:.1%} planned, {cost['realised_ratio']:.1%} realised"
+        nominal = "decided while sampling" if cost["nominal_ratio"] is None else f"{cost['nominal_ratio']:.1%} planned"
+        ratios = f"{nominal}, {cost['realised_ratio']:.1%} realised"
         yield "tokens left out", f"{ratios}, of its own {cost['steps']} steps", False
         branches = cost["cfg_branches"]
         macs = f"{cost['linear'] / 1e9:.3g} G linear + {cost['attention'] / 1e9:.3g} G attention"

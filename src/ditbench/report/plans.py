@@ -1,8 +1,8 @@
-"""A plan as a small picture: steps across, blocks down, one panel per branch; the fuller, the more is computed."""
+"""A plan as a small picture: steps across, blocks down, a panel per kind of unit; the fuller, the more is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -13,15 +13,29 @@ TOP = 18
 LEFT = 26
 BOTTOM = 20
 
+ASKED = -1.0  # as plans have it: decided while sampling
 
-def plan_width(plan: dict[str, Any]) -> int:
+
+def plan_width(plan: Mapping[str, Any]) -> int:
     """The width of a plan's picture in its own units."""
-    return int(LEFT + len(plan["branches"]) * (plan["steps"] * CELL + PANEL_GAP) - PANEL_GAP + 2)
+    return int(LEFT + len(_panels(plan)) * (plan["steps"] * CELL + PANEL_GAP) - PANEL_GAP + 2)
 
 
-def plan_svg(plan: dict[str, Any], label: str, widest: int) -> str:
+def _panels(plan: Mapping[str, Any]) -> dict[str, dict[int, int]]:
+    """For every kind of unit (a branch's name, `block`, `span`) which unit covers which block."""
+    panels: dict[str, dict[int, int]] = {}
+    for number, (start, stop) in enumerate(plan["units"]):
+        branches = plan["layout"][start:stop]
+        blocks = sorted({block for block, _ in branches})
+        kind = branches[0][1] if len(branches) == 1 else "block" if len(blocks) == 1 else "span"
+        panels.setdefault(kind, {}).update(dict.fromkeys(blocks, number))
+    return panels
+
+
+def plan_svg(plan: Mapping[str, Any], label: str, widest: int) -> str:
     """The plan of an arm as inline SVG, to the scale of the `widest` one; colours come from the page's style sheet."""
-    steps, blocks, branches = plan["steps"], plan["blocks"], plan["branches"]
+    steps, panels = plan["steps"], _panels(plan)
+    blocks = plan["layout"][-1][0] + 1
     panel = steps * CELL + PANEL_GAP
     width = plan_width(plan)
     height = TOP + blocks * CELL + BOTTOM
@@ -29,12 +43,12 @@ def plan_svg(plan: dict[str, Any], label: str, widest: int) -> str:
         f'<svg class="plan" role="img" viewBox="0 0 {width} {height}" style="width:{100 * width / widest:.1f}%" '
         f'aria-label="{escape(plan_text(plan, label), quote=True)}">'
     ]
-    for b, branch in enumerate(branches):
-        left = LEFT + b * panel
-        parts.append(f'<text x="{left}" y="11" class="branch">{escape(str(branch))}</text>')
+    for place, (kind, unit_of) in enumerate(panels.items()):
+        left = LEFT + place * panel
+        parts.append(f'<text x="{left}" y="11" class="branch">{escape(kind)}</text>')
         parts.append(f'<rect class="frame" x="{left}" y="{TOP}" width="{steps * CELL}" height="{blocks * CELL}"/>')
-        for block in range(blocks):
-            shares = [plan["shares"][step][block][b] for step in range(steps)]
+        for block, unit in unit_of.items():
+            shares = [plan["shares"][step][unit] for step in range(steps)]
             parts += _bars(shares, left, TOP + block * CELL)
         parts += [
             f'<text x="{left}" y="{height - 5}" class="tick">1</text>',
@@ -51,24 +65,28 @@ def _bars(shares: Sequence[float], left: int, top: int) -> Iterator[str]:
     step = 0
     for share, run in groupby(shares):
         count = len(list(run))
-        if share > 0:
+        if share != 0:
             x = left + step * CELL
+            kind, opacity = ("asked", 1.0) if share == ASKED else ("on", 0.15 + 0.85 * share)
             yield (
-                f'<rect class="on" x="{x + 0.5:g}" y="{top + 0.5:g}" width="{count * CELL - 1}" '
-                f'height="{CELL - 1}" opacity="{0.15 + 0.85 * share:.2f}"/>'
+                f'<rect class="{kind}" x="{x + 0.5:g}" y="{top + 0.5:g}" width="{count * CELL - 1}" '
+                f'height="{CELL - 1}" opacity="{opacity:.2f}"/>'
             )
         step += count
 
 
-def plan_text(plan: dict[str, Any], label: str) -> str:
+def plan_text(plan: Mapping[str, Any], label: str) -> str:
     """The plan in one sentence, for those who do not see the picture."""
-    shares = [s for step in plan["shares"] for block in step for s in block]
-    mean = sum(shares) / max(len(shares), 1)
-    whole = [i + 1 for i, step in enumerate(plan["shares"]) if all(share == 1 for block in step for share in block)]
+    sizes = [stop - start for start, stop in plan["units"]]
+    known = [(s, n) for step in plan["shares"] for s, n in zip(step, sizes, strict=True) if s != ASKED]
+    mean = sum(share * size for share, size in known) / max(plan["steps"] * sum(sizes), 1)
+    whole = [i + 1 for i, step in enumerate(plan["shares"]) if all(share == 1 for share in step)]
     if len(whole) == plan["steps"]:
         steps = f"every one of the {plan['steps']} steps computes everything"
     elif whole:
         steps = f"{len(whole)} of {plan['steps']} steps compute everything ({', '.join(map(str, whole))})"
     else:
         steps = f"none of the {plan['steps']} steps computes everything"
-    return f"Plan of {label}: {steps}; {mean:.0%} of all token computations are done."
+    asked = 1 - sum(size for _, size in known) / max(plan["steps"] * sum(sizes), 1)
+    online = f", and {asked:.0%} are decided while sampling" if asked else ""
+    return f"Plan of {label}: {steps}; {mean:.0%} of all token computations are done{online}."

@@ -210,7 +210,7 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
     params["steps"] = str(cost.get("steps", spec["steps"] or "default"))
     params |= {"seed": str(cell.seed), "images": str(spec["images"])}
     if cost:
-        params["nominal_ratio"] = f"{cost['nominal_ratio']:.4g}"
+        params["nominal_ratio"] = "online" if cost["nominal_ratio"] is None else f"{cost['nominal_ratio']:.4g}"
         params["realised_ratio"] = f"{cost['realised_ratio']:.4g}"
     start, end = _period(cell)
     several = len(results.of_arm(cell.world, cell.arm)) > 1

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ditbench.backbones import Backbone
-    from ditbench.engine.ledger import Costs
-    from ditbench.engine.plan import Shape
+    from ditbench.engine.layout import Shape
 
 
 @dataclass
@@ -55,8 +54,11 @@ class World(ABC):
         """The sites of a run of `steps` steps."""
 
     @abstractmethod
-    def costs(self) -> Costs:
-        """What a token costs at each unit, and what a step costs besides, in MACs."""
+    def backbone(self, device: str) -> tuple[Backbone, dict[str, Any]]:
+        """The network as units with random weights, and inputs of its forward for one image.
+
+        On the device `meta` it has no weights at all: enough to count what it costs.
+        """
 
     @abstractmethod
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:

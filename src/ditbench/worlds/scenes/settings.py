@@ -13,5 +13,5 @@ TEXT_WIDTH = 128
 # How the default run samples: DPM-Solver++ of second order over shifted flow levels.
 STEPS = 10
 GUIDANCE = 2.5
-FLOW_SHIFT = 3.0
+FLOW_SHIFT = 1.5
 DTYPE = "bfloat16"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ditbench.engine.plan import Shape
+from ditbench.engine.layout import Layout, Shape
 from ditbench.worlds.base import Handle, World
 from ditbench.worlds.scenes import settings
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from ditbench.engine.ledger import Costs
+    from ditbench.backbones import Backbone
 
 
 def assets_folder() -> Path:
@@ -47,7 +47,6 @@ class Scenes(World):
             "embed": drawing,
             "generate": drawing,
             "time": drawing,
-            "cost": ["settings.py"],
             "score": [
                 "grammar.py",
                 "renderer.py",
@@ -57,9 +56,9 @@ class Scenes(World):
         found = [here / name for name in files.get(stage, [])]
         backbones = Path(__file__).parents[2] / "backbones"
         if stage in ("embed", "generate", "time"):
-            found += [*weights, backbones / "pixart.py"]
-        if stage == "cost":
-            found.append(backbones / "pixart_costs.py")
+            found += weights
+        if stage in ("generate", "time"):
+            found += [backbones / f"{name}.py" for name in ("base", "pixart", "stream", "linear")]
         if stage == "score":
             found += [assets / f"{name}.safetensors" for name in ("reader", "dual", "preference")]
         return found
@@ -73,19 +72,18 @@ class Scenes(World):
         return full["images_per_second"], hardware["gpu"] or hardware["cpu"]
 
     def shape(self, steps: int) -> Shape:
-        return Shape(steps, settings.BLOCKS, ("self", "cross", "mlp"), settings.TOKENS)
+        return Shape(steps, Layout.regular(settings.BLOCKS, ("self", "cross", "mlp")), settings.TOKENS)
 
-    def costs(self) -> Costs:
-        from ditbench.backbones.pixart_costs import pixart_costs
+    def backbone(self, device: str) -> tuple[Backbone, dict[str, Any]]:
+        import torch
 
-        return pixart_costs(
-            width=settings.WIDTH,
-            tokens=settings.TOKENS,
-            text_tokens=settings.TEXT_LENGTH,
-            text_width=settings.TEXT_WIDTH,
-            patch_values=settings.PATCH**2 * settings.CHANNELS,
-            out_values=settings.PATCH**2 * settings.CHANNELS,
-        )
+        from ditbench.backbones.pixart import PixArtBackbone
+        from ditbench.worlds.scenes.model import build_transformer
+
+        with torch.device(device):
+            backbone = PixArtBackbone(build_transformer().eval().requires_grad_(False))
+        size = (settings.IMAGE_SIZE, settings.IMAGE_SIZE)
+        return backbone, backbone.example_inputs(1, size, settings.TEXT_LENGTH, torch.float32, device)
 
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
         from ditbench.worlds.scenes.grammar import draw_scenes

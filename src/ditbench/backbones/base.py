@@ -1,0 +1,82 @@
+"""What every block family offers: its branches in order, each computed, gated and added by itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ditbench.backbones.stream import Output, Stream
+from ditbench.engine.layout import Shape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ditbench.engine.costs import Costs
+    from ditbench.engine.layout import Layout
+
+
+class Backbone(ABC):
+    """A network seen as branches. A subclass in a file of this package is found by its `network_class`."""
+
+    network_class: ClassVar[str]
+    network: Any  # a diffusers model: their attributes have no types
+    layout: Layout
+
+    def shape(self, steps: int, *args: Any, **kwargs: Any) -> Shape:
+        """The sites of a run of `steps` steps on such inputs of the network's forward."""
+        return Shape(steps, self.layout, self.tokens(*args, **kwargs))
+
+    @abstractmethod
+    def tokens(self, *args: Any, **kwargs: Any) -> int:
+        """How many image tokens the network makes of such inputs."""
+
+    @abstractmethod
+    def text_tokens(self, *args: Any, **kwargs: Any) -> int:
+        """How many text tokens such inputs hold, padding included; 0 where the network reads no text."""
+
+    @abstractmethod
+    def enter(self, *args: Any, **kwargs: Any) -> Stream:
+        """Embeds the inputs of the network's forward."""
+
+    @abstractmethod
+    def compute(self, stream: Stream, branch: int) -> Output:
+        """A branch's output before its gates, for all the tokens of `stream`.
+
+        `stream` may hold some of the image's tokens only (`Stream.at`): they then attend among themselves, to the
+        text, and keep the positions they had. Text tokens are always all there.
+        """
+
+    def writes_text(self, branch: int) -> bool:
+        """Whether a branch has an output for the text's own stream."""
+        return False
+
+    @abstractmethod
+    def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
+        """What multiplies a branch's outputs for image and text, [samples, 1, width]; None stands for 1."""
+
+    @abstractmethod
+    def add(self, stream: Stream, branch: int, output: Output) -> None:
+        """Gates an output and adds it to the stream, with the operations, order and dtypes of the network's own."""
+
+    @abstractmethod
+    def leave(self, stream: Stream) -> Any:
+        """The network's answer, in the form its forward gives it."""
+
+    @abstractmethod
+    def costs(self, tokens: int, text_tokens: int) -> Costs:
+        """What a token costs at every branch, and what a step costs besides."""
+
+    @abstractmethod
+    def example_inputs(
+        self,
+        batch: int,
+        size: tuple[int, ...],
+        text_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> dict[str, Any]:
+        """Random inputs of the network's forward; `size` is the latent's [frames,] height and width.
+
+        On the device `meta` they have no values: enough to count what a forward costs.
+        """

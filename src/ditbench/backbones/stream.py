@@ -1,0 +1,121 @@
+"""What flows through one forward of a network: its tokens, and all that its units need beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ditbench.engine.rows import Rows
+
+T = TypeVar("T")
+
+# On a processor, deferred additions are made for this much of the batch at a time, so that it stays in the cache.
+CACHED_BYTES = 1 << 19
+
+
+class Output(NamedTuple):
+    """What a branch gives out before its gates: for the image's tokens, and where it has a stream, for the text's."""
+
+    image: Tensor
+    text: Tensor | None = None
+
+
+@dataclass
+class Stream:
+    """One forward. Image tokens are `hidden`, [samples, tokens, width].
+
+    `text` is the text's own residual stream, where the family has one. `conditions` have one row per sample.
+    `positions` have one row per image token. `setting` is what the family needs to leave. `memo` holds what is
+    computed at most once a forward, or once a block.
+    """
+
+    given: Tensor
+    text: Tensor | None = None
+    conditions: dict[str, Tensor | None] = field(default_factory=dict)
+    positions: tuple[Tensor, ...] = ()
+    setting: Any = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+    # How often something was computed that belongs to no branch, in samples: the ledger bills it.
+    notes: Counter[str] = field(default_factory=Counter)
+    # Additions that are still to be made: a gate (None: 1) and what it multiplies.
+    pending: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
+
+    @property
+    def hidden(self) -> Tensor:
+        """The image's tokens, all additions made. Later additions may write to this very tensor."""
+        if self.pending:
+            self.given, self.pending = _added(self.given, self.pending), []
+        return self.given
+
+    @hidden.setter
+    def hidden(self, value: Tensor) -> None:
+        self.pending = []
+        self.given = value
+
+    @property
+    def samples(self) -> int:
+        return self.given.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        return self.given.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.given.device
+
+    def defer(self, gate: Tensor | None, output: Tensor) -> None:
+        """Adds gate x output to the image's tokens, at the latest when somebody looks at them."""
+        self.pending.append((gate, output))
+
+    def condition(self, name: str) -> Tensor:
+        """A condition that must be there."""
+        value = self.conditions[name]
+        assert value is not None, name
+        return value
+
+    def once(self, key: Any, make: Callable[[], T], note: str | None = None) -> T:
+        """What `make` gives, computed at most once; `note` tells the ledger that it was."""
+        if key not in self.memo:
+            self.memo[key] = make()
+            if note:
+                self.notes[note] += self.samples
+        return self.memo[key]
+
+    def at(self, rows: Rows) -> Stream:
+        """The same forward for some tokens, or for some samples."""
+        part = replace(self, given=rows.take(self.hidden), pending=[])
+        if rows.samples is None:
+            part.positions = tuple(table[rows.index] for table in self.positions)
+            return part
+        assert rows.whole_samples, "some tokens of some samples are not supported"
+        part.text = None if self.text is None else self.text[rows.samples]
+        part.conditions = {n: None if c is None else c[rows.samples] for n, c in self.conditions.items()}
+        part.memo = {}
+        return part
+
+
+def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tensor:
+    """Makes deferred additions, in place where nobody needs the old values."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, *sum(pending, ()))):
+        for gate, output in pending:
+            hidden = hidden + (output if gate is None else gate * output)
+        return hidden
+    samples = hidden.shape[0]
+    step = samples
+    if hidden.device.type == "cpu" and len(pending) > 1:
+        step = max(1, CACHED_BYTES * samples // max(hidden.nbytes, 1))
+    for first in range(0, samples, step):
+        part = hidden[first : first + step]
+        for gate, output in pending:
+            addend = output[first : first + step]
+            if gate is None:
+                part.add_(addend)
+            else:
+                part.addcmul_(gate if gate.shape[0] == 1 else gate[first : first + step], addend)
+    return hidden

@@ -1,0 +1,39 @@
+"""Deciders: the part of an online plan that looks at the stream and says which samples compute a unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ditbench.backbones import Backbone, Stream
+    from ditbench.engine.layout import Unit
+
+
+class Decider(Protocol):
+    """State of one run, asked where the plan says ASK.
+
+    What it keeps of a stream it must copy: the run goes on writing to the stream's tensors.
+    """
+
+    def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> Tensor:
+        """True for each sample [batch] that computes the unit; the others receive the fill.
+
+        Each sample is decided by itself; a decider that pools its batch says so with a knob of its method. At the
+        first step, where there is nothing to fill with, all samples compute whatever it answers.
+        """
+
+
+class Random:
+    """Each sample computes with one probability: for tests and as a floor that a real decider must beat."""
+
+    def __init__(self, probability: float, seed: int = 0) -> None:
+        import torch
+
+        self.probability, self.generator = probability, torch.Generator().manual_seed(seed)
+
+    def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> Tensor:
+        import torch
+
+        return torch.rand(stream.samples, generator=self.generator).to(stream.device) < self.probability

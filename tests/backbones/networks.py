@@ -1,0 +1,72 @@
+"""Small random networks of every block family, with gates far from zero so that every unit matters to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import PixArtTransformer2DModel
+from torch import nn
+
+from ditbench.backbones import Backbone
+from ditbench.backbones.families import backbone_of
+
+
+def _pixart(**changes: Any) -> nn.Module:
+    return PixArtTransformer2DModel(
+        **{
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "num_layers": 2,
+            "in_channels": 3,
+            "out_channels": 6,
+            "sample_size": 8,
+            "patch_size": 2,
+            "caption_channels": 12,
+            "use_additional_conditions": False,
+            **changes,
+        }
+    )
+
+
+# Name -> how to build it. Names say what is peculiar.
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "pixart": _pixart,
+    # Its conditions take a third of the width each.
+    "pixart-1024": lambda: _pixart(use_additional_conditions=True, num_attention_heads=3, cross_attention_dim=24),
+}
+# The latent's [frames,] height and width, where it is not 8 x 6 (not square: rows and columns must not be mixed up).
+SIZES: dict[str, tuple[int, ...]] = {}
+TEXT = 5
+
+
+def make(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Backbone:
+    """A network as units, in evaluation mode, the same weights each time."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        network = NETWORKS[name]()
+    for parameter_name, parameter in network.named_parameters():
+        if "scale_shift_table" in parameter_name:
+            nn.init.normal_(parameter)
+        elif parameter.ndim > 1:
+            nn.init.normal_(parameter, std=1.5 / parameter.shape[-1] ** 0.5)
+        elif parameter_name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.5)
+    network = network.eval().requires_grad_(False).to(dtype)
+    return backbone_of(network)
+
+
+def inputs(backbone: Backbone, name: str, step: int, batch: int, masked: bool = False) -> dict[str, Any]:
+    """The inputs of one step of a sampling run; the text's last tokens are padding if `masked`."""
+    torch.manual_seed(100 + step)
+    network: Any = backbone.network
+    given = backbone.example_inputs(batch, SIZES.get(name, (8, 6)), TEXT, network.dtype, network.device)
+    given["timestep"] = torch.full_like(given["timestep"], 900 - 150 * step)
+    mask = given.get("encoder_attention_mask")
+    if mask is not None and masked:
+        mask[:, TEXT // 2 :] = 0
+    elif mask is not None:
+        given["encoder_attention_mask"] = None
+    return given

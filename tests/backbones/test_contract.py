@@ -1,0 +1,271 @@
+"""What every block family keeps to, on a small random network of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tests.backbones.networks import NETWORKS, inputs, make
+from torch.utils.flop_counter import FlopCounterMode
+
+from ditbench.backbones import Backbone, Stream
+from ditbench.engine.deciders import Random
+from ditbench.engine.fills import Fill, Pass, Reuse
+from ditbench.engine.layout import Unit
+from ditbench.engine.ledger import bill
+from ditbench.engine.plan import ASK, Plan
+from ditbench.engine.rows import Rows
+from ditbench.engine.run import Parts, Run, attached
+from ditbench.engine.selectors import RandomTokens
+
+STEPS = 3
+DTYPES = [torch.float32, torch.bfloat16]
+BATCHES = [1, 4]
+
+each_family = pytest.mark.parametrize("name", NETWORKS)
+
+
+class EveryToken:
+    """Chooses all tokens: the whole unit, but through the gather path."""
+
+    def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+        return Rows(torch.arange(stream.tokens).expand(stream.samples, -1), stream.tokens)
+
+
+class Same:
+    """Chooses the first tokens, with one object for all units that choose as many."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, int], Rows] = {}
+
+    def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+        rows = Rows(torch.arange(count).expand(stream.samples, -1), stream.tokens)
+        return self.known.setdefault((step, count), rows)
+
+
+def units(backbone: Backbone, scope: str) -> tuple[Unit, ...]:
+    layout = backbone.layout
+    if scope == "span":
+        return (layout.span(0, layout.blocks - 1), layout.span(layout.blocks - 1, layout.blocks))
+    return layout.by_branch if scope == "branch" else layout.by_block
+
+
+def plan(backbone: Backbone, shares: list[float | np.ndarray], scope: str = "branch") -> Plan:
+    chosen = units(backbone, scope)
+    return Plan(backbone.layout, chosen, np.stack([np.broadcast_to(s, len(chosen)) for s in shares]))
+
+
+def run_of(
+    backbone: Backbone,
+    name: str,
+    made: Plan,
+    fill: Callable[[], Fill] = Reuse,
+    selector: object = None,
+    decider: object = None,
+) -> Run:
+    tokens = backbone.tokens(**inputs(backbone, name, 0, 1))
+    chooser = selector or RandomTokens(torch.Generator().manual_seed(0))
+    return Run(backbone, made, tokens, lambda: Parts(fill(), chooser, decider))  # type: ignore[arg-type]
+
+
+def answers(backbone: Backbone, name: str, run: Run | None, batch: int, masked: bool = False) -> list[torch.Tensor]:
+    """The network's answers over a sampling run, under a run or as it is."""
+    found = []
+    for step in range(STEPS if run is None else run.plan.steps):
+        given = inputs(backbone, name, step, batch, masked)
+        if run is None:
+            found.append(backbone.network(**given)[0])
+        else:
+            with attached(run):
+                found.append(backbone.network(**given)[0])
+    return found
+
+
+@each_family
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scope", ["branch", "block", "span"])
+def test_a_full_plan_is_the_network_to_the_last_bit(
+    name: str, dtype: torch.dtype, batch: int, masked: bool, scope: str
+) -> None:
+    backbone = make(name, dtype)
+    expected = answers(backbone, name, None, batch, masked)
+    actual = answers(backbone, name, run_of(backbone, name, plan(backbone, [1.0] * STEPS, scope)), batch, masked)
+    assert all(torch.isfinite(e).all() and e.std() > 0 for e in expected)
+    assert all(torch.equal(e, a) for e, a in zip(expected, actual, strict=True))
+
+
+@each_family
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scope", ["branch", "block", "span"])
+def test_every_token_through_the_gather_path_over_a_stale_cache(name: str, dtype: torch.dtype, scope: str) -> None:
+    """A scatter that does nothing, or positions that are not gathered, would leave the first step's values here."""
+    backbone = make(name, dtype)
+    tokens = backbone.tokens(**inputs(backbone, name, 0, 1))
+
+    class Always(Reuse):
+        wants_all = True
+
+    run = run_of(backbone, name, plan(backbone, [1.0] * STEPS, scope), Always, EveryToken())
+    # As many as there are, but not the way of a whole unit.
+    run._counts[1:] = [[_Some(tokens) for _ in step] for step in run._counts[1:]]
+    expected, actual = answers(backbone, name, None, 2), answers(backbone, name, run, 2)
+    stale = (expected[1] - expected[0]).abs().max()
+    for e, a in zip(expected, actual, strict=True):
+        scale = e.abs().max()
+        tolerance = 2e-5 * scale if dtype == torch.float32 else 0.06 * scale
+        assert (e - a).abs().max() < tolerance < stale
+    kept = [run.trace.computed[step].sum() for step in range(STEPS)]
+    assert kept[0] == kept[1] == kept[2]
+
+
+class _Some(int):
+    """A count of all tokens that takes the path of some."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+@each_family
+@pytest.mark.parametrize("scope", ["branch", "block"])
+def test_reuse_of_everything_keeps_outputs_but_not_gates(name: str, scope: str) -> None:
+    backbone = make(name)
+    run = run_of(backbone, name, plan(backbone, [1.0, 0.0], scope))
+    reused = answers(backbone, name, run, 2)[1]
+    # By hand: the first step's outputs, the second step's gates at branch scope, the first step's at block scope.
+    first, second = (backbone.enter(**inputs(backbone, name, step, 2)) for step in (0, 1))
+    for unit in units(backbone, scope):
+        before = (first.hidden, first.text)
+        for branch in range(unit.start, unit.stop):
+            output = backbone.compute(first, branch)
+            backbone.add(first, branch, output)
+            if scope == "branch":
+                backbone.add(second, branch, output)
+        if scope == "block":
+            second.hidden = second.hidden + (first.hidden - before[0])
+            if first.text is not before[1] and first.text is not None and second.text is not None:
+                second.text = second.text + (first.text - before[1])
+    by_hand = backbone.leave(second)[0]
+    assert torch.allclose(reused, by_hand, atol=1e-4 * float(by_hand.abs().max()))
+    assert not torch.allclose(reused, answers(backbone, name, None, 2)[1], atol=1e-2)
+
+
+@each_family
+@pytest.mark.parametrize("scope", ["branch", "block"])
+@pytest.mark.parametrize("fill", [Reuse, Pass])
+def test_gathers_shared_between_units_change_nothing(name: str, scope: str, fill: type) -> None:
+    backbone = make(name)
+    made = plan(backbone, [1.0, 0.5, 0.25], scope)
+
+    class Apart(Same):
+        def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+            shared = super().choose(unit, step, stream, count)
+            return Rows(shared.index, shared.tokens)
+
+    shared = answers(backbone, name, run_of(backbone, name, made, fill, Same()), 2)
+    apart = answers(backbone, name, run_of(backbone, name, made, fill, Apart()), 2)
+    for one, other in zip(shared, apart, strict=True):
+        assert torch.allclose(one, other, atol=2e-5 * float(one.abs().max()))
+
+
+@each_family
+def test_some_samples_compute_and_the_others_reuse(name: str) -> None:
+    """Each sample of an online plan is what it would be alone under its own decisions."""
+    backbone = make(name)
+    made = plan(backbone, [1.0, ASK, ASK], "block")
+
+    class Alternate:
+        def __init__(self, sample: int | None) -> None:
+            self.sample = sample
+
+        def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> torch.Tensor:
+            wanted = (torch.arange(2) + step + unit.start) % 2 == 0
+            return wanted if self.sample is None else wanted[self.sample : self.sample + 1]
+
+    run = run_of(backbone, name, made, decider=Alternate(None))
+    together = answers(backbone, name, run, 2)
+    for sample in range(2):
+        single = run_of(backbone, name, made, decider=Alternate(sample))
+        for step in range(STEPS):
+            given = {
+                key: value[sample : sample + 1] if torch.is_tensor(value) and value.shape[:1] == (2,) else value
+                for key, value in inputs(backbone, name, step, 2).items()
+            }
+            given = {
+                key: {k: None if v is None else v[sample : sample + 1] for k, v in value.items()}
+                if isinstance(value, dict)
+                else value
+                for key, value in given.items()
+            }
+            with attached(single):
+                alone = backbone.network(**given)[0]
+            assert torch.allclose(alone[0], together[step][sample], atol=2e-5 * float(alone.abs().max()))
+    assert run.trace.ran[1].sum() == len(backbone.layout)
+
+
+@each_family
+def test_nothing_is_left_behind(name: str) -> None:
+    """Another batch size, an aborted run and a second prompt find the network as it was."""
+    backbone = make(name)
+    network = backbone.network
+    given = inputs(backbone, name, 0, 2)
+    expected = network(**given)[0]
+    state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    made = plan(backbone, [1.0, 0.5])
+    with pytest.raises(RuntimeError), attached(run_of(backbone, name, made)):
+        network(**given)
+        raise RuntimeError("stopped in the middle")
+    answers(backbone, name, run_of(backbone, name, made), 4)
+    assert torch.equal(network(**given)[0], expected)
+    assert "forward" not in vars(network)
+    assert all(torch.equal(state[key], tensor) for key, tensor in network.state_dict().items())
+
+
+@each_family
+@pytest.mark.parametrize("kind", ["full", "some", "reuse", "blocks", "pass", "online"])
+def test_the_bill_equals_torchs_flop_counter(name: str, kind: str) -> None:
+    backbone = make(name)
+    rng = np.random.default_rng(0)
+    mixed = rng.choice([0.0, 0.2, 0.5, 0.75, 1.0], size=(2, len(backbone.layout)))
+    made, fill = {
+        "full": lambda: (plan(backbone, [1.0] * 3), Reuse),
+        "some": lambda: (plan(backbone, [1.0, *mixed]), Reuse),
+        "reuse": lambda: (plan(backbone, [1.0, 0.0, 0.0]), Reuse),
+        "blocks": lambda: (plan(backbone, [1.0, 0.3, 0.0], "block"), Reuse),
+        "pass": lambda: (plan(backbone, [0.5, *mixed]), Pass),
+        "online": lambda: (plan(backbone, [1.0, ASK, ASK], "block"), Reuse),
+    }[kind]()
+    run = run_of(backbone, name, made, fill, decider=Random(0.5))
+    with FlopCounterMode(display=False) as counter:
+        answers(backbone, name, run, 3)
+    charged = bill(run.trace, run.costs)
+    assert charged.total * 3 == pytest.approx(counter.get_total_flops() / 2, rel=1e-12)
+    assert charged.whole + charged.partial + charged.outside == pytest.approx(charged.total)
+
+
+@each_family
+def test_costs_need_no_weights(name: str) -> None:
+    """On the device `meta` a run costs what it costs with values."""
+    made = [make(name, device=device) for device in ("meta", "cpu")]
+    bills = []
+    for backbone in made:
+        run = run_of(backbone, name, plan(backbone, [1.0, 0.5, 0.0]))
+        answers(backbone, name, run, 1)
+        bills.append(bill(run.trace, run.costs))
+    assert bills[0] == bills[1]
+
+
+@each_family
+def test_gradients_flow_through_a_run(name: str) -> None:
+    """Learners differentiate through whole sampling runs: nothing that autograd needs may be overwritten."""
+    backbone = make(name)
+    backbone.network.requires_grad_(True)
+    outputs = answers(backbone, name, run_of(backbone, name, plan(backbone, [1.0, 0.5, 0.0])), 2)
+    sum(output.float().pow(2).mean() for output in outputs).backward()  # type: ignore[union-attr]
+    grads = [p.grad for p in backbone.network.parameters() if p.grad is not None]
+    assert grads and all(torch.isfinite(g).all() for g in grads)
