@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.backbones.networks import NETWORKS, inputs, make
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditbench.backbones import Backbone, Stream
@@ -19,6 +18,7 @@ from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.selectors import RandomTokens
+from tests.backbones.networks import NETWORKS, inputs, make
 
 STEPS = 3
 DTYPES = [torch.float32, torch.bfloat16]

@@ -14,9 +14,6 @@ from ditbench.engine.rows import Rows
 
 T = TypeVar("T")
 
-# On a processor, deferred additions are made for this much of the batch at a time, so that it stays in the cache.
-CACHED_BYTES = 1 << 19
-
 
 class Output(NamedTuple):
     """What a branch gives out before its gates: for the image's tokens, and where it has a stream, for the text's."""
@@ -106,16 +103,11 @@ def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tenso
         for gate, output in pending:
             hidden = hidden + (output if gate is None else gate * output)
         return hidden
-    samples = hidden.shape[0]
-    step = samples
-    if hidden.device.type == "cpu" and len(pending) > 1:
-        step = max(1, CACHED_BYTES * samples // max(hidden.nbytes, 1))
-    for first in range(0, samples, step):
-        part = hidden[first : first + step]
-        for gate, output in pending:
-            addend = output[first : first + step]
-            if gate is None:
-                part.add_(addend)
-            else:
-                part.addcmul_(gate if gate.shape[0] == 1 else gate[first : first + step], addend)
+    # An embedding may come transposed; everything that is added to it lies in the other order.
+    hidden = hidden.contiguous()
+    for gate, output in pending:
+        if gate is None:
+            hidden.add_(output)
+        else:
+            hidden.addcmul_(gate, output)
     return hidden
