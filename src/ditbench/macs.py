@@ -1,4 +1,4 @@
-"""What a method costs in a world, without weights: its plan runs on a network of the device `meta`, traced and billed."""
+"""What a method costs in a world, without weights: its plan runs on a `meta` network and is billed."""
 
 from __future__ import annotations
 
