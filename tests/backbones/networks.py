@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import PixArtTransformer2DModel
+from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 from torch import nn
 
 from ditbench.backbones import Backbone
@@ -31,14 +31,27 @@ def _pixart(**changes: Any) -> nn.Module:
     )
 
 
+def _dit() -> nn.Module:
+    return DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=3,
+        out_channels=6,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=10,
+    )
+
+
 # Name -> how to build it. Names say what is peculiar.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pixart": _pixart,
     # Its conditions take a third of the width each.
     "pixart-1024": lambda: _pixart(use_additional_conditions=True, num_attention_heads=3, cross_attention_dim=24),
+    "dit": _dit,
 }
 # The latent's [frames,] height and width, where it is not 8 x 6 (not square: rows and columns must not be mixed up).
-SIZES: dict[str, tuple[int, ...]] = {}
+SIZES: dict[str, tuple[int, ...]] = {"dit": (8, 8)}
 TEXT = 5
 
 
