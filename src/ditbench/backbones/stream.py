@@ -84,10 +84,15 @@ class Stream:
     def once(self, key: Any, make: Callable[[], T], note: str | None = None) -> T:
         """What `make` gives, computed at most once; `note` tells the ledger that it was."""
         if key not in self.memo:
-            self.memo[key] = make()
-            if note:
-                self.notes[note] += self.samples
-        return self.memo[key]
+            whole, rows = self.origin or (None, None)
+            if whole is not None and rows is not None and rows.samples is not None and key in whole.memo:
+                self.memo[key] = _rows_of(whole.memo[key], rows.samples, whole.samples)
+            else:
+                self.memo[key] = make()
+                if note:
+                    self.notes[note] += self.samples
+        found: T = self.memo[key]
+        return found
 
     def fed_to(self, branch: int) -> Tensor:
         """What `branch` was fed, for the tokens that are here."""
@@ -110,11 +115,22 @@ class Stream:
         return part
 
 
+def _rows_of(value: Any, samples: Tensor, count: int) -> Any:
+    """What was computed for a batch of `count`, for some of its samples."""
+    if torch.is_tensor(value):
+        return value[samples] if value.shape[0] == count else value
+    if isinstance(value, tuple):
+        parts = [_rows_of(part, samples, count) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
 def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tensor:
     """Makes deferred additions, in place where nobody needs the old values."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, *sum(pending, ()))):
         for gate, output in pending:
-            hidden = hidden + (output if gate is None else gate * output)
+            # A family's gates may be in float32 where its stream is not.
+            hidden = (hidden + (output if gate is None else gate * output)).to(hidden.dtype)
         return hidden
     # An embedding may come transposed; everything that is added to it lies in the other order.
     hidden = hidden.contiguous()
