@@ -168,7 +168,7 @@ def retyped(value: Any) -> Any:
 def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
     from ditbench.methods import method_names
     from ditbench.methods.registry import method_class
-    from ditbench.study import study_names, study_path
+    from ditbench.study import not_of_arms, study_names, study_path
     from ditbench.worlds import get_world, world_names
 
     world = body.get("world", "scenes")
@@ -181,9 +181,12 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
                 yield f"judges.{i}: no judge {judge!r} in world {world}{possible(judge, known)}"
     for i, study in enumerate(_list(body.get("studies"))):
         try:
-            study_path(str(study))
+            path = study_path(str(study))
         except Fault:
             yield f"studies.{i}: no study {study!r}{possible(str(study), study_names())}"
+            continue
+        if problem := not_of_arms(path):
+            yield f"studies.{i}: {problem}"
     arms = body.get("arms")
     for name, arm in arms.items() if isinstance(arms, Mapping) else ():
         method = arm.get("method") if isinstance(arm, Mapping) else None

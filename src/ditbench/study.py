@@ -7,6 +7,7 @@ baseline (`psnr-to-full`) and the costs below do not.
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -96,9 +97,24 @@ def studies_folder() -> Path:
     return here if here.is_dir() else Path(__file__).parents[2] / "studies"
 
 
-def study_names() -> list[str]:
-    """The names of the studies in the studies folder."""
-    return sorted(path.stem for path in studies_folder().glob("*.yaml"))
+def study_names(kind: str = "study") -> list[str]:
+    """The names of the studies in the studies folder; those of another kind (`audit`) are no studies of arms."""
+    return sorted(path.stem for path in studies_folder().glob("*.yaml") if study_kind(path) == kind)
+
+
+def study_kind(path: Path) -> str:
+    """What kind of study a file holds: what its key `kind` says, else a study of arms (`study`)."""
+    # Not parsed: a file that is no YAML at all is told when it is loaded.
+    found = re.search(r"^kind:\s*[\"']?([\w-]+)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return found[1] if found else "study"
+
+
+def not_of_arms(path: Path) -> str | None:
+    """Why a study's file is not for `studies` of a configuration; None where it is a study of arms."""
+    kind = study_kind(path)
+    if kind == "study":
+        return None
+    return f"{path.stem} is of kind {kind!r}, no study of arms; `uv run snakemake {path.stem}` makes it by itself"
 
 
 def study_path(name_or_path: str | Path) -> Path:
@@ -119,6 +135,8 @@ def load_study(name_or_path: str | Path) -> Study:
     import yaml
 
     path = study_path(name_or_path)
+    if problem := not_of_arms(path):
+        raise Fault(f"{path}: {problem}")
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
