@@ -3,7 +3,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.14")
+min_version("9.17")  # the first whose priorities can be functions
 
 
 configfile: "config.yaml"

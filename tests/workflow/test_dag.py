@@ -103,6 +103,14 @@ def test_speed_is_measured_after_the_images_are_drawn(finished: Tree) -> None:
     assert stages.index("time") > max(i for i, stage in enumerate(stages) if stage == "generate")
 
 
+def test_the_slowest_arms_are_drawn_first(finished: Tree) -> None:
+    # Spec files lie in folders that are called like the arms.
+    drawn = [Path(call.split()[2]).parts[-3] for call in finished.calls() if call.startswith("generate ")]
+    assert drawn[:SHARDS] == ["full"] * SHARDS
+    # Jobs that start together may note their words in any order: two workers can swap neighbours.
+    assert "broken" not in drawn[: -SHARDS - 1]
+
+
 ONE_CELL = {"images": SHARDS, "cost": 1, "scores": 1, "latency": 1, **AFTER}
 SCORES = {"scores": ARMS, **AFTER}
 

@@ -10,6 +10,7 @@ from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, read_settings, retyped
 from ditbench.faults import Fault
+from ditbench.forecast import effort
 from ditbench.storage import claim
 from ditbench.study import load_study
 
@@ -36,6 +37,8 @@ SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
 PUBLISHED = f"{RESULTS}/published.json"
 PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
+EFFORTS = {name: effort(spec) for name, spec in SPECS.items()}
+FIRST = 1 + max(EFFORTS.values())  # the priority of what all images wait for
 GPUS = 0 if CONFIG.device == "cpu" else 1
 
 # Commands are found even where the environment of this Snakemake was not activated. A prefix of one's own takes the
@@ -63,6 +66,14 @@ def claim_results():
 def spec_of(wildcards):
     """The spec of a cell."""
     return SPECS[f"{wildcards.world}/{wildcards.arm}/seed{wildcards.seed}"]
+
+
+def longest_first(wildcards):
+    """The priority of a cell's images: the slowest arms start first, so that none is left to run alone at the end.
+
+    The other arms' scores need the full arm's images too. What is not an image has priority 0, the stopwatch less.
+    """
+    return EFFORTS[spec_of(wildcards).name]
 
 
 def spec_json(wildcards):
