@@ -37,7 +37,13 @@ onstart:
     shell("ditbench plan --config {CONFIG_FILE}")
 
 
+onsuccess:
+    note_end()
+    shell("ditbench spent --config {CONFIG_FILE}")
+
+
 # A failed arm stays visible: what is there is rendered and published, the failed cells with their reasons.
 onerror:
+    note_end()
     shell("ditbench report --config {CONFIG_FILE} || true")
     shell("ditbench publish --config {CONFIG_FILE} --out {PUBLISHED_SO_FAR} || true")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ditbench.cli import main
+from ditbench.config import keep_settings, load_config
+from ditbench.records import write_record
+from ditbench.runs import NAME
 from ditbench.worlds import world_names
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +75,27 @@ def test_a_plan_says_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_pa
     assert outlook["images_to_draw"] == outlook["images"] == 120_000
     assert outlook["disk_bytes_to_write"] > 1e8
     assert outlook["generation_seconds_on_one_worker"] > 3600
+
+
+def test_the_time_of_the_last_run_is_told_with_its_own_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    config = load_config(CONFIG).model_copy(update={"results": str(results)})
+    settings = keep_settings(config)
+    words = ("spent", "--results", str(results), "--config")
+    assert said(capsys, *words, settings).strip() == f"no run is noted in {results}"
+    began = time.time() - 100
+    write_record(
+        results / NAME,
+        "run",
+        {"settings": Path(settings).name, "began": began, "cores": 2, "gpus": 0} | {"ended": None},
+    )
+    assert said(capsys, *words, settings).strip() == f"the last run in {results} has made no record yet"
+    write_record(results / "published.json", "published", {}, timings={"write": 1.0})
+    assert "on 2 cores, with 1 job." in said(capsys, *words, settings)
+    assert json.loads(said(capsys, *words, settings, "--json"))["worker_seconds"]["writing"] == 1.0
+    assert f"had other settings: ditbench spent --config {settings}" in said(capsys, *words, CONFIG)
 
 
 def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "score": ("score.py", "statistics.py", "judges"),
     "time": ("stopwatch.py", "generate.py", "noise.py", *_LOOP, "methods/base.py"),
     "publish": ("report", "study.py"),
-    "report": ("report", "study.py"),
+    "report": ("report", "study.py", "runs.py"),
 }
 # Modules of those folders that the stage does not run.
 _APART = {"report": ("report/track.py", "report/views.py")}

@@ -115,12 +115,20 @@ def keep_settings(config: Config) -> str:
     """Writes settings to a file in the results that is named by their content, for the commands of a run to read."""
     from ditbench.storage import replacing
 
-    text = json.dumps(config.model_dump(), indent=1, sort_keys=True)
-    path = Path(config.results) / "configs" / f"{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    path = kept_settings(config)
     if not path.exists():
         with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(_text(config), encoding="utf-8")
     return str(path)
+
+
+def kept_settings(config: Config) -> Path:
+    """Where `keep_settings` writes them."""
+    return Path(config.results) / "configs" / f"{hashlib.sha256(_text(config).encode()).hexdigest()[:8]}.yaml"
+
+
+def _text(config: Config) -> str:
+    return json.dumps(config.model_dump(), indent=1, sort_keys=True)
 
 
 def schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, read_settings, retyped
 from ditbench.faults import Fault
 from ditbench.forecast import effort
+from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
 from ditbench.study import load_study
 
@@ -59,8 +60,17 @@ def claim_results():
     global CLAIM
     try:
         CLAIM = claim(RESULTS)
+        begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
     except Fault as fault:
         raise WorkflowError(str(fault))
+
+
+def note_end():
+    """Notes when the run ended; where even that can't be written, what else the end of a run does goes on."""
+    try:
+        end_run(RESULTS)
+    except Fault as fault:
+        print(f"ditbench: {fault}", file=sys.stderr)
 
 
 def spec_of(wildcards):
