@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ def write_report(config: Config, results: str | Path | None = None) -> Path:
 def write_studies(studies: list[Study], results: Results) -> Path:
     """Writes studies from results that have been read."""
     for study in studies:
+        for warning in tables.build_table(study, results).warnings:
+            print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
         folder = results.root / "studies" / study.name
         for name, content in _files(study, results):
             _write(folder / name, content)
