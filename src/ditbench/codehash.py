@@ -23,8 +23,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "generate": ("generate.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
     "cost": ("generate.py", "engine/ledger.py", "engine/plan.py", "engine/trace.py"),
     "score": ("score.py", "statistics.py", "judges"),
-    "time": ("stopwatch.py", "generate.py", "noise.py", *_LOOP, "methods/base.py"),
-    "publish": ("report", "study.py"),
+    "time": ("stopwatch.py", "neighbours.py", "generate.py", "noise.py", *_LOOP, "methods/base.py"),
+    "publish": ("report", "study.py", "runs.py"),
     "report": ("report", "study.py", "runs.py"),
 }
 # Modules of those folders that the stage does not run.

@@ -208,6 +208,9 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
         yield "MACs", f"{macs}, one of {branches} CFG {'branch' if branches == 1 else 'branches'}", False
     if latency:
         yield "timed", f"batch {latency['batch']}, {latency['rounds']} rounds in turn with the baseline", False
+        if latency.get("device", "cpu") != "cpu":
+            load = latency.get("gpu_load")
+            yield "others on the GPU", "not checked" if load is None else f"{load:.0%} of the time", False
         if latency["contended"]:
             yield "contended", str(latency["note"]), False
     for kind, p in cell.provenance.items():
