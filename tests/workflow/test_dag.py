@@ -163,8 +163,8 @@ def test_an_added_arm_and_a_larger_set_leave_what_is_there(finished: Tree) -> No
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("images=0", "images: 0 must be >= 1"),
-        ("imags=8", "imags: unknown key; did you mean 'images'?"),
+        ("images=0", "--config: images: 0 must be >= 1"),
+        ("imags=8", "--config: imags: unknown key; did you mean 'images'?"),
         ("world=scene", "world: no world 'scene'; did you mean 'scenes'?"),
         ("results=config.yaml/below", "config.yaml/below"),
         ("captions={file: nowhere.txt}", "captions.file: nowhere.txt cannot be read"),
@@ -184,6 +184,14 @@ def test_a_key_given_twice_is_told_although_snakemake_takes_the_last(tree: Tree)
     done = tree.snakemake("-n", "--configfile", "twice.yaml")
     assert done.returncode != 0
     assert "twice.yaml: images: given twice, in lines 1 and 2" in done.stdout + done.stderr
+
+
+def test_mistakes_of_another_file_are_told_as_its_own(tree: Tree) -> None:
+    (tree.root / "mine.yaml").write_text("{images: 0, batch: 0}")
+    done = tree.snakemake("-n", "--configfile", "mine.yaml", "--config", "batch=-1")
+    told = done.stdout + done.stderr
+    assert "\nmine.yaml: images: 0 must be >= 1\n" in told
+    assert "--config: batch: -1 must be >= 1\n" in told
 
 
 def test_two_runs_do_not_write_to_one_folder(tree: Tree) -> None:

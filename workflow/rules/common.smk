@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges
 from ditbench.codehash import code_hash
-from ditbench.config import check_config, keep_settings, read_settings, retyped
+from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
 from ditbench.forecast import effort
 from ditbench.runs import begin_run, end_run
@@ -16,11 +16,12 @@ from ditbench.storage import claim
 from ditbench.study import load_study
 
 try:
-    # Snakemake has read these files too, but passes over keys given twice.
-    [read_settings(name) for name in workflow.configfiles]
     # Nested values of --config arrive as text.
     given = {name: retyped(config[name]) for name in workflow.config_settings.config}
-    CONFIG = check_config({**config, **given})
+    # Files of --configfile stand first in Snakemake's list, and have the last word.
+    own = len(workflow.overwrite_configfiles)
+    origins = origins_of([*workflow.configfiles[own:], *workflow.configfiles[:own]], given)
+    CONFIG = check_config({**config, **given}, origins=origins)
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
