@@ -234,14 +234,16 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _spec(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
     from ditbench.cells import Spec
     from ditbench.generate import write_plan
     from ditbench.records import write_record
 
-    body = json.loads(options.spec)
+    spec = Spec.read(options.spec, "--spec")
     with noted(options.out, "spec", options.out.parent):
-        write_plan(body, options.out.with_name("plan.json"))
-        write_record(options.out, "spec", {**body, "hash": Spec(**body).hash}, code=options.code)
+        write_plan(asdict(spec), options.out.with_name("plan.json"))
+        write_record(options.out, "spec", {**asdict(spec), "hash": spec.hash}, code=options.code)
 
 
 def _generate(options: argparse.Namespace) -> None:
