@@ -3,7 +3,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.14")
+min_version("9.17")  # the first whose priorities can be functions
 
 
 configfile: "config.yaml"
@@ -37,7 +37,14 @@ onstart:
     shell("ditbench plan --config {CONFIG_FILE}")
 
 
+onsuccess:
+    note_end()
+    shell("ditbench spent --config {CONFIG_FILE}")
+
+
 # A failed arm stays visible: what is there is rendered and published, the failed cells with their reasons.
 onerror:
+    note_end()
     shell("ditbench report --config {CONFIG_FILE} || true")
+    outdate_page()
     shell("ditbench publish --config {CONFIG_FILE} --out {PUBLISHED_SO_FAR} || true")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ditbench.cli import main
+from ditbench.config import keep_settings, load_config
+from ditbench.records import write_record
+from ditbench.runs import NAME
 from ditbench.worlds import world_names
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +77,27 @@ def test_a_plan_says_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_pa
     assert outlook["generation_seconds_on_one_worker"] > 3600
 
 
+def test_the_time_of_the_last_run_is_told_with_its_own_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    config = load_config(CONFIG).model_copy(update={"results": str(results)})
+    settings = keep_settings(config)
+    words = ("spent", "--results", str(results), "--config")
+    assert said(capsys, *words, settings).strip() == f"no run is noted in {results}"
+    began = time.time() - 100
+    write_record(
+        results / NAME,
+        "run",
+        {"settings": Path(settings).name, "began": began, "cores": 2, "gpus": 0} | {"ended": None},
+    )
+    assert said(capsys, *words, settings).strip() == f"the last run in {results} has made no record yet"
+    write_record(results / "published.json", "published", {}, timings={"write": 1.0})
+    assert "on 2 cores, with 1 job." in said(capsys, *words, settings)
+    assert json.loads(said(capsys, *words, settings, "--json"))["worker_seconds"]["writing"] == 1.0
+    assert f"had other settings: ditbench spent --config {settings}" in said(capsys, *words, CONFIG)
+
+
 def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no configuration file" in refused(capsys, "cells", "--config", str(tmp_path / "none.yaml"))
     wrong = tmp_path / "c.yaml"
@@ -84,6 +109,54 @@ def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         capsys, "captions", "--world", "scene", "--name", "x", "--count", "1", "--out", out
     )
     assert not Path(out).exists()
+
+
+SPEC = {"world": "scenes", "arm": "full", "method": "full", "knobs": {}, "steps": None, "seed": 0, "images": 2}
+SPEC |= {"captions": "x", "captions_sha256": None, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("{}", "--spec: world: missing; arm: missing; method: missing;"),
+        ("{", "--spec: '{' is not JSON ("),
+        ("[1]", "--spec must hold keys and values (world, arm, method, …), not [1]"),
+        ({**SPEC, "stpes": 3}, "--spec: stpes: unknown key; did you mean 'steps'? Possible: world, arm,"),
+        ({**SPEC, "steps": 0, "images": "2"}, "--spec: steps: 0 must be >= 1; images: '2' must be a valid integer"),
+        ({**SPEC, "method": "foar"}, "no method 'foar'; did you mean 'fora'?"),
+        ({**SPEC, "knobs": {"n": 2}}, "full has no knob 'n'; it has none"),
+        ({**SPEC, "world": "scene"}, "no world 'scene'; did you mean 'scenes'?"),
+    ],
+)
+def test_a_wrong_spec_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, spec: str | dict[str, object], says: str
+) -> None:
+    text = spec if isinstance(spec, str) else json.dumps(spec)
+    told = refused(capsys, "spec", "--spec", text, "--out", str(tmp_path / "spec.json"))
+    assert told.startswith(f"ditbench: {says}") and len(told.splitlines()) == 1
+    assert not (tmp_path / "spec.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "spec.json is missing"), ("{", "spec.json cannot be read"), ("[]", "is not a spec record")],
+)
+def test_a_missing_or_broken_spec_file_is_one_sentence_in_every_stage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, says: str
+) -> None:
+    spec = tmp_path / "spec.json"
+    if text is not None:
+        spec.write_text(text)
+    x = str(tmp_path / "x.json")
+    drawing = ("--captions", x, "--embeddings", x)
+    for words in (
+        ("score", "--shards", x, "--captions", x, "--references", x),
+        ("generate", *drawing, "--first", "0", "--last", "1"),
+        ("cost", "--shards", x),
+        ("time", *drawing, "--baseline", x),
+    ):
+        told = refused(capsys, *words, "--spec", str(spec), "--out", str(tmp_path / "out.json"))
+        assert says in told and len(told.splitlines()) == 1
 
 
 def test_a_file_where_a_folder_is_needed_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -108,9 +181,7 @@ def test_an_unknown_device_is_a_sentence_and_is_noted_beside_the_cell(
 
 
 def cell_spec(folder: Path) -> str:
-    spec = {"world": "scenes", "arm": "full", "method": "full", "knobs": {}, "steps": None, "seed": 0, "images": 2}
-    spec |= {"captions": "x", "captions_sha256": None, "dtype": "bfloat16"}
-    assert main(("spec", "--spec", json.dumps(spec), "--out", str(folder / "spec.json"))) == 0
+    assert main(("spec", "--spec", json.dumps(SPEC), "--out", str(folder / "spec.json"))) == 0
     return str(folder / "spec.json")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ditbench.config import Config, check_config, load_config, retyped, schema
+from ditbench.config import Config, check_config, load_config, origins_of, retyped, schema
 from ditbench.faults import Fault
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +57,26 @@ def test_all_mistakes_are_told_at_once() -> None:
     lines = told({"images": 0, "wrold": "x", "studies": ["nope"], "arms": {"a": {"method": "foar"}}})
     assert len(lines) == 4
     assert all(line.startswith("c.yaml: ") for line in lines)
+
+
+def test_a_mistake_is_told_with_the_file_or_the_words_that_it_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("{images: 0, wrold: x, batch: 0}")
+    (tmp_path / "mine.yaml").write_text("{images: -1}")
+    (tmp_path / "empty.yaml").write_text("")
+    origins = origins_of(["config.yaml", tmp_path / "mine.yaml", "empty.yaml"], ["batch", "arms"])
+    body = {"images": -1, "wrold": "x", "batch": -2, "arms": {"a": {"method": "foar"}}, "shard": 0}
+    with pytest.raises(Fault) as fault:
+        check_config(body, origins=origins)
+    assert {line[: line.index(": ", line.index(": ") + 1)] for line in str(fault.value).splitlines()} == {
+        "mine.yaml: images",
+        "config.yaml: wrold",
+        "--config: batch",
+        "--config: arms.a.method",
+        "config.yaml: shard",  # nobody said it
+    }
 
 
 def test_nested_settings_of_the_command_line_get_their_types() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cell(run: Path, arm: str, images: np.ndarray, size: int = 16) -> None:
     folder = run / arm
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(json.dumps({"world": "scenes", "arm": arm, "hash": f"hash-{arm}"}))
+    write_record(folder / "spec.json", "spec", {"world": "scenes", "arm": arm, "hash": f"hash-{arm}"})
     for first in range(0, len(images), size):
         path = folder / "shards" / f"{first:05d}.json"
         names = IDS[first : min(first + size, len(images))]
@@ -134,4 +133,14 @@ def test_a_damaged_shard_is_a_fault_and_leaves_no_scores(run: Path) -> None:
 def test_images_of_unknown_captions_are_a_fault(run: Path) -> None:
     write_record(run / "captions.json", "captions", {"captions": [{"id": IDS[0], "text": SCENES[0].caption()}]})
     with pytest.raises(Fault, match="has no caption in this caption set"):
+        score(run, "full")
+
+
+def test_a_missing_or_broken_spec_is_a_fault(run: Path) -> None:
+    spec = run / "full" / "spec.json"
+    spec.write_text("{")
+    with pytest.raises(Fault, match=r"spec\.json cannot be read .*delete it and run again"):
+        score(run, "full")
+    spec.unlink()
+    with pytest.raises(Fault, match=r"spec\.json is missing"):
         score(run, "full")

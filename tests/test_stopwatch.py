@@ -3,7 +3,7 @@ import time
 import pytest
 
 from ditbench.faults import Fault
-from ditbench.stopwatch import Neighbours, interleave, spread
+from ditbench.stopwatch import contention, interleave, spread
 
 
 def test_rounds_interleave_the_baseline_with_every_arm() -> None:
@@ -32,9 +32,8 @@ def test_spread_is_the_median_between_the_extremes() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"value": 2.0, "low": 1.0, "high": 3.0}
 
 
-def test_own_work_is_not_called_contention() -> None:
-    neighbours = Neighbours()
-    before = neighbours._began
-    # Ten seconds of the machine passed, six busy; five of them this process's own.
-    neighbours._read = lambda: (before[0] + 6, before[1] + 10, before[2] + 5)  # type: ignore[method-assign]
-    assert neighbours.share() == pytest.approx(0.1)
+def test_what_makes_a_time_uncertain_is_said_of_processor_and_gpu() -> None:
+    assert contention(0.1, None) == contention(0.05, 0.1) == ""
+    assert contention(0.5, None) == "other processes took 50% of the processor meanwhile"
+    assert contention(0.0, 0.4) == "other processes kept the GPU busy 40% of the time before or after"
+    assert contention(0.5, 0.4).count(" and ") == 1

@@ -65,11 +65,32 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(Fault) as caught:
         load_study(write(tmp_path, body))
     message = str(caught.value)
-    assert "4 mistakes" in message
+    assert len(message.splitlines()) == 4 and message.count("small.yaml: ") == 4
     assert "rows.0.methd: unknown key; did you mean 'method'?" in message
-    assert "columns.1.digits: 'two'" in message
+    assert "columns.1.digits: 'two' must be a valid integer" in message
     assert "controlls: unknown key; did you mean 'controls'?" in message
     assert "baseline: missing" in message
+
+
+def test_mistakes_of_a_study_are_told_like_those_of_a_configuration(tmp_path: Path) -> None:
+    body = small()
+    body["rows"][0]["arm"] = "A b"
+    body["rows"][1]["steps"] = 0
+    body["columns"][0]["label"] = ""
+    body["columns"][1]["digits"] = 10
+    body["nmae"] = "x"
+    with pytest.raises(Fault) as caught:
+        load_study(write(tmp_path, body))
+    place = tmp_path / "small.yaml"
+    assert str(caught.value).splitlines() == [
+        f"{place}: rows.0.arm: 'A b' is no name of an arm; possible: lower-case letters, digits and . _ -, "
+        "a letter or digit first",
+        f"{place}: rows.1.steps: 0 must be >= 1",
+        f"{place}: columns.0.label: '' must not be empty",
+        f"{place}: columns.1.digits: 10 must be <= 9",
+        # `name` is the file's to say.
+        f"{place}: nmae: unknown key. Possible: title, world, rows, columns, figure, baseline, controls",
+    ]
 
 
 def test_names_must_exist_and_be_unique(tmp_path: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ditbench.engine.ledger import Bill, bill
 from ditbench.engine.plan import Plan
-from ditbench.engine.run import Run
-from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
 from ditbench.methods import Method, get_method
+
+if TYPE_CHECKING:  # `import ditbench` loads no torch: a workflow is planned without it
+    from ditbench.engine.ledger import Bill
+    from ditbench.engine.run import Run
+    from ditbench.engine.trace import Trace
 
 
 class Accelerated:
@@ -72,7 +74,7 @@ class Accelerated:
 
     def _make_run(self, *args: Any, **kwargs: Any) -> Run:
         from ditbench.engine.fills import Reuse
-        from ditbench.engine.run import Parts
+        from ditbench.engine.run import Parts, Run
         from ditbench.sampling import run_of
 
         shape = self.backbone.shape(self._steps, *args, **kwargs)
@@ -92,6 +94,8 @@ class Accelerated:
     @property
     def bill(self) -> Bill:
         """What the last call cost in MACs, for one image and one branch of guidance."""
+        from ditbench.engine.ledger import bill
+
         trace = self.trace
         assert self._run is not None
         return bill(trace, self._run.costs)

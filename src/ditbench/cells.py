@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from ditbench.config import Config
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from ditbench.config import Config, Count
 from ditbench.faults import Fault
+from ditbench.mistakes import lines_of, shown
 
 # The arm that all others are compared with.
 BASELINE = "full"
@@ -25,12 +28,28 @@ class Spec:
     arm: str
     method: str
     knobs: dict[str, Any]
-    steps: int | None
-    seed: int
-    images: int
+    steps: Count | None
+    seed: Annotated[int, Field(ge=0)]
+    images: Count
     captions: str
     captions_sha256: str | None
     dtype: str
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    @classmethod
+    def read(cls, text: str, source: str) -> Spec:
+        """A spec from JSON; everything that is wrong with it is one sentence that begins with its source."""
+        try:
+            body = json.loads(text)
+        except ValueError as error:
+            raise Fault(f"{source}: {shown(text)} is not JSON ({error})") from error
+        if not isinstance(body, dict):
+            raise Fault(f"{source} must hold keys and values (world, arm, method, …), not {shown(body)}")
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            raise Fault(f"{source}: {'; '.join(lines_of(error, cls))}") from error
 
     @property
     def hash(self) -> str:

@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--baseline", type=Path, required=True, help="spec.json of the full arm")
     sub.add_argument("--rounds", type=int, default=4)
     sub.add_argument("--batch", type=int, default=8)
+    add("spent", _spent, "say where the time of the last run went", "config", "results", "json")
     add("publish", _publish, "publish finished cells to MLflow", "config", "results", "out")
     add("report", _report, "render tables, figures and the page from what is there", "config", "results")
     add("mlflow", _mlflow, "start the MLflow pages on this run's store", "config", "results")
@@ -255,14 +256,16 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _spec(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
     from ditbench.cells import Spec
     from ditbench.generate import write_plan
     from ditbench.records import write_record
 
-    body = json.loads(options.spec)
+    spec = Spec.read(options.spec, "--spec")
     with noted(options.out, "spec", options.out.parent):
-        write_plan(body, options.out.with_name("plan.json"))
-        write_record(options.out, "spec", {**body, "hash": Spec(**body).hash}, code=options.code)
+        write_plan(asdict(spec), options.out.with_name("plan.json"))
+        write_record(options.out, "spec", {**asdict(spec), "hash": spec.hash}, code=options.code)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -335,6 +338,43 @@ def _report(options: argparse.Namespace) -> None:
     from ditbench.report.build import write_report
 
     print(write_report(load_config(options.config), options.results))
+
+
+def _spent(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.report.results import load_results
+    from ditbench.report.timing import told, wall_time
+
+    found = load_results(load_config(options.config), options.results)
+    wall = wall_time(found.run, found.jobs)
+    if options.json:
+        body = wall and {
+            "wall_seconds": wall.seconds,
+            "workers": wall.run.workers,
+            "unit": wall.run.unit,
+            "jobs": wall.jobs,
+            "share": wall.share,
+            "worker_seconds": wall.work,
+        }
+        print(json.dumps(body, indent=1))
+    elif wall is None:
+        print(_no_run(found.root, found.run is None))
+    else:
+        whole = sum(wall.work.values())
+        print(told(wall))
+        _table(("what", "share"), [(name, f"{value / whole:.1%}") for name, value in wall.work.items()])
+
+
+def _no_run(root: Path, of_others: bool) -> str:
+    """Why there is nothing to say about a run."""
+    from ditbench.runs import read_run
+
+    run = read_run(root)
+    if run is None:
+        return f"no run is noted in {root}"
+    if of_others:
+        return f"the last run in {root} had other settings: ditbench spent --config {root}/configs/{run.settings}"
+    return f"the last run in {root} has made no record yet"
 
 
 def _mlflow(options: argparse.Namespace) -> None:

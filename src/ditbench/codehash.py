@@ -25,9 +25,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "generate": ("generate.py", "sampling.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
     "cost": ("generate.py", *_LEDGER),
     "score": ("score.py", "statistics.py", "judges"),
-    "time": ("stopwatch.py", "generate.py", "sampling.py", "noise.py", *_LOOP, "methods/base.py"),
-    "publish": ("report", "study.py"),
-    "report": ("report", "study.py"),
+    "time": ("stopwatch.py", "neighbours.py", "generate.py", "sampling.py", "noise.py", *_LOOP, "methods/base.py"),
+    "publish": ("report", "study.py", "runs.py"),
+    "report": ("report", "study.py", "runs.py"),
 }
 # Modules of those folders that the stage does not run.
 _APART = {"report": ("report/track.py", "report/views.py")}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +11,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ditbench.faults import Fault
+from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, told
 
 Count = Annotated[int, Field(ge=1)]
-Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
-ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+Device = Annotated[str, Field(pattern=DEVICE)]
+ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -73,7 +72,7 @@ class Config(_Part):
     studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
     mlflow: MlflowConfig = MlflowConfig()
-    results: Annotated[str, Field(pattern=r"^[^\s'\"{}]+$")] = "results"
+    results: Annotated[str, Field(pattern=PATH)] = "results"
 
 
 def load_config(path: str | Path) -> Config:
@@ -95,8 +94,22 @@ def read_settings(path: str | Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if twice:
-        raise Fault("\n".join(f"{path}: {problem}" for problem in twice))
+        raise Fault(told(str(path), twice))
     return body
+
+
+def origins_of(files: Iterable[str | Path], given: Iterable[str] = ()) -> dict[str, str]:
+    """Where each top-level key was last said: which of some files, or the command line for those `given` there.
+
+    Keys given twice in a file are told: Snakemake, which has read the same files, passes over them.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        path = Path(file)
+        name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        body = read_settings(name)
+        found |= dict.fromkeys(body if isinstance(body, dict) else (), str(name))
+    return found | dict.fromkeys(given, "--config")
 
 
 def _repeated(node: Any, place: str = "") -> Iterator[str]:
@@ -115,12 +128,20 @@ def keep_settings(config: Config) -> str:
     """Writes settings to a file in the results that is named by their content, for the commands of a run to read."""
     from ditbench.storage import replacing
 
-    text = json.dumps(config.model_dump(), indent=1, sort_keys=True)
-    path = Path(config.results) / "configs" / f"{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    path = kept_settings(config)
     if not path.exists():
         with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(_text(config), encoding="utf-8")
     return str(path)
+
+
+def kept_settings(config: Config) -> Path:
+    """Where `keep_settings` writes them."""
+    return Path(config.results) / "configs" / f"{hashlib.sha256(_text(config).encode()).hexdigest()[:8]}.yaml"
+
+
+def _text(config: Config) -> str:
+    return json.dumps(config.model_dump(), indent=1, sort_keys=True)
 
 
 def schema() -> dict[str, Any]:
@@ -129,8 +150,11 @@ def schema() -> dict[str, Any]:
     return head | Config.model_json_schema()
 
 
-def check_config(body: Any, source: str = "config.yaml") -> Config:
-    """Checks settings that were read already, from Snakemake for instance."""
+def check_config(body: Any, source: str = "config.yaml", origins: Mapping[str, str] | None = None) -> Config:
+    """Checks settings that were read already, from Snakemake for instance.
+
+    `origins` says which top-level keys came from elsewhere than `source`.
+    """
     if body is None:
         body = {}
     if not isinstance(body, Mapping):
@@ -140,11 +164,11 @@ def check_config(body: Any, source: str = "config.yaml") -> Config:
     try:
         config = Config.model_validate(dict(body))
     except ValidationError as error:
-        problems += [_one_line(problem) for problem in error.errors()]
+        problems += lines_of(error, Config)
     # Names are checked even where types are wrong elsewhere, so that one run tells all.
     problems += list(_wrong_names(body))
     if problems or config is None:
-        raise Fault("\n".join(f"{source}: {problem}" for problem in problems))
+        raise Fault(told(source, problems, origins))
     return config
 
 
@@ -208,51 +232,3 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def possible(name: str, valid: Iterable[str]) -> str:
-    """The nearest valid word, and all that are possible."""
-    valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{hint} Possible: {', '.join(valid) or 'none'}"
-
-
-def _one_line(problem: Any) -> str:
-    """One mistake found by pydantic: the key, what was found, what was expected."""
-    key = ".".join(str(part) for part in problem["loc"])
-    found = repr(problem["input"])
-    kind, context = problem["type"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key{possible(str(problem['loc'][-1]), _keys_at(problem['loc']))}"
-    if kind == "value_error":
-        return f"{key}: {found} {context['error']}"
-    if kind == "too_short":
-        return f"{key}: {found} must name at least {context['min_length']}"
-    if kind == "missing":
-        return f"{key}: missing"
-    if kind == "greater_than_equal":
-        return f"{key}: {found} must be >= {context['ge']}"
-    if kind == "string_pattern_mismatch":
-        return f"{key.removesuffix('.[key]')}: {found} {_PATTERNS[problem['loc'][0]]}"
-    wanted = re.sub(r"^Input should be ", "", problem["msg"])
-    return f"{key}: {found} must be {wanted}"
-
-
-# What a text must look like, by the key it stands under.
-_PATTERNS = {
-    "device": "is not a device; possible: cpu, cuda, cuda:0, cuda:1, …",
-    "results": "must be a path without spaces, quotes and braces",
-    "arms": "is no name of an arm; possible: lower-case letters, digits and . _ -, a letter or digit first",
-}
-
-
-def _keys_at(place: tuple[Any, ...]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "stopwatch": StopwatchConfig,
-        "mlflow": MlflowConfig,
-        "captions": CaptionsConfig,
-        "arms": ArmConfig,
-    }
-    model = models.get(str(place[0]), Config) if len(place) > 1 else Config
-    return list(model.model_fields)

@@ -49,8 +49,8 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
         seconds = sum(n / (sum(v) / len(v) if (v := speeds.get(arm)) else slowest) for arm, n in waiting.items())
     elif known is not None:
         rate, source = known[0], f"a measurement on {known[1]}"
-        effort = {spec.arm: _effort(spec) for spec in specs}
-        seconds = sum(n * effort[arm] / rate for arm, n in waiting.items())
+        efforts = {spec.arm: effort(spec) for spec in specs}
+        seconds = sum(n * efforts[arm] / rate for arm, n in waiting.items())
     return {
         "arms": len({spec.arm for spec in specs}),
         "seeds": len(config.seeds),
@@ -66,7 +66,7 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _effort(spec: Spec) -> float:
+def effort(spec: Spec) -> float:
     """What an arm's plan computes, as a share of a full run of the world's own steps."""
     from ditbench.methods import get_method
     from ditbench.worlds import get_world

@@ -78,6 +78,12 @@ def _hardware() -> dict[str, Any]:
     return {"cpu": processor_name(), "cores": os.cpu_count(), "gpu": gpu}
 
 
+def _threads() -> int | None:
+    """How many threads this job was given; None where nobody said."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(given) if given.isdecimal() else None
+
+
 @cache
 def processor_name() -> str:
     """The processor as the system names it."""
@@ -102,6 +108,7 @@ def provenance(timings: Mapping[str, float] | None = None, code: str | None = No
         "torch": _version("torch"),
         "diffusers": _version("diffusers"),
         "hardware": _hardware(),
+        "threads": _threads(),
         "host_load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "timings": _timings(timings),
     }

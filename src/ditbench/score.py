@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ def score_cell(
     is compared in pairs. `judges` defaults to all that can judge the cell's world.
     """
     clock = Clock()
-    spec = json.loads(spec_path.read_text(encoding="utf-8"))
+    spec = read_record(spec_path, "spec")
     chosen = [get_judge(name, device) for name in judges or judges_of(spec["world"])]
     with clock("load"):
         for member in chosen:

@@ -17,33 +17,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from ditbench.faults import Fault
+from ditbench.neighbours import Neighbours, gpu_load
 
-# Above this share of the machine taken by others, timings are called contended.
+# Above this share of the processor or the GPU taken by others, timings are called contended.
 CONTENTION = 0.1
-
-
-class Neighbours:
-    """Measures the share of the machine's processor time that other processes took."""
-
-    def __init__(self) -> None:
-        self._began = self._read()
-
-    @staticmethod
-    def _read() -> tuple[float, float, float]:
-        machine = psutil.cpu_times()
-        idle = machine.idle + getattr(machine, "iowait", 0.0)
-        # On Linux guest time is counted within user time.
-        busy = sum(machine) - idle - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
-        own = psutil.Process().cpu_times()
-        return busy, busy + idle, own.user + own.system
-
-    def share(self) -> float:
-        """The share taken by others since this was made, between 0 and 1."""
-        busy, whole, own = (now - then for now, then in zip(self._read(), self._began, strict=True))
-        return max(0.0, min(1.0, (busy - own) / whole)) if whole > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -114,14 +92,19 @@ def time_arm(
         sampler = Sampler(spec["world"], device)
         texts = read_batch(captions_path, embeddings_path, range(batch))
     runs = {each["arm"]: _runner(sampler, each, texts) for each in (baseline, spec)}
+    before = None if device == "cpu" else gpu_load(device)
     neighbours = Neighbours()
     with clock("compute"):
         timing = interleave(runs, baseline["arm"], rounds)[spec["arm"]]
     taken = neighbours.share()
-    contended = taken > CONTENTION
-    note = f"other processes took {taken:.0%} of the processor meanwhile" if contended else ""
-    if contended:
+    # Others' use of a GPU shows only while the own one rests: before and after.
+    after = None if before is None else gpu_load(device)
+    gpu = None if before is None or after is None else max(before, after)
+    note = contention(taken, gpu)
+    if note:
         print(f"stopwatch: the machine is contended: {note}; the ratios are less certain", file=sys.stderr)
+    if device != "cpu" and gpu is None:
+        print("stopwatch: whether others use the GPU was not checked: nvidia-smi does not tell", file=sys.stderr)
     body: dict[str, Any] = {
         "spec_hash": spec["hash"],
         "batch": batch,
@@ -131,11 +114,22 @@ def time_arm(
         "seconds_per_image": spread([seconds / batch for seconds in timing.seconds]),
         "speedup": spread(timing.ratios),
         "rounds_seconds": timing.seconds,
-        "contended": contended,
+        "contended": bool(note),
         "load": taken,
+        "gpu_load": gpu,
         "note": note,
     }
     write_record(out, "latency", body, timings=clock.seconds, code=code)
+
+
+def contention(processor: float, gpu: float | None) -> str:
+    """What others took, where it was too much to trust a time; nothing where it was not."""
+    parts = []
+    if processor > CONTENTION:
+        parts.append(f"other processes took {processor:.0%} of the processor meanwhile")
+    if gpu is not None and gpu > CONTENTION:
+        parts.append(f"other processes kept the GPU busy {gpu:.0%} of the time before or after")
+    return " and ".join(parts)
 
 
 def _runner(sampler: Any, spec: dict[str, Any], texts: Any) -> Callable[[], None]:

@@ -58,6 +58,20 @@ def claim(folder: str | Path) -> IO[str]:
     return stream
 
 
+def is_claimed(folder: str | Path) -> bool:
+    """Whether a run is at work in a folder."""
+    import fcntl
+
+    try:
+        with (Path(folder) / ".run.lock").open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path; on success its file takes the place of `path` in one step, on failure nothing changes."""

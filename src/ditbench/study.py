@@ -6,7 +6,6 @@ baseline (`psnr-to-full`) and the costs below do not.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ditbench.faults import Fault
+from ditbench.mistakes import ARM, lines_of, possible, shown, told
 
 # Measures that no judge gives: where each comes from is the business of report/results.py.
 COSTS = (
@@ -28,7 +28,7 @@ COSTS = (
     "realised-ratio",
 )
 
-ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -127,7 +127,7 @@ def study_path(name_or_path: str | Path) -> Path:
     path = studies_folder() / f"{text}.yaml"
     if path.is_file():
         return path
-    raise Fault(f"no study {text!r}{_possible(text, study_names())}")
+    raise Fault(f"no study {text!r}{possible(text, study_names())}")
 
 
 def load_study(name_or_path: str | Path) -> Study:
@@ -142,16 +142,16 @@ def load_study(name_or_path: str | Path) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
-        raise Fault(f"{path} must hold keys and values (title, world, rows, columns, …), not {_shown(body)}")
+        raise Fault(f"{path} must hold keys and values (title, world, rows, columns, …), not {shown(body)}")
     if "name" in body:
         raise Fault(f"{path}: name: a study is called like its file ({path.stem}); remove the key")
     try:
         study = Study.model_validate({"name": path.stem, **body})
     except ValidationError as error:
-        raise Fault(_all_told(path, [_one_line(problem) for problem in error.errors()])) from error
+        raise Fault(told(str(path), lines_of(error, Study, hidden=("name",)))) from error
     problems = list(_problems(study))
     if problems:
-        raise Fault(_all_told(path, problems))
+        raise Fault(told(str(path), problems))
     return study
 
 
@@ -161,14 +161,14 @@ def _problems(study: Study) -> Iterator[str]:
     from ditbench.worlds import world_names
 
     if study.world not in world_names():
-        yield f"world: no world {study.world!r}{_possible(study.world, world_names())}"
+        yield f"world: no world {study.world!r}{possible(study.world, world_names())}"
     arms = [row.arm for row in study.rows]
     measures = [column.measure for column in study.columns]
     yield from (f"rows: arm {arm!r} is listed twice" for arm in _twice(arms))
     yield from (f"columns: measure {measure!r} is listed twice" for measure in _twice(measures))
     for i, row in enumerate(study.rows):
         if row.method not in method_names():
-            yield f"rows.{i}.method: no method {row.method!r}{_possible(row.method, method_names())}"
+            yield f"rows.{i}.method: no method {row.method!r}{possible(row.method, method_names())}"
             continue
         try:
             get_method(row.method, row.knobs)
@@ -180,53 +180,14 @@ def _problems(study: Study) -> Iterator[str]:
             yield f"columns.{i}.measure: {measure!r} belongs to world {world!r}, this study to {study.world!r}"
     for axis, measure in (("x", study.figure.x), ("y", study.figure.y)):
         if measure not in measures:
-            yield f"figure.{axis}: {measure!r} is not a column{_possible(measure, measures)}"
+            yield f"figure.{axis}: {measure!r} is not a column{possible(measure, measures)}"
     for key, names in (("baseline", [study.baseline]), ("controls", study.controls)):
-        yield from (f"{key}: no row has arm {name!r}{_possible(name, arms)}" for name in names if name not in arms)
+        yield from (f"{key}: no row has arm {name!r}{possible(name, arms)}" for name in names if name not in arms)
     for i, row in enumerate(study.rows):
         for measure in row.published:
             if measure not in measures:
-                yield f"rows.{i}.published: {measure!r} is not a column{_possible(measure, measures)}"
+                yield f"rows.{i}.published: {measure!r} is not a column{possible(measure, measures)}"
 
 
 def _twice(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _possible(name: str, valid: Iterable[str]) -> str:
-    valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{hint} Possible: {', '.join(valid) or 'none'}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _one_line(problem: Any) -> str:
-    """One mistake found by pydantic: the key, what was found, what was expected."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{key}: missing"
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_possible(str(problem['loc'][-1]), _keys_at(problem['loc']))}"
-    return f"{key}: {_shown(problem['input'])}: {problem['msg'].lower()}"
-
-
-def _keys_at(place: tuple[Any, ...]) -> list[str]:
-    """The keys that are valid where an unknown one was found."""
-    model: type[BaseModel] = Study
-    if "published" in place:
-        model = Published
-    elif len(place) > 1:
-        parts: dict[str, type[BaseModel]] = {"rows": Row, "columns": Column, "figure": Axes}
-        model = parts.get(str(place[0]), Study)
-    return [name for name in model.model_fields if not (model is Study and name == "name")]
-
-
-def _all_told(path: Path, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{path}: {problems[0]}"
-    return "\n  ".join([f"{path}: {len(problems)} mistakes", *problems])

@@ -28,10 +28,10 @@ each_family = pytest.mark.parametrize("name", NETWORKS)
 
 
 class EveryToken:
-    """Chooses all tokens: the whole unit, but through the gather path."""
+    """Chooses all tokens: the whole unit, but through the gather path, and backwards, so that places must be kept."""
 
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
-        return Rows(torch.arange(stream.tokens).expand(stream.samples, -1), stream.tokens)
+        return Rows(torch.arange(stream.tokens).flip(0).expand(stream.samples, -1), stream.tokens)
 
 
 class Same:

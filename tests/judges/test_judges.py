@@ -56,10 +56,18 @@ def test_fid_is_small_for_other_renders_and_grows_with_blur(tmp_path: Path) -> N
     assert values[0] < values[1] < values[2]
 
 
-def test_fid_of_one_picture_is_a_fault(tmp_path: Path) -> None:
-    one = pictures(tmp_path, "one", IMAGES[:1])
-    with pytest.raises(Fault, match="two pictures or more"):
-        get_judge("fid").measure(one, one)
+def test_fid_needs_as_many_pictures_as_its_interval_can_leave_one_of_out(tmp_path: Path) -> None:
+    judge = get_judge("fid")
+    sets = [pictures(tmp_path, f"first{n}", IMAGES[:n]) for n in (1, 2, 3)]
+    for few in sets[:2]:
+        with pytest.raises(Fault, match="three pictures or more; raise `images`"):
+            judge.measure(few, sets[2])
+    (result,) = judge.measure(sets[2], sets[1])
+    # Three groups of one picture each: leaving one out leaves two, the least that have a covariance.
+    assert result.left_out is not None and len(result.left_out) == 3
+    assert np.isfinite([result.estimate.low, result.estimate.value, result.estimate.high]).all()
+    with pytest.raises(Fault, match="two references or more; raise `references`"):
+        judge.measure(sets[2], sets[0])
 
 
 def test_attributes_see_wrong_pictures(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ditbench.cells import Spec
+from ditbench.engine.trace import Trace
 from ditbench.methods import get_method
 from ditbench.report.results import Results, read_results
 from ditbench.storage import write_shard
@@ -144,8 +145,12 @@ class Fabricated:
         shape = world.shape(method.steps(world.default_steps))
         plan = method.plan(shape)
         (folder / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
-        trace = {"steps": shape.steps, "layout": shape.layout.to_json(), "samples": SHARD}
-        trace |= {"tokens": shape.tokens, "computed": (plan.counts(shape.tokens) * SHARD).tolist()}
+        ran = Trace.empty(shape)
+        ran.samples = SHARD
+        for (step, branch), count in np.ndenumerate(plan.counts(shape.tokens)):
+            if count:
+                ran.record(step, branch, int(count), SHARD)
+        trace = ran.summary()
         for name in NAMES:
             self._shard(spec, folder, name, trace)
         share = 1 - plan.nominal_ratio

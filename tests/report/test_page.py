@@ -6,6 +6,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,11 +15,13 @@ from PIL import Image
 
 from ditbench.report import figures
 from ditbench.report.build import write_studies
-from ditbench.report.page import build_page, duration
+from ditbench.report.page import build_page
 from ditbench.report.plans import plan_svg, plan_text
 from ditbench.report.samples import collect
 from ditbench.report.tables import build_table
+from ditbench.runs import NAME
 from ditbench.study import Study
+from tests.report.conftest import write
 
 
 class Reader(HTMLParser):
@@ -192,8 +195,16 @@ def test_a_plan_of_spans_that_sampling_decides() -> None:
     assert svg.count('class="asked"') == 2 and ">block<" in svg and ">span<" in svg
 
 
-def test_durations_in_words() -> None:
-    assert [duration(s) for s in (3.21, 45, 150, 7_300)] == ["3.2 s", "45 s", "2 min", "2 h 02 min"]
+def test_the_page_holds_compute_against_the_wall_time_of_the_run(tree: Any, embedded: Study) -> None:
+    assert "none of them is of a run whose wall time is known" in build_page([embedded], tree.read())
+    ended = datetime.fromisoformat("2026-01-02T03:04:10+00:00").timestamp()  # five seconds after every record
+    write(tree.root / NAME, "run", {"settings": "a.yaml", "began": ended - 1000, "ended": ended, "cores": 1, "gpus": 0})
+    text = build_page([embedded], tree.read())
+    time = text[text.index('id="time"') :]
+    compute = 4 * 64 + 4 * 21 + sum(2 * 82 / speed for speed in (1.0, 1.96, 1.88, 3.4))
+    assert f'<p class="big">{compute / 1000:.0%}</p>' in time
+    assert "The last run took 17 min from start to end on 1 core, with 25 jobs." in time
+    assert Reader(text).open == []
 
 
 def test_seeds_have_their_own_cells(fabricate: Callable[..., Any], embedded: Study) -> None:

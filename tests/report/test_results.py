@@ -71,6 +71,7 @@ def test_jobs_are_counted_by_stage_and_unclaimed_time_is_other(tree: Any) -> Non
     spent = {stage.stage: stage for stage in time_spent(tree.read().jobs)}
     assert {name: stage.jobs for name, stage in spent.items()} == {
         "captions": 1,
+        "spec": 4,
         "images": 8,
         "ledger": 4,
         "judges": 4,

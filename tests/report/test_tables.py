@@ -45,6 +45,7 @@ def test_markdown_of_a_small_table(tree: Any, embedded: Study) -> None:
         "- Best of the accelerated arms is bold; the baseline and controls are not ranked.\n"
         "- ≈: the 95 % interval of the paired difference to full includes zero.\n"
         "- broken (control): reuses three of four steps, from wrong tokens; every judge must rank it last.\n"
+        "- broken (control) ranks last in all 2 columns of quality, as it must.\n"
     )
 
 

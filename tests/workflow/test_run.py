@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,6 +96,11 @@ def test_a_run_leaves_every_record_table_and_page(finished: Finished) -> None:
     for name in ("table.md", "table.tex", "table.csv", "table.html"):
         assert "FORA" in (root / "results/studies/embedded" / name).read_text(encoding="utf-8")
     assert (root / "results/mlflow.db").exists()
+    page = (root / "results/report/index.html").read_text(encoding="utf-8")
+    # The second run, which made one cell and what follows it.
+    assert re.search(
+        r"The last run took [\d.]+ (s|min) so far on 2 cores, with [3-9] jobs; \d+ were made by earlier", page
+    )
     status, said = run(finished.tree, "-n")
     assert status == 0
     assert "Nothing to be done" in said

@@ -14,6 +14,7 @@ rule captions:
         f"{LOGS}/captions/{{world}}.log",
     benchmark:
         f"{BENCHMARKS}/captions/{{world}}.tsv"
+    priority: FIRST
     resources:
         mem_mb=500,
     shell:

@@ -3,22 +3,27 @@
 import json
 import shlex
 import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges
 from ditbench.codehash import code_hash
-from ditbench.config import check_config, keep_settings, read_settings, retyped
+from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
+from ditbench.forecast import effort
+from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
-from ditbench.study import load_study
+from ditbench.study import load_study, study_path
 
 try:
-    # Snakemake has read these files too, but passes over keys given twice.
-    [read_settings(name) for name in workflow.configfiles]
     # Nested values of --config arrive as text.
     given = {name: retyped(config[name]) for name in workflow.config_settings.config}
-    CONFIG = check_config({**config, **given})
+    # Files of --configfile stand first in Snakemake's list, and have the last word.
+    own = len(workflow.overwrite_configfiles)
+    origins = origins_of([*workflow.configfiles[own:], *workflow.configfiles[:own]], given)
+    CONFIG = check_config({**config, **given}, origins=origins)
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
@@ -34,8 +39,11 @@ EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
 REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}.json"
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
+FAILED_RUN = f"{RESULTS}/report/failed-run.txt"
 PUBLISHED = f"{RESULTS}/published.json"
 PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
+EFFORTS = {name: effort(spec) for name, spec in SPECS.items()}
+FIRST = 1 + max(EFFORTS.values())  # the priority of what all images wait for
 GPUS = 0 if CONFIG.device == "cpu" else 1
 
 # Commands are found even where the environment of this Snakemake was not activated. A prefix of one's own takes the
@@ -56,13 +64,40 @@ def claim_results():
     global CLAIM
     try:
         CLAIM = claim(RESULTS)
+        begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
     except Fault as fault:
         raise WorkflowError(str(fault))
+
+
+def note_end():
+    """Notes when the run ended; where even that can't be written, what else the end of a run does goes on."""
+    try:
+        end_run(RESULTS)
+    except Fault as fault:
+        print(f"ditbench: {fault}", file=sys.stderr)
+
+
+def outdate_page():
+    """Notes that the page was written outside its rule, so that the next run writes it by its rule.
+
+    Else a page that shows a failed arm would stay when the arm is given up: it is newer than all records, and for
+    equal inputs Snakemake does not look at the age of its outputs. The note is an input of the rule from then on.
+    """
+    with suppress(OSError):  # a full disk: the run has failed for a better reason
+        Path(FAILED_RUN).write_text(f"{time.time()}\n", encoding="utf-8")
 
 
 def spec_of(wildcards):
     """The spec of a cell."""
     return SPECS[f"{wildcards.world}/{wildcards.arm}/seed{wildcards.seed}"]
+
+
+def longest_first(wildcards):
+    """The priority of a cell's images: the slowest arms start first, so that none is left to run alone at the end.
+
+    The other arms' scores need the full arm's images too. What is not an image has priority 0, the stopwatch less.
+    """
+    return EFFORTS[spec_of(wildcards).name]
 
 
 def spec_json(wildcards):

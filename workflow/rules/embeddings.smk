@@ -14,6 +14,7 @@ rule embeddings:
     benchmark:
         f"{BENCHMARKS}/embeddings/{{world}}.tsv"
     threads: 1
+    priority: FIRST
     resources:
         mem_mb=3000,
         gpu=GPUS,

@@ -11,6 +11,7 @@ rule spec:
         f"{LOGS}/spec/{{world}}.{{arm}}.seed{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/spec/{{world}}.{{arm}}.seed{{seed}}.tsv"
+    priority: longest_first
     resources:
         mem_mb=500,
     shell:
@@ -34,6 +35,7 @@ rule images:
     benchmark:
         f"{BENCHMARKS}/images/{{world}}.{{arm}}.seed{{seed}}.{{first}}-{{last}}.tsv"
     threads: 1
+    priority: longest_first
     resources:
         mem_mb=4000,
         gpu=GPUS,

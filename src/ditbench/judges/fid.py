@@ -48,8 +48,11 @@ class Fid(Judge):
         _ = self.extract
 
     def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
-        if min(len(pictures), len(references)) < 3:
+        # A covariance needs two samples: of the references as they are, of the pictures with any one left out too.
+        if len(pictures) < 3:
             raise Fault("fid/scenes needs three pictures or more; raise `images`, or leave fid out of `judges`")
+        if len(references) < 2:
+            raise Fault("fid/scenes needs two references or more; raise `references`, or leave fid out of `judges`")
         if self._to is None or self._to[0] != references.shards:
             self._to = references.shards, FrechetTo(self.features(references))
         value, left_out = self._to[1].leaving_out(self.features(pictures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,26 @@ if TYPE_CHECKING:
 
 
 def write_report(config: Config, results: str | Path | None = None) -> Path:
-    """Writes the tables, figures and the page of every study of a config; returns the page's path."""
-    return write_studies([load_study(name) for name in config.studies], load_results(config, results))
+    """Writes the tables, figures and the page of every study of a config; returns the page's path.
+
+    A record beside the page tells what that took: the page can't, it is written before.
+    """
+    from ditbench.records import Clock, write_record
+
+    clock = Clock()
+    with clock("load"):
+        studies, found = [load_study(name) for name in config.studies], load_results(config, results)
+    with clock("compute"):
+        page = write_studies(studies, found)
+    write_record(page.with_name("report.json"), "report", {"page": page.name}, timings=clock.seconds)
+    return page
 
 
 def write_studies(studies: list[Study], results: Results) -> Path:
     """Writes studies from results that have been read."""
     for study in studies:
+        for warning in tables.build_table(study, results).warnings:
+            print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
         folder = results.root / "studies" / study.name
         for name, content in _files(study, results):
             _write(folder / name, content)

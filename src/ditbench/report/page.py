@@ -48,6 +48,7 @@ def build_page(studies: Sequence[Study], results: Results) -> str:
         parts=timing.PARTS,
         version=__version__,
         first_study=studies[0].name,
+        wall=_wall(timing.wall_time(results.run, results.jobs)),
         **_time(spent),
     )
 
@@ -181,7 +182,7 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
         "facts": list(_cell_facts(cell)),
         "measures": [_measure(cell, name) for name in cell.values],
         "jobs": [_job(job) for job in cell.jobs],
-        "seconds": duration(sum(sum(timing.parts_of(job).values()) for job in cell.jobs)),
+        "seconds": timing.duration(sum(sum(timing.parts_of(job).values()) for job in cell.jobs)),
     }
 
 
@@ -208,6 +209,9 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
         yield "MACs", f"{macs}, one of {branches} CFG {'branch' if branches == 1 else 'branches'}", False
     if latency:
         yield "timed", f"batch {latency['batch']}, {latency['rounds']} rounds in turn with the baseline", False
+        if latency.get("device", "cpu") != "cpu":
+            load = latency.get("gpu_load")
+            yield "others on the GPU", "not checked" if load is None else f"{load:.0%} of the time", False
         if latency["contended"]:
             yield "contended", str(latency["note"]), False
     for kind, p in cell.provenance.items():
@@ -256,6 +260,28 @@ def _job(job: Job) -> dict[str, str]:
     return {"record": name, **{k: f"{v:.1f}" for k, v in shown.items()}, "total": f"{sum(shown.values()):.1f}"}
 
 
+def _wall(wall: timing.Wall | None) -> dict[str, Any] | None:
+    """The last run's wall time, and what its workers did in it."""
+    if wall is None:
+        return None
+    whole = sum(wall.work.values())
+    parts = [(css, name, wall.work[name] / whole) for css, name in zip(_COLOURS, timing.WORK, strict=True)]
+    return {
+        "share": f"{wall.share:.0%}",
+        "told": timing.told(wall),
+        "at_work": wall.run.at_work,
+        "parts": [
+            (css, name, f"{100 * share:.2f}", f"{share:.0%}" if share >= 0.01 else f"{share:.1%}")
+            for css, name, share in parts
+            if share >= 0.0005
+        ],
+    }
+
+
+# The parts of a run's time in the colours of the parts of a job's.
+_COLOURS = ("compute", "compute pale", "import", "load", "write", "other")
+
+
 def _time(spent: list[timing.Spent]) -> dict[str, Any]:
     """The bars of the time section."""
     share = timing.compute_share(spent)
@@ -263,7 +289,7 @@ def _time(spent: list[timing.Spent]) -> dict[str, Any]:
     used = [part for part in timing.PARTS if any(stage.seconds[part] >= 0.05 for stage in spent)]
     return {
         "share": "" if share is None else f"{share:.0%}",
-        "whole": duration(sum(stage.total for stage in spent)),
+        "whole": timing.duration(sum(stage.total for stage in spent)),
         "spent_parts": used,
         "spent": [
             {
@@ -273,16 +299,8 @@ def _time(spent: list[timing.Spent]) -> dict[str, Any]:
                 "parts": [(part, 100 * stage.seconds[part] / (stage.total or 1)) for part in used],
                 "seconds": [(part, f"{stage.seconds[part]:.1f}") for part in used],
                 "total": f"{stage.total:.1f}",
-                "amount": duration(stage.total),
+                "amount": timing.duration(stage.total),
             }
             for stage in spent
         ],
     }
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a person's words."""
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from ditbench.faults import Fault
 if TYPE_CHECKING:
     from ditbench.cells import Spec
     from ditbench.config import Config
+    from ditbench.runs import Run
 
 State = Literal["done", "failed", "not run"]
 Kind = Literal["measured", "derived", "published"]
@@ -26,10 +27,13 @@ STAGES = {
     "captions": "captions",
     "references": "references",
     "embeddings": "text embeddings",
+    "spec": "spec",
     "shard": "images",
     "cost": "ledger",
     "scores": "judges",
     "latency": "stopwatch",
+    "report": "report",
+    "published": "publishing",
 }
 # What makes a cell complete besides its shards.
 CELL_RECORDS = ("scores", "cost", "latency")
@@ -69,13 +73,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Job:
-    """One job's time, from the provenance of its record."""
+    """One job's time, from the provenance of its record, and the cores that it held meanwhile."""
 
     stage: str
     arm: str | None
     record: str
     timings: dict[str, float]
     created: str
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """The cells of a config and the jobs that made them. `root` is the results folder."""
+    """The cells of a config, the jobs that made them and the last run. `root` is the results folder."""
 
     root: Path
     cells: tuple[Cell, ...]
     jobs: tuple[Job, ...]
+    run: Run | None = None
 
     def of_arm(self, world: str, arm: str) -> list[Cell]:
         """The cells of one arm, one per seed."""
@@ -134,22 +140,28 @@ class Results:
 def load_results(config: Config, results: str | Path | None = None) -> Results:
     """Reads the records of every cell of a config; `results` replaces the config's results folder."""
     from ditbench.cells import cell_table, shard_ranges
+    from ditbench.config import kept_settings
 
     root = Path(results if results is not None else config.results)
     specs = cell_table(config)
     shards = [f"{a:05d}-{b:05d}" for a, b in shard_ranges(config)]
-    return read_results(specs, root, shards, f"renders-{config.references}")
+    found = read_results(specs, root, shards, f"renders-{config.references}")
+    same = found.run is not None and found.run.settings == kept_settings(config).name
+    return found if same else replace(found, run=None)
 
 
 def read_results(
     specs: Iterable[Spec], root: Path, shard_names: Sequence[str], references: str | None = None
 ) -> Results:
     """Reads the records of the cells of `specs`, whose images lie in shards of the given names."""
+    from ditbench.runs import read_run
+
     cells = tuple(read_cell(spec, root, shard_names) for spec in specs)
     shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in cells}
     jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
     jobs += [job for cell in cells for job in cell.jobs]
-    return Results(root, cells, tuple(jobs))
+    jobs += _closing_jobs(root)
+    return Results(root, cells, tuple(jobs), read_run(root))
 
 
 def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
@@ -200,7 +212,9 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
         plan=_plan(folder / "plan.json"),
         provenance={kind: body.get("provenance", {}) for kind, _, body in records},
         bodies=bodies,
-        jobs=tuple(_job(kind, kept["spec"]["arm"], path, body) for kind, path, body in records),
+        jobs=tuple(
+            _job(kind, kept["spec"]["arm"], path, body) for kind, path, body in [("spec", spec_path, written), *records]
+        ),
         shards=tuple(shards),
     )
 
@@ -273,7 +287,8 @@ def _differences(scores: dict[str, Any] | None) -> Iterator[tuple[str, Differenc
 
 def _job(kind: str, arm: str | None, path: Path, body: dict[str, Any]) -> Job:
     provenance = body.get("provenance", {})
-    return Job(STAGES[kind], arm, path.name, dict(provenance.get("timings") or {}), str(provenance.get("created", "")))
+    timings, created = dict(provenance.get("timings") or {}), str(provenance.get("created", ""))
+    return Job(STAGES[kind], arm, path.name, timings, created, provenance.get("threads") or 1)
 
 
 def _shared_jobs(root: Path, world: str, captions: str, references: str | None) -> Iterator[Job]:
@@ -284,3 +299,14 @@ def _shared_jobs(root: Path, world: str, captions: str, references: str | None) 
         path = root / kind / world / f"{name}.json"
         if path.is_file():
             yield _job(kind, None, path, read_record(path, kind))
+
+
+def _closing_jobs(root: Path) -> Iterator[Job]:
+    """The jobs that end a run: those that wrote the last page and published last."""
+    from ditbench.records import read_record
+
+    for kind, path in (("report", root / "report" / "report.json"), ("published", root / "published.json")):
+        try:
+            yield _job(kind, None, path, read_record(path, kind))
+        except Fault:  # what they took is not worth a report that fails
+            continue

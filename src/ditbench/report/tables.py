@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ditbench.report import controls
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import Column, Row, Study
 
@@ -89,6 +90,7 @@ class Table:
     headings: tuple[Heading, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def groups(self) -> list[list[Line]]:
         """The lines in blocks that a rule divides."""
@@ -104,7 +106,8 @@ def build_table(study: Study, results: Results) -> Table:
     lines.sort(key=lambda line: order[line.role])
     headings = tuple(_heading(column, i, lines) for i, column in enumerate(study.columns))
     ranked = _ranked(headings, lines)
-    return Table(study.name, study.title, headings, tuple(ranked), tuple(_notes(study, ranked)))
+    notes = (*_notes(study, ranked), *controls.passed(headings, ranked))
+    return Table(study.name, study.title, headings, tuple(ranked), notes, tuple(controls.warnings(headings, ranked)))
 
 
 def _lines(study: Study, row: Row, results: Results) -> Iterator[Line]:
@@ -215,7 +218,8 @@ def markdown(table: Table, page: str = PAGE) -> str:
     rules = [":--", *("--:" for _ in table.headings)]
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rules, *rows])
     notes = "\n".join(f"- {_md(note)}" for note in table.notes)
-    return f"### {_md(table.title)}\n\n{body}\n\n{notes.replace('underlined', 'in italics')}\n"
+    loud = "".join(f"> **WARNING: {_md(warning)}.**\n\n" for warning in table.warnings)
+    return f"### {_md(table.title)}\n\n{loud}{body}\n\n{notes.replace('underlined', 'in italics')}\n"
 
 
 def _in_order(table: Table) -> list[Line]:
@@ -285,7 +289,8 @@ def latex(table: Table) -> str:
     """A table* environment; it needs the packages booktabs and graphicx, and T1-encoded fonts."""
     heads = " & ".join(["", *(_tex_head(h) for h in table.headings)])
     blocks = ["\n".join(_tex_line(line) for line in group) for group in table.groups()]
-    notes = " ".join(tex(note) for note in table.notes)
+    loud = [rf"\textbf{{WARNING: {tex(warning)}.}}" for warning in table.warnings]
+    notes = " ".join([*loud, *(tex(note) for note in table.notes)])
     return "\n".join(
         [
             r"% \usepackage[T1]{fontenc} \usepackage{booktabs,graphicx}",

@@ -1,0 +1,97 @@
+"""Mistakes in what a user wrote, told in one line each: the key, what was found, and what is possible."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+# What a text must look like, by the pattern that it must match.
+ARM, DEVICE, PATH = r"^[a-z0-9][a-z0-9._-]*$", r"^(cpu|cuda(:\d+)?)$", r"^[^\s'\"{}]+$"
+_PATTERNS = {
+    ARM: "is no name of an arm; possible: lower-case letters, digits and . _ -, a letter or digit first",
+    DEVICE: "is not a device; possible: cpu, cuda, cuda:0, cuda:1, …",
+    PATH: "must be a path without spaces, quotes and braces",
+}
+LONGEST = 60
+
+
+def possible(name: str, valid: Iterable[str]) -> str:
+    """The nearest valid word, and all that are possible."""
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{hint} Possible: {', '.join(valid) or 'none'}"
+
+
+def shown(value: Any) -> str:
+    """A value as it was written, if that is short."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def told(source: str, problems: Iterable[str], origins: Mapping[str, str] | None = None) -> str:
+    """All mistakes with their source, a line each; `origins` says which top-level keys came from elsewhere."""
+    origins = origins or {}
+    return "\n".join(f"{origins.get(re.split('[.:]', problem)[0], source)}: {problem}" for problem in problems)
+
+
+def lines_of(error: ValidationError, form: type, hidden: Iterable[str] = ()) -> list[str]:
+    """What pydantic found wrong with a `form`, a line each; `hidden` keys of it are not for users."""
+    return [_line(problem, form, set(hidden)) for problem in error.errors()]
+
+
+def _line(problem: Any, form: type, hidden: set[str]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    found, kind, context = shown(problem["input"]), problem["type"], problem.get("ctx", {})
+    match kind:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            valid = [name for name in _keys_at(form, problem["loc"]) if name not in hidden]
+            return f"{key}: unknown key{possible(str(problem['loc'][-1]), valid)}"
+        case "missing" | "missing_argument":
+            return f"{key}: missing"
+        case "value_error":
+            return f"{key}: {found} {context['error']}"
+        case "too_short":
+            return f"{key}: {found} must name at least {context['min_length']}"
+        case "string_too_short":
+            return f"{key}: {found} must not be empty"
+        case "greater_than_equal":
+            return f"{key}: {found} must be >= {context['ge']}"
+        case "less_than_equal":
+            return f"{key}: {found} must be <= {context['le']}"
+        case "string_pattern_mismatch":
+            says = _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+            return f"{key.removesuffix('.[key]')}: {found} {says}"
+    wanted = re.sub(r"^(Input|String) should ", "must ", problem["msg"])
+    return f"{key}: {found} {wanted}" if wanted != problem["msg"] else f"{key}: {found}: {wanted}"
+
+
+def _keys_at(form: type, place: tuple[Any, ...]) -> list[str]:
+    """The keys that are valid where an unknown one was found."""
+    kind: Any = form
+    for part in place[:-1]:
+        kind = _bare(kind)
+        # A list's items and a dictionary's values are the last of its parts.
+        kind = get_type_hints(kind)[part] if _has_keys(kind) else get_args(kind)[-1]
+    return _names(_bare(kind))
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what annotates it, and without None."""
+    while get_origin(kind) is Annotated or NoneType in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    return kind
+
+
+def _has_keys(kind: Any) -> bool:
+    return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))
+
+
+def _names(kind: Any) -> list[str]:
+    return list(kind.model_fields) if issubclass(kind, BaseModel) else [field.name for field in fields(kind)]

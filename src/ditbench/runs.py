@@ -1,0 +1,68 @@
+"""When a run of the workflow began and ended, and how many workers it had: what its jobs' time is held against.
+
+The workflow writes this about itself, in `<results>/run.json`; a new run replaces it. What it does not say is taken
+from what is there: a run at work ends now, one that was killed ended with its last record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ditbench.faults import Fault
+
+NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, in seconds since the epoch. `workers` are what its jobs shared: GPUs where it had any, else cores.
+
+    `settings` is the file of its settings: with others, the run's jobs are not all among a report's cells.
+    """
+
+    began: float
+    ended: float | None
+    workers: int
+    unit: str
+    at_work: bool = False
+    settings: str = ""
+
+
+def begin_run(results: str | Path, settings: str, cores: int, gpus: int = 0) -> None:
+    """Notes that this process begins a run now; its own start-up counts."""
+    import psutil
+
+    from ditbench.records import write_record
+
+    began = min(time.time(), psutil.Process(os.getpid()).create_time())
+    body = {"settings": Path(settings).name, "began": began, "ended": None, "cores": cores, "gpus": gpus}
+    write_record(Path(results) / NAME, "run", body)
+
+
+def end_run(results: str | Path) -> None:
+    """Notes that the run that this process began is over."""
+    from ditbench.records import read_record, write_record
+
+    path = Path(results) / NAME
+    body = read_record(path, "run")
+    kept: dict[str, Any] = {key: body[key] for key in ("settings", "began", "cores", "gpus")}
+    write_record(path, "run", {**kept, "ended": time.time()})
+
+
+def read_run(results: str | Path) -> Run | None:
+    """The last run of a results folder; None where none is noted."""
+    from ditbench.records import read_record
+    from ditbench.storage import is_claimed
+
+    try:
+        body = read_record(Path(results) / NAME, "run")
+    except Fault:  # what is worth a sentence beside the time of its jobs, but no failure of the report
+        return None
+    at_work = body["ended"] is None and is_claimed(results)
+    ended = time.time() if at_work else body["ended"]
+    workers, unit = (body["gpus"], "GPU") if body["gpus"] else (body["cores"], "core")
+    return Run(body["began"], ended, workers, unit, at_work, body["settings"])
