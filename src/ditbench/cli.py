@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--as-published", action="store_true", help="count what diffusers repeats as often as the original network"
     )
+    sub = add("audit", _audit, "count the MACs that papers print, in every convention", "code")
+    sub.add_argument("--study", default="macs_audit", help="an audit of `studies`, or its file")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where record, tables and page go")
     add("schema", _schema, "print the configuration's JSON schema")
 
     sub = add("captions", _captions, "write the captions of a run", "world", "out", "code")
@@ -223,6 +226,12 @@ def _macs(options: argparse.Namespace) -> None:
         as_published=options.as_published,
     )
     print(json.dumps(counted, indent=1) if options.json else told(counted))
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from ditbench.audit import write_audit
+
+    print(write_audit(options.study, options.out, options.code))
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,9 @@ def audited(audit: Audit) -> dict[str, Any]:
     counter = Counter(audit)
     figures = [_figure(audit, counter, figure) for figure in audit.figures]
     papers = [{"id": key, **paper.model_dump()} for key, paper in audit.papers.items()]
-    tables = [{"id": key, **table.model_dump(exclude={"reading", "world", "steps"})} for key, table in audit.tables.items()]
+    tables = [
+        {"id": key, **table.model_dump(exclude={"reading", "world", "steps"})} for key, table in audit.tables.items()
+    ]
     for table in tables:
         table["findings"] = findings.of_table(table, [f for f in figures if f["table"] == table["id"]])
     for paper in papers:
@@ -146,12 +147,3 @@ def told(counted: Counted) -> str:
     if reading.as_published:
         parts.append("as the original network embeds")
     return ", ".join(parts)
-
-
-def provenance_told(body: Mapping[str, Any]) -> str:
-    """Which code counted, and when."""
-    known = body["provenance"]
-    commit = str(known.get("git") or "")[:12]
-    changed = " with changes" if known.get("dirty") else ""
-    code = f"commit {commit}{changed}" if commit else "no git checkout"
-    return f"ditbench {known['ditbench']}, {code}, torch {known['torch']}, diffusers {known['diffusers']}, {known['created']}"

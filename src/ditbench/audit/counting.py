@@ -145,7 +145,9 @@ class Counter:
         }
 
 
-def _billed(backbone: Backbone, inputs: Mapping[str, Any], method: Method, shape: Shape, costs: Costs) -> dict[str, float]:
+def _billed(
+    backbone: Backbone, inputs: Mapping[str, Any], method: Method, shape: Shape, costs: Costs
+) -> dict[str, float]:
     """What a static plan costs: each kind of step is run once, and billed as often as the plan has it.
 
     The steps before it change nothing of what a step costs, but that caches are filled: a full one comes before it.

@@ -165,8 +165,8 @@ def _of_paper(tables: Sequence[Body], figures: Sequence[Body]) -> Iterator[str]:
     if all(spans.values()):
         yield (
             f"{_listed(spans['a sampling run'])} {_verb(spans['a sampling run'])} a whole sampling run, "
-            f"{_listed(spans['one call of the network'])} one call of the network, whatever number of steps the caption "
-            "names."
+            f"{_listed(spans['one call of the network'])} one call of the network, whatever number of steps "
+            "the caption names."
         )
 
 
