@@ -42,14 +42,14 @@ def audited(audit: Audit) -> dict[str, Any]:
         {"id": key, **table.model_dump(exclude={"reading", "world", "steps"})} for key, table in audit.tables.items()
     ]
     for table in tables:
-        table["findings"] = findings.of_table(table, [f for f in figures if f["table"] == table["id"]])
+        table["findings"] = findings.of_table([f for f in figures if f["table"] == table["id"]])
     for paper in papers:
         own = [table for table in tables if table["paper"] == paper["id"]]
         paper["findings"] = findings.of_paper(own, [f for f in figures if f["paper"] == paper["id"]])
     return {
         "study": audit.name,
         "title": audit.title,
-        "findings": findings.of_all(papers, figures),
+        "findings": findings.of_all(figures),
         "verdicts": findings.tally(figures),
         "papers": papers,
         "tables": tables,
@@ -85,7 +85,7 @@ def _figure(audit: Audit, counter: Counter, figure: Figure) -> dict[str, Any]:
         "band": list(band) if band else None,
         "how": counted.how,
         "reading": counted.reading.model_dump(),
-        "reading_told": told(counted) if known else "no reading is known",
+        "reading_told": told(counted) if known else ["no reading is known"],
         "cfg_branches": counted.cfg_branches,
         "steps": counted.steps,
         "tokens": counted.tokens,
@@ -119,18 +119,17 @@ def _tried(counter: Counter, figure: Figure, i: int) -> dict[str, Any]:
 
 def _baseline(audit: Audit, figure: Figure) -> str | None:
     """What the row that a figure is compared with prints; None for that row itself."""
-    row = audit.tables[figure.table].baseline
-    rivals = [
-        other
-        for other in audit.figures
-        if (other.table, other.column, other.block) == (figure.table, figure.column, figure.block)
-    ]
-    found = next((other for other in rivals if other.row == row or row is None), None)
-    return found.printed if found is not None and found.id != figure.id else None
+    rows = audit.tables[figure.table].baseline
+    place = (figure.table, figure.column, figure.block)
+    found = (
+        other for other in audit.figures if other.row in rows and (other.table, other.column, other.block) == place
+    )
+    baseline = next(found, None)
+    return baseline.printed if baseline is not None and baseline.id != figure.id else None
 
 
-def told(counted: Counted) -> str:
-    """A reading in words."""
+def told(counted: Counted) -> list[str]:
+    """A reading in words, part by part."""
     reading = counted.reading
     parts: list[str] = [_COUNTED[reading.count]]
     if counted.cfg_branches == 1:
@@ -146,4 +145,4 @@ def told(counted: Counted) -> str:
         parts.append(f"{counted.text_tokens} text tokens")
     if reading.as_published:
         parts.append("as the original network embeds")
-    return ", ".join(parts)
+    return parts

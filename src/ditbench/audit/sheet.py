@@ -117,14 +117,14 @@ class Figure(_Part):
 
 
 class PrintedTable(_Part):
-    """A table of a paper, and what its figures have in common; `baseline` is the row that others are compared with."""
+    """A table of a paper, and what its figures have in common; `baseline`: rows that the others are compared with."""
 
     paper: Name
     place: Text
     about: Text
     counts: Literal["MACs", "FLOPs"]
     unit: Literal["T", "G"]
-    baseline: str | None = None
+    baseline: list[Text] = []
     world: str | None = None
     steps: Count | None = None
     reading: dict[str, Any] = {}

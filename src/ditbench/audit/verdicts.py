@@ -41,12 +41,12 @@ def judge(printed: str, ours: float | None, band: tuple[float, float] | None = N
     if band is not None and Decimal(band[0]) <= value + half and Decimal(band[1]) >= value - half:
         low, high = (shown(printed, edge) for edge in band)
         return Verdict("within rounding", f"{ratio}, rounded, allows {low} to {high}", multiple)
-    return Verdict("not reproduced", f"ours is {multiple:.3g} times the printed figure", multiple)
+    return Verdict("not reproduced", f"ours is {multiple:.3f} times the printed figure", multiple)
 
 
 def rounded(printed: str, ours: float) -> Decimal:
     """Ours to as many digits as were printed."""
-    unit = half_unit(printed)[1] * 2
+    unit = Decimal(1).scaleb(int(half_unit(printed)[0].as_tuple().exponent))
     return Decimal(ours).quantize(unit, ROUND_HALF_EVEN)
 
 

@@ -34,6 +34,7 @@ def write_pages(body: Body, folder: Path) -> Path:
             "audit.html.j2",
             **shown_parts,
             findings=body["findings"],
+            resisting=list(_resisting(body)),
             overview=list(_overview(body)),
             verdicts=body["verdicts"],
             facts=list(_facts(body)),
@@ -51,6 +52,16 @@ def _facts(body: Body) -> Iterator[tuple[str, str]]:
     yield from ((kind[0].upper() + kind[1:], str(number)) for kind, number in body["verdicts"].items())
     known = body["provenance"]
     yield "Counted by", f"{versions_text(known)}; {code_text(known)}"
+
+
+def _resisting(body: Body) -> Iterator[tuple[str, str]]:
+    """The figures that are not reproduced: where each stands on the page, and what it is."""
+    names = {paper["id"]: paper["name"] for paper in body["papers"]}
+    for figure in body["figures"]:
+        if figure["verdict"] == "not reproduced":
+            row = ", ".join(part for part in (figure["row"], figure["block"], figure["column"]) if part)
+            printed = f"{figure['printed']} {figure['unit']}"
+            yield figure["id"], f"{printed}: {names[figure['paper']]}, {figure['place']}, {row}"
 
 
 def _overview(body: Body) -> Iterator[dict[str, Any]]:
@@ -79,16 +90,21 @@ def _papers(body: Body) -> Iterator[dict[str, Any]]:
 
 def _table(body: Body, table: Body) -> dict[str, Any]:
     figures = [figure for figure in body["figures"] if figure["table"] == table["id"]]
+    counted = [figure["reading_told"] for figure in figures if "reading_told" in figure]
+    shared = [part for part in counted[0] if all(part in other for other in counted)] if counted else []
     return {
         **table,
-        "rows": [_row(figure) for figure in figures],
+        "shared": f"Ours: {', '.join(shared)}." if shared else "",
+        "rows": [_row(figure, shared) for figure in figures],
         "branches": max((figure.get("cfg_branches", 1) for figure in figures), default=1),
         "notes": list(_notes(figures)),
     }
 
 
-def _row(figure: Body) -> dict[str, Any]:
+def _row(figure: Body, shared: Sequence[str]) -> dict[str, Any]:
+    """A figure as a row, without the parts of its reading that all rows share."""
     counted = "one_branch" in figure
+    own = [part for part in figure.get("reading_told", []) if part not in shared]
     kind, _, reason = figure["verdict_told"].partition(": ")
     return {
         "id": figure["id"],
@@ -100,7 +116,7 @@ def _row(figure: Body) -> dict[str, Any]:
         "reason": reason,
         "counted": counted,
         "ours": figure["ours_shown"] if counted else "",
-        "how": f"{figure['how']}: {figure['reading_told']}" if counted else "",
+        "how": "; ".join([figure["how"], *([", ".join(own)] if own else [])]) if counted else "",
         "one": [shown(figure["printed"], figure["one_branch"][name]) for name, _ in CONVENTIONS] if counted else [],
         "all": [shown(figure["printed"], figure["all_branches"][name]) for name, _ in CONVENTIONS] if counted else [],
     }
@@ -137,6 +153,7 @@ def _tried(tried: Body) -> str:
 def markdown(body: Body, papers: Sequence[Body]) -> str:
     """The audit for a README or an issue."""
     lines = [f"# {body['title']}", "", *(f"{text}\n" for text in body["findings"])]
+    lines += ["Not reproduced:", "", *(f"- {_md(text)}" for _, text in _resisting(body)), ""]
     heads = ["table", "figures", *KINDS, "counts", "branches of guidance", "for", "attention would add"]
     lines += _md_table(
         heads,
@@ -158,7 +175,7 @@ def markdown(body: Body, papers: Sequence[Body]) -> str:
         lines += [f"{text}\n" for text in paper["findings"]]
         for table in paper["tables"]:
             lines += [f"### {paper['name']}, {table['place']}: {_md(table['about'])}", ""]
-            lines += [*(f"{text}\n" for text in table["findings"]), *([f"{table['note']}\n"] if table["note"] else [])]
+            lines += [f"{_md(text)}\n" for text in (*table["findings"], table["note"], table["shared"]) if text]
             lines += _md_table(_heads(table), [_md_row(row) for row in table["rows"]])
             lines += [*(f"- {_md(note)}" for note in table["notes"]), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -207,7 +224,7 @@ def latex(body: Body, papers: Sequence[Body]) -> str:
 
 
 def _tex_table(paper: Body, table: Body) -> str:
-    caption = " ".join([f"{paper['name']}, {table['place']}: {table['about']}.", *table["findings"]])
+    caption = " ".join([f"{paper['name']}, {table['place']}: {table['about']}.", *table["findings"], table["shared"]])
     names = " & ".join(name if i == 0 else rf"\ldots{{}} {name}" for i, (_, name) in enumerate(CONVENTIONS))
     return "\n".join(
         [
@@ -261,6 +278,6 @@ def csv_text(body: Body) -> str:
         }
         reason = figure["verdict_told"].partition(": ")[2]
         given = {name: value for name, value in figure.items() if value is not None}
-        own = {"reading": figure.get("reading_told", ""), "reason": reason, "table": figure["place"]}
+        own = {"reading": ", ".join(figure.get("reading_told", [])), "reason": reason, "table": figure["place"]}
         writer.writerow({**given, **own, **branches, "saved_low": low, "saved_high": high})
     return out.getvalue()
