@@ -4,9 +4,11 @@ import pytest
 
 from ditbench.caption_sets import caption_id, read_caption_file, write_captions, write_references
 from ditbench.faults import Fault
+from ditbench.judges.registry import grammar_judges
 from ditbench.records import read_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
+from ditbench.worlds.scenes.understanding import understood
 
 
 def test_a_text_file_with_empty_lines_and_odd_unicode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +47,25 @@ def test_references_are_a_shard_of_other_scenes_than_the_captions(tmp_path: Path
     assert len(ids) == 6
     assert images.shape == (6, 64, 64, 3)
     assert read_record(tmp_path / "r.json", "references")["count"] == 6
+
+
+def test_captions_that_the_grammar_lacks_are_told_when_they_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = get_world("scenes")
+    monkeypatch.setattr(type(world), "understands", lambda self, caption: understood(caption), raising=False)
+    path = tmp_path / "captions.txt"
+    known = world.draw_captions(3, 0)
+    path.write_text("\n".join([known[0], "a cat", *known[1:], "a large red circle"]))
+    write_captions(world, "some", 5, 0, tmp_path / "c.json", path)
+    assert capsys.readouterr().err == (
+        f"{path}: 2 of 5 captions lie outside the grammar of scenes, the first is 'a cat'; it was not trained to draw "
+        "them; attributes cannot judge such a set: leave it out of `judges`\n"
+    )
+    path.write_text("\n".join(known))
+    write_captions(world, "some", 3, 0, tmp_path / "c.json", path)
+    assert capsys.readouterr().err == ""
+
+
+def test_judges_that_read_the_grammar_say_so() -> None:
+    assert grammar_judges("scenes") == ["attributes"]

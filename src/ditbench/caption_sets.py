@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ def write_captions(
     clock = Clock()
     with clock("compute"):
         texts = read_caption_file(file, count) if file else world.draw_captions(count, seed, SPLIT)
+    if file:
+        print(foreign(world, texts, file), end="", file=sys.stderr)
     body = {
         "world": world.name,
         "name": name,
@@ -64,6 +67,22 @@ def write_captions(
         "captions": [{"id": caption_id(text), "text": text} for text in texts],
     }
     write_record(out, "captions", body, timings=clock.seconds, code=code)
+
+
+def foreign(world: World, texts: Sequence[str], source: Path) -> str:
+    """How many captions the world's grammar does not have, and what follows; nothing where it has all of them."""
+    from ditbench.judges.registry import grammar_judges
+
+    understands: Callable[[str], bool] = getattr(world, "understands", lambda caption: True)
+    strange = [text for text in texts if not understands(text)]
+    if not strange:
+        return ""
+    blind = grammar_judges(world.name)
+    says = f"; {' and '.join(blind)} cannot judge such a set: leave it out of `judges`" if blind else ""
+    return (
+        f"{source}: {len(strange)} of {len(texts)} captions lie outside the grammar of {world.name}, "
+        f"the first is {strange[0]!r}; it was not trained to draw them{says}\n"
+    )
 
 
 def write_references(world: World, count: int, out: Path, code: str | None = None) -> None:

@@ -20,6 +20,7 @@ class Attributes(Judge):
     name: ClassVar[str] = "attributes"
     summary: ClassVar[str] = "shares of pictures that show all, the objects, the relation that the caption asks for"
     worlds: ClassVar[tuple[str, ...]] = ("scenes",)
+    needs_grammar: ClassVar[bool] = True
 
     @cached_property
     def reader(self) -> Reader:

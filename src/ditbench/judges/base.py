@@ -99,6 +99,8 @@ class Judge(ABC):
     worlds: ClassVar[tuple[str, ...]]  # "*": every world
     # Compares with the full arm's images; the full arm itself is not judged.
     needs_full: ClassVar[bool] = False
+    # Reads what captions mean, so that they must be sentences of the world's grammar.
+    needs_grammar: ClassVar[bool] = False
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device

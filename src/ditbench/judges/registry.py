@@ -41,6 +41,11 @@ def judges_of(world: str) -> list[str]:
     return [name for name, judge in _classes().items() if world in judge.worlds or "*" in judge.worlds]
 
 
+def grammar_judges(world: str) -> list[str]:
+    """The names of those judges of a world that read its grammar's captions only."""
+    return [name for name in judges_of(world) if _classes()[name].needs_grammar]
+
+
 def get_judge(name: str, device: str = "cpu") -> Judge:
     """A judge by its name; its weights are read when it first measures."""
     classes = _classes()
