@@ -46,4 +46,5 @@ onsuccess:
 onerror:
     note_end()
     shell("ditbench report --config {CONFIG_FILE} || true")
+    outdate_page()
     shell("ditbench publish --config {CONFIG_FILE} --out {PUBLISHED_SO_FAR} || true")

@@ -153,6 +153,16 @@ def test_a_changed_knob_reruns_its_methods_cell_and_nothing_else(finished: Tree)
         study.write_text(before)
 
 
+def test_a_changed_label_is_rendered_again(finished: Tree) -> None:
+    study = finished.root / "studies" / "embedded.yaml"
+    before = study.read_text()
+    study.write_text(before.replace("label: speedup", "label: speed-up"))
+    try:
+        assert finished.planned(*SMALL) == AFTER
+    finally:
+        study.write_text(before)
+
+
 def test_an_added_arm_and_a_larger_set_leave_what_is_there(finished: Tree) -> None:
     arm = {"fora-n3": {"method": "fora", "knobs": {"interval": 3}}}
     jobs = finished.planned(*SMALL, f"arms={json.dumps(arm)}")
@@ -225,3 +235,14 @@ def test_a_failed_arm_stops_no_other_and_the_next_run_makes_only_that(tree: Tree
     assert [call.split()[0] for call in tree.calls()[-2:]] == ["report", "publish"]
     assert tree.planned(*small) == {"images": 1, "cost": 1, "scores": 1, **AFTER}
     assert tree.snakemake(*small).returncode == 0
+
+
+def test_the_page_of_a_failed_run_is_not_taken_for_the_page_of_another_study(tree: Tree) -> None:
+    words = ("--config", "images=4", "results=left-out")
+    arm = ("arms={fora-n3: {method: fora, knobs: {interval: 3}}}",)
+    assert tree.snakemake(*words).returncode == 0
+    # The arm that was added fails, and is taken away again: all other records are older than the page that shows it.
+    assert tree.snakemake(*words, *arm, FAIL="generate fora-n3").returncode != 0
+    assert tree.planned(*words) == AFTER
+    assert tree.snakemake(*words).returncode == 0
+    assert tree.planned(*words) == {}

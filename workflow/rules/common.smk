@@ -3,6 +3,8 @@
 import json
 import shlex
 import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from ditbench.faults import Fault
 from ditbench.forecast import effort
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
-from ditbench.study import load_study
+from ditbench.study import load_study, study_path
 
 try:
     # Nested values of --config arrive as text.
@@ -37,6 +39,7 @@ EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
 REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}.json"
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
+FAILED_RUN = f"{RESULTS}/report/failed-run.txt"
 PUBLISHED = f"{RESULTS}/published.json"
 PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
 EFFORTS = {name: effort(spec) for name, spec in SPECS.items()}
@@ -72,6 +75,16 @@ def note_end():
         end_run(RESULTS)
     except Fault as fault:
         print(f"ditbench: {fault}", file=sys.stderr)
+
+
+def outdate_page():
+    """Notes that the page was written outside its rule, so that the next run writes it by its rule.
+
+    Else a page that shows a failed arm would stay when the arm is given up: it is newer than all records, and for
+    equal inputs Snakemake does not look at the age of its outputs. The note is an input of the rule from then on.
+    """
+    with suppress(OSError):  # a full disk: the run has failed for a better reason
+        Path(FAILED_RUN).write_text(f"{time.time()}\n", encoding="utf-8")
 
 
 def spec_of(wildcards):

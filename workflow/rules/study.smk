@@ -4,6 +4,7 @@
 rule report:
     input:
         cell_records("spec", "scores", "cost", "latency"),
+        [FAILED_RUN] if Path(FAILED_RUN).exists() else [],
     output:
         page=report(PAGE, category="Studies"),
         tables=expand(
@@ -13,6 +14,7 @@ rule report:
         ),
     params:
         code=code_hash("report"),
+        studies=[study_path(name).read_text(encoding="utf-8") for name in CONFIG.studies],
         config=CONFIG_FILE,
     log:
         f"{LOGS}/report.log",
