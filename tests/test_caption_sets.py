@@ -8,7 +8,7 @@ from ditbench.judges.registry import grammar_judges
 from ditbench.records import read_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
-from ditbench.worlds.scenes.grammar import understood
+from ditbench.worlds.scenes.understanding import understood
 
 
 def test_a_text_file_with_empty_lines_and_odd_unicode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
