@@ -65,6 +65,10 @@ class World(ABC):
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
         """Distinct captions of a split; a longer list of one seed begins with the shorter one."""
 
+    def understands(self, caption: str) -> bool:
+        """Whether the world's network and judges were made for such a caption."""
+        return True
+
     @abstractmethod
     def references(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Real images [count, height, width, 3] that generated ones are compared with."""

@@ -93,6 +93,11 @@ class Scenes(World):
 
         return [scene.caption() for scene in draw_scenes(count, seed, split)]
 
+    def understands(self, caption: str) -> bool:
+        from ditbench.worlds.scenes.understanding import understood
+
+        return understood(caption)
+
     def references(self, count: int, seed: int) -> NDArray[np.uint8]:
         from ditbench.worlds.scenes.grammar import draw_scenes
         from ditbench.worlds.scenes.renderer import render_batch
