@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import PixArtTransformer2DModel
+from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
 from torch import nn
 
 from ditbench.backbones import Backbone
@@ -31,14 +31,49 @@ def _pixart(**changes: Any) -> nn.Module:
     )
 
 
+def _dit() -> nn.Module:
+    return DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=3,
+        out_channels=6,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=10,
+    )
+
+
+def _sd3(**changes: Any) -> nn.Module:
+    return SD3Transformer2DModel(
+        **{
+            "sample_size": 8,
+            "in_channels": 3,
+            "out_channels": 3,
+            "num_layers": 3,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 12,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 10,
+            "pos_embed_max_size": 6,
+            **changes,
+        }
+    )
+
+
 # Name -> how to build it. Names say what is peculiar.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pixart": _pixart,
     # Its conditions take a third of the width each.
     "pixart-1024": lambda: _pixart(use_additional_conditions=True, num_attention_heads=3, cross_attention_dim=24),
+    "dit": _dit,
+    "sd3": _sd3,
+    "sd3.5-large": lambda: _sd3(qk_norm="rms_norm"),
+    # Blocks with a second attention, to the image alone.
+    "sd3.5-medium": lambda: _sd3(qk_norm="rms_norm", dual_attention_layers=(0, 1)),
 }
 # The latent's [frames,] height and width, where it is not 8 x 6 (not square: rows and columns must not be mixed up).
-SIZES: dict[str, tuple[int, ...]] = {}
+SIZES: dict[str, tuple[int, ...]] = {"dit": (8, 8)}
 TEXT = 5
 
 

@@ -51,6 +51,17 @@ class Backbone(ABC):
         """Whether a branch has an output for the text's own stream."""
         return False
 
+    def reads(self, branch: int) -> int:
+        """The branch whose input a branch computes from: its own, unless a block feeds two of them the same tokens."""
+        return branch
+
+    def keep_input(self, stream: Stream, branch: int) -> None:
+        """Keeps in `stream.fed` what later branches of the block read of this one's input.
+
+        `compute` does so for the tokens it is given; where those are not all, the run asks for it beforehand.
+        """
+        return None
+
     @abstractmethod
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         """What multiplies a branch's outputs for image and text, [samples, 1, width]; None stands for 1."""

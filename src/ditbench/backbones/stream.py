@@ -31,7 +31,9 @@ class Stream:
 
     `text` is the text's own residual stream, where the family has one. `conditions` have one row per sample.
     `positions` have one row per image token. `setting` is what the family needs to leave. `memo` holds what is
-    computed at most once a forward, or once a block.
+    computed at most once a forward, or once a block; nothing in it may depend on which image tokens there are, for
+    a part of the tokens shares it. What does depend on them, and is read after the tokens have changed, is in `fed`:
+    by the branch that was fed it, with one row per image token; `fed_to` finds it.
     """
 
     given: Tensor
@@ -40,6 +42,9 @@ class Stream:
     positions: tuple[Tensor, ...] = ()
     setting: Any = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    fed: dict[int, Tensor] = field(default_factory=dict)
+    # Of a part: what it was taken from, and which rows of that it is.
+    origin: tuple[Stream, Rows] | None = None
     # How often something was computed that belongs to no branch, in samples: the ledger bills it.
     notes: Counter[str] = field(default_factory=Counter)
     # Additions that are still to be made: a gate (None: 1) and what it multiplies.
@@ -87,9 +92,17 @@ class Stream:
                 self.notes[note] += self.samples
         return self.memo[key]
 
+    def fed_to(self, branch: int) -> Tensor:
+        """What `branch` was fed, for the tokens that are here."""
+        if branch not in self.fed:
+            assert self.origin is not None, f"nothing was kept of what branch {branch} was fed"
+            whole, rows = self.origin
+            self.fed[branch] = rows.take(whole.fed_to(branch))
+        return self.fed[branch]
+
     def at(self, rows: Rows) -> Stream:
         """The same forward for some tokens, or for some samples."""
-        part = replace(self, given=rows.take(self.hidden), pending=[])
+        part = replace(self, given=rows.take(self.hidden), pending=[], fed={}, origin=(self, rows))
         if rows.samples is None:
             part.positions = tuple(table[rows.index] for table in self.positions)
             return part

@@ -62,6 +62,7 @@ class Run:
         # Plain lists: the loop reads one number per unit and must not touch a tensor for it.
         self._counts: list[list[int]] = plan.counts(tokens).tolist()
         self._keeps: list[list[bool]] = _keeps(plan, tokens, self._branches[0].fill.wants_all).tolist()
+        self._readers = _readers(backbone, plan)
         self.step = 0
         self.trace = Trace.empty(Shape(plan.steps, plan.layout, tokens))
         self._calls = 0  # of the network, in this step
@@ -131,12 +132,16 @@ class _Pass:
         counts, keeps = self.run_._counts[self.step], self.run_._keeps[self.step]
         for number, unit in enumerate(self.run_.plan.units):
             count = counts[number]
+            if count == self.run_.tokens:
+                self._whole(number, keeps[number])
+                continue
+            reader = self.run_._readers.get(number)
+            if reader is not None and counts[reader] != 0:
+                self.backbone.keep_input(self.stream, unit.start)
             if count < 0:
                 self._ask(number, keeps[number])
             elif count == 0:
                 self._leave_out(number)
-            elif count == self.run_.tokens:
-                self._whole(number, keeps[number])
             else:
                 assert self.parts.selector is not None
                 self._some(number, self.parts.selector.choose(unit, self.step, self.stream, count))
@@ -268,6 +273,25 @@ def _keeps(plan: Plan, tokens: int, wants_all: bool) -> np.ndarray:
     later = np.zeros(plan.shares.shape, dtype=bool)
     later[:-1] = (plan.counts(tokens)[1:] != tokens) | (plan.shares[1:] == ASK)
     return later
+
+
+def _readers(backbone: Backbone, plan: Plan) -> dict[int, int]:
+    """Units whose input a later unit reads: unit -> the unit that reads it."""
+    unit_of = [number for number, unit in enumerate(plan.units) for _ in range(unit.start, unit.stop)]
+    found = {}
+    for branch, number in enumerate(unit_of):
+        source = backbone.reads(branch)
+        if unit_of[source] == number:
+            continue
+        if plan.units[unit_of[source]].start != source:
+            # Left out, such a unit would have no tokens to show as they were in its middle.
+            label, first = plan.layout.label(plan.units[unit_of[source]]), plan.layout.branches[source]
+            raise Fault(
+                f"unit {label} may not end within block {first.block}: its {plan.layout.branches[branch].name} reads "
+                f"what its {first.name} reads, so let a unit start with {first.name} or hold both"
+            )
+        found[unit_of[source]] = number
+    return found
 
 
 def _said(plan: Plan) -> str:

@@ -1,0 +1,60 @@
+"""What is peculiar to DiT: an embedder and a modulation in every block, class labels, square latents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.backbones.networks import inputs, make
+from tests.backbones.test_contract import answers, plan, run_of
+
+from ditbench.backbones.dit import DiTBackbone
+from ditbench.engine.fills import Pass
+from ditbench.engine.ledger import bill
+from ditbench.faults import Fault
+
+
+def test_gates_of_reused_branches_are_billed() -> None:
+    """A reused output needs the step's own gate, so the block's embedder and modulation run; nothing else does."""
+    backbone = make("dit")
+    run = run_of(backbone, "dit", plan(backbone, [1.0, 0.0, 0.0]))
+    answers(backbone, "dit", run, 2)
+    assert run.trace.noted == {"embedder": 2 * 2 * 3, "modulation": 2 * 2 * 3}
+    left_out = run_of(backbone, "dit", plan(backbone, [1.0, 0.0, 0.0]), Pass)
+    answers(backbone, "dit", left_out, 2)
+    assert left_out.trace.noted == {"embedder": 2 * 2, "modulation": 2 * 2}
+
+
+def test_a_shared_embedder_is_billed_once_a_step_whatever_is_reused() -> None:
+    backbone = make("dit")
+    assert isinstance(backbone, DiTBackbone)
+    embedder = 256 * 16 + 16 * 16
+    for shares in ([1.0, 1.0, 1.0], [1.0, 0.5, 0.0]):
+        run = run_of(backbone, "dit", plan(backbone, shares))
+        answers(backbone, "dit", run, 1)
+        own, shared = run.costs, backbone.costs(run.tokens, 0, shared_embedder=True)
+        # Each of three steps: one for each of two blocks, and the head's, which stays.
+        assert bill(run.trace, own).linear - bill(run.trace, shared).linear == 3 * 2 * embedder
+
+
+def test_classes_matter_sample_by_sample() -> None:
+    backbone = make("dit")
+    given = inputs(backbone, "dit", 0, 2)
+    given["hidden_states"][1] = given["hidden_states"][0]
+    run = run_of(backbone, "dit", plan(backbone, [1.0]))
+    answer = run.forward(**given)[0]
+    assert not torch.allclose(answer[0], answer[1], atol=1e-2)
+    assert torch.equal(answer, backbone.network(**given)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"class_labels": None}, "both timestep and class_labels"),
+        ({"cross_attention_kwargs": {"scale": 0.5}}, "leave out scale"),
+        ({"hidden_states": torch.zeros(2, 3, 8, 6)}, "latent of 8 x 6"),
+    ],
+)
+def test_what_it_cannot_do_is_said(change: dict[str, object], said: str) -> None:
+    backbone = make("dit")
+    with pytest.raises(Fault, match=said):
+        backbone.enter(**{**inputs(backbone, "dit", 0, 2), **change})
