@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
 
 import ditbench
+from ditbench.backbones.families import backbone_of
 from ditbench.engine.layout import Layout, Shape
 from ditbench.engine.plan import full_plan
+from ditbench.engine.run import attached
 from ditbench.faults import Fault
+from ditbench.methods import get_method
+from ditbench.sampling import run_of
 from ditbench.worlds.scenes import model as networks
 from ditbench.worlds.scenes.pipeline import Pixels, build_scheduler
 
@@ -73,6 +79,18 @@ def test_a_method_changes_the_image_and_restore_takes_it_off(pipeline: PixArtAlp
     assert "left out: 50.0%" in accelerated.report()
     accelerated.restore()
     assert torch.equal(draw(pipeline), expected)
+
+
+def test_the_sampler_still_says_what_it_takes(pipeline: PixArtAlphaPipeline) -> None:
+    """Pipelines ask its methods' signatures: FLUX for sigmas, others for eta or a generator."""
+    sampler = pipeline.scheduler
+    expected = [signature(method) for method in (sampler.set_timesteps, sampler.step)]
+    with ditbench.accelerate(pipeline, "full"):
+        assert [signature(method) for method in (sampler.set_timesteps, sampler.step)] == expected
+    backbone = backbone_of(pipeline.transformer)
+    run = run_of(get_method("full"), backbone, Shape(1, backbone.layout, 16), by_itself=False)
+    with attached(run, sampler):
+        assert signature(sampler.step) == expected[1]
 
 
 def test_calls_do_not_touch_each_other(pipeline: PixArtAlphaPipeline) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from types import TracebackType
 from typing import Any
 
@@ -39,7 +41,9 @@ class Accelerated:
         self._steps = 0
         self._run: Run | None = None
         self._set_timesteps, self._step = self.scheduler.set_timesteps, self.scheduler.step
-        self.scheduler.set_timesteps, self.scheduler.step = self._begin, self._advance
+        # Pipelines read from the signatures what their sampler takes (sigmas, eta, a generator).
+        self.scheduler.set_timesteps = _with_signature(self._begin, self._set_timesteps)
+        self.scheduler.step = _with_signature(self._advance, self._step)
         self.network.forward = self._forward
 
     def _begin(self, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -141,6 +145,16 @@ def _scaled(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g} "
+
+
+def _with_signature(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that says of itself what `original` says."""
+
+    @wraps(original)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs)
+
+    return called
 
 
 def accelerate(pipeline: Any, method: str | Method | Plan, **knobs: Any) -> Accelerated:

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
+from diffusers import (
+    DiTTransformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    WanTransformer3DModel,
+)
 from torch import nn
 
 from ditbench.backbones import Backbone
@@ -61,6 +67,33 @@ def _sd3(**changes: Any) -> nn.Module:
     )
 
 
+def _flux(guidance: bool) -> nn.Module:
+    return FluxTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        axes_dims_rope=(2, 4, 6),
+        num_layers=2,
+        num_single_layers=2,
+        in_channels=4,
+        joint_attention_dim=10,
+        pooled_projection_dim=14,
+        guidance_embeds=guidance,
+    )
+
+
+def _wan() -> nn.Module:
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        in_channels=3,
+        out_channels=3,
+        text_dim=10,
+        freq_dim=16,
+        ffn_dim=40,
+    )
+
+
 # Name -> how to build it. Names say what is peculiar.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pixart": _pixart,
@@ -71,9 +104,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "sd3.5-large": lambda: _sd3(qk_norm="rms_norm"),
     # Blocks with a second attention, to the image alone.
     "sd3.5-medium": lambda: _sd3(qk_norm="rms_norm", dual_attention_layers=(0, 1)),
+    "flux-schnell": lambda: _flux(guidance=False),
+    "flux-dev": lambda: _flux(guidance=True),
+    "wan": _wan,
 }
 # The latent's [frames,] height and width, where it is not 8 x 6 (not square: rows and columns must not be mixed up).
-SIZES: dict[str, tuple[int, ...]] = {"dit": (8, 8)}
+SIZES: dict[str, tuple[int, ...]] = {"dit": (8, 8), "wan": (3, 4, 8)}
 TEXT = 5
 
 
@@ -89,8 +125,18 @@ def make(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
             nn.init.normal_(parameter, std=1.5 / parameter.shape[-1] ** 0.5)
         elif parameter_name.endswith("bias"):
             nn.init.normal_(parameter, std=0.5)
-    network = network.eval().requires_grad_(False).to(dtype)
-    return backbone_of(network)
+    return backbone_of(_as_loaded(network.eval().requires_grad_(False), dtype))
+
+
+def _as_loaded(network: Any, dtype: torch.dtype) -> Any:
+    """A network in `dtype`, but for what diffusers keeps in float32 when it loads one."""
+    kept = set(network._keep_in_fp32_modules or ())
+    if not kept:
+        return network.to(dtype)
+    for name, parameter in network.named_parameters():
+        if not kept & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    return network
 
 
 def inputs(backbone: Backbone, name: str, step: int, batch: int, masked: bool = False) -> dict[str, Any]:

@@ -137,16 +137,16 @@ def test_reuse_of_everything_keeps_outputs_but_not_gates(name: str, scope: str) 
     backbone = make(name)
     run = run_of(backbone, name, plan(backbone, [1.0, 0.0], scope))
     reused = answers(backbone, name, run, 2)[1]
-    # By hand: the first step's outputs, the second step's gates at branch scope, the first step's at block scope.
+    # By hand: the first step's outputs; the second step's gates where a unit is one branch, else the first step's.
     first, second = (backbone.enter(**inputs(backbone, name, step, 2)) for step in (0, 1))
     for unit in units(backbone, scope):
         before = (first.hidden, first.text)
         for branch in range(unit.start, unit.stop):
             output = backbone.compute(first, branch)
             backbone.add(first, branch, output)
-            if scope == "branch":
+            if unit.single:
                 backbone.add(second, branch, output)
-        if scope == "block":
+        if not unit.single:
             second.hidden = second.hidden + (first.hidden - before[0])
             if first.text is not before[1] and first.text is not None and second.text is not None:
                 second.text = second.text + (first.text - before[1])

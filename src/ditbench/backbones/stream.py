@@ -117,7 +117,8 @@ def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tenso
     """Makes deferred additions, in place where nobody needs the old values."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, *sum(pending, ()))):
         for gate, output in pending:
-            hidden = hidden + (output if gate is None else gate * output)
+            # A family's gates may be in float32 where its stream is not.
+            hidden = (hidden + (output if gate is None else gate * output)).to(hidden.dtype)
         return hidden
     samples = hidden.shape[0]
     step = samples

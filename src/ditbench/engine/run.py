@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -320,6 +321,7 @@ def _advancing(run: Run, scheduler: Any) -> Callable[[], None]:
     """Makes a scheduler's steps the run's; answers with what undoes it."""
     own = scheduler.step
 
+    @wraps(own)  # pipelines read from its signature what it takes (eta, a generator)
     def step(*args: Any, **kwargs: Any) -> Any:
         run.advance()
         return own(*args, **kwargs)
