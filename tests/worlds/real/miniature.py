@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 from diffusers import DiffusionPipeline
-from tiny_pipelines import FRAMES, RECIPES, SIZE, TEXT_LENGTH, build
 
 from ditbench.backbones.families import families
+from tiny_pipelines import FRAMES, RECIPES, SIZE, TEXT_LENGTH, build
 
 # What world of the package each is the miniature of.
 MODELS = {
@@ -24,7 +24,6 @@ MODELS = {
     "wan": "wan2.1-1.3b-256",
 }
 NAMES = tuple(MODELS)
-_SKETCH = {"num_layers", "num_single_layers"}
 
 
 def need_family(network_class: str) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from tests.worlds.real.miniature import NAMES, need_family, packaged, reference, write_world
-from tiny_pipelines import PROMPTS, loaded, saved
 
 from ditbench.cells import Spec
 from ditbench.cli import main
@@ -20,6 +19,7 @@ from ditbench.noise import batch_noise
 from ditbench.records import read_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
+from tiny_pipelines import PROMPTS, loaded, saved
 
 COUNT = 3
 IMAGES = [name for name in NAMES if name != "wan"]
@@ -29,7 +29,13 @@ IMAGES = [name for name in NAMES if name != "wan"]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a pipeline in miniature, written once."""
     root, done = tmp_path_factory.mktemp("pipelines"), dict[str, Path]()
-    return lambda name: done.setdefault(name, root / name if name in done else saved(name, root / name))
+
+    def of(name: str) -> Path:
+        if name not in done:
+            done[name] = saved(name, root / name)
+        return done[name]
+
+    return of
 
 
 class Bench:
@@ -197,8 +203,8 @@ def test_a_network_of_another_size_is_refused(
     bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     made = bench("pixart-alpha")
+    write_world(tmp_path, "pixart-alpha", units=[{"blocks": 3, "branches": ["self", "cross", "mlp"]}])
     made.captions()
-    made.name = write_world(tmp_path, "pixart-alpha", units=[{"blocks": 3, "branches": ["self", "cross", "mlp"]}])
     made.spec()
     assert made.generate() == 2
     assert "its network has 2 blocks of self/cross/mlp, the world's 3" in capsys.readouterr().err

@@ -102,6 +102,8 @@ def random_pipeline(file: WorldFile, device: str) -> Any:
     pipeline = pipeline_class(
         **{**empty, "transformer": build_network(file, device), "scheduler": build_scheduler(file, {})}
     )
+    # Without a VAE the pipeline takes it to shrink by 8.
+    pipeline.vae_scale_factor = file.size[0] // file.latent[-2]
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
