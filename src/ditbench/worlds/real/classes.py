@@ -51,5 +51,5 @@ def _names() -> list[str]:
 @cache
 def _numbers() -> dict[str, int]:
     names = [name.lower() for name in _names()]
-    # Two animals and two garments share their names with others: those need their numbers.
+    # A breed of dogs and a garment are both called Cardigan: those need their numbers.
     return {name: i for i, name in enumerate(names) if names.count(name) == 1}
