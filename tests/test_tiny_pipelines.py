@@ -11,10 +11,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import is_accelerate_available
 from torch import nn
 
-from tiny_pipelines import FRAMES, LABELS, PIPELINES, PROMPTS, SIZE, TEXT_LENGTH, build, draw, has_text, loaded, saved
+from tests.tiny_pipelines import (
+    FRAMES,
+    LABELS,
+    PIPELINES,
+    PROMPTS,
+    SIZE,
+    TEXT_LENGTH,
+    build,
+    draw,
+    has_text,
+    loaded,
+    saved,
+)
 
 NAMES = tuple(PIPELINES)
 CLASSES = {
@@ -164,12 +175,6 @@ def test_wan_keeps_in_float32_what_it_asks_for(read: Reads) -> None:
     norms = {f"blocks.{i}.norm2.{part}" for i in range(2) for part in ("weight", "bias")}
     embedder = {f"condition_embedder.time_embedder.linear_{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
     assert kept == tables | norms | embedder
-
-
-@pytest.mark.skipif(not is_accelerate_available(), reason="diffusers loads Wan with accelerate or not at all")
-def test_wan_loads_by_itself(folder: Callable[[str], Path], read: Reads) -> None:
-    pipeline = DiffusionPipeline.from_pretrained(folder("wan"))
-    torch.testing.assert_close(draw(pipeline, "wan"), draw(read("wan"), "wan"), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

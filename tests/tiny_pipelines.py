@@ -36,7 +36,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
-    ModelMixin,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -47,8 +46,6 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from diffusers.models.autoencoders.vae import DecoderOutput
-from diffusers.utils import is_accelerate_available
-from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -390,35 +387,8 @@ def saved(name: str, folder: Path) -> Path:
 
 
 def loaded(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
-    """What `DiffusionPipeline.from_pretrained(folder, dtype=dtype)` makes of the folder that `saved` wrote.
-
-    Without accelerate, diffusers 0.42 fails on two families; their networks are then loaded by hand here:
-
-    - Wan's names modules that are to stay in float32, and is then loaded with accelerate or, whatever the dtype, not
-      at all.
-    - SD3's silently stays in float32 if the file is: whether weights have to be converted is judged by the first
-      tensor, which here are the positions, float32 in any case.
-    """
-    network = Path(folder) / "transformer"
-    if not is_accelerate_available():
-        if name == "wan":
-            # Of WanPipeline, not of DiffusionPipeline, which ignores a component that may also be None.
-            by_hand = _by_hand(WanTransformer3DModel, network, dtype)
-            return WanPipeline.from_pretrained(folder, dtype=dtype, transformer=by_hand)
-        if name.startswith("sd3") and dtype != torch.float32:
-            by_hand = _by_hand(SD3Transformer2DModel, network, dtype)
-            return DiffusionPipeline.from_pretrained(folder, dtype=dtype, transformer=by_hand)
+    """The folder that `saved` wrote, in evaluation mode, as anybody would load it."""
     return DiffusionPipeline.from_pretrained(folder, dtype=dtype)
-
-
-def _by_hand(network_class: type[ModelMixin], folder: Path, dtype: torch.dtype) -> ModelMixin:
-    """What `network_class.from_pretrained(folder, dtype=dtype)` gives where accelerate is installed."""
-    network = network_class.from_config(network_class.load_config(folder))
-    kept = set(network_class._keep_in_fp32_modules or ())
-    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
-    weights = {key: value if kept & set(key.split(".")) else value.to(dtype) for key, value in weights.items()}
-    network.load_state_dict(weights, assign=True)
-    return network.eval()
 
 
 # --- Drawing ---------------------------------------------------------------------------------------------------------

@@ -48,6 +48,15 @@ def parser() -> argparse.ArgumentParser:
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
 
+    sub = add("macs", _macs, "say what a method costs in a world, without weights", "json")
+    sub.add_argument("world", metavar="WORLD")
+    sub.add_argument("method", metavar="METHOD")
+    sub.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="a knob of the method")
+    sub.add_argument("--steps", type=int, help="sampling steps instead of the world's")
+    sub.add_argument("--text-tokens", type=int, help="length of the text, padding included, instead of the world's")
+    sub.add_argument(
+        "--as-published", action="store_true", help="count what diffusers repeats as often as the original network"
+    )
     add("schema", _schema, "print the configuration's JSON schema")
 
     sub = add("captions", _captions, "write the captions of a run", "world", "out", "code")
@@ -228,6 +237,19 @@ def _plan(options: argparse.Namespace) -> None:
         get_world(world).need_weights(config.weights.get(world))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
+
+
+def _macs(options: argparse.Namespace) -> None:
+    from ditbench.macs import count_macs, parse_knobs, told
+
+    counted = count_macs(
+        options.world,
+        parse_knobs(options.method, options.set),
+        steps=options.steps,
+        text_tokens=options.text_tokens,
+        as_published=options.as_published,
+    )
+    print(json.dumps(counted, indent=1) if options.json else told(counted))
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.backbones.networks import NETWORKS, inputs, make
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditbench.backbones import Backbone, Stream
@@ -19,6 +18,7 @@ from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.selectors import RandomTokens
+from tests.backbones.networks import NETWORKS, inputs, make
 
 STEPS = 3
 DTYPES = [torch.float32, torch.bfloat16]
@@ -28,10 +28,10 @@ each_family = pytest.mark.parametrize("name", NETWORKS)
 
 
 class EveryToken:
-    """Chooses all tokens: the whole unit, but through the gather path."""
+    """Chooses all tokens: the whole unit, but through the gather path, and backwards, so that places must be kept."""
 
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
-        return Rows(torch.arange(stream.tokens).expand(stream.samples, -1), stream.tokens)
+        return Rows(torch.arange(stream.tokens).flip(0).expand(stream.samples, -1), stream.tokens)
 
 
 class Same:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.backbones.networks import inputs, make
-from tests.backbones.test_contract import answers, plan, run_of
 
 from ditbench.backbones.dit import DiTBackbone
 from ditbench.engine.fills import Pass
 from ditbench.engine.ledger import bill
 from ditbench.faults import Fault
+from tests.backbones.networks import inputs, make
+from tests.backbones.test_contract import answers, plan, run_of
 
 
 def test_gates_of_reused_branches_are_billed() -> None:
@@ -24,14 +24,14 @@ def test_gates_of_reused_branches_are_billed() -> None:
     assert left_out.trace.noted == {"embedder": 2 * 2, "modulation": 2 * 2}
 
 
-def test_a_shared_embedder_is_billed_once_a_step_whatever_is_reused() -> None:
+def test_a_as_published_is_billed_once_a_step_whatever_is_reused() -> None:
     backbone = make("dit")
     assert isinstance(backbone, DiTBackbone)
     embedder = 256 * 16 + 16 * 16
     for shares in ([1.0, 1.0, 1.0], [1.0, 0.5, 0.0]):
         run = run_of(backbone, "dit", plan(backbone, shares))
         answers(backbone, "dit", run, 1)
-        own, shared = run.costs, backbone.costs(run.tokens, 0, shared_embedder=True)
+        own, shared = run.costs, backbone.costs(run.tokens, 0, as_published=True)
         # Each of three steps: one for each of two blocks, and the head's, which stays.
         assert bill(run.trace, own).linear - bill(run.trace, shared).linear == 3 * 2 * embedder
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
-from tests.backbones.networks import inputs, make
 from torch import nn
 
 import ditbench
@@ -21,6 +20,7 @@ from ditbench.engine.plan import Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.faults import Fault
+from tests.backbones.networks import inputs, make
 
 TOKENS = 12
 

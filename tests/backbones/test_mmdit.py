@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.backbones.networks import inputs, make
-from tests.backbones.test_contract import Same, answers, plan, run_of
 from torch import Tensor
 
 from ditbench.backbones import Backbone, Stream
@@ -14,6 +12,8 @@ from ditbench.engine.layout import Unit
 from ditbench.engine.plan import Plan
 from ditbench.engine.rows import Rows
 from ditbench.faults import Fault
+from tests.backbones.networks import inputs, make
+from tests.backbones.test_contract import Same, answers, plan, run_of
 
 NAME = "sd3.5-medium"
 DUAL = 1  # a block with two attentions, neither the first nor the last

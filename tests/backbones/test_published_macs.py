@@ -146,7 +146,7 @@ def test_papers_print_these_figures(case: Case, figure: str, times: int, printed
 def test_dit_is_published_with_one_embedder() -> None:
     """The original network embeds timestep and class once a step; diffusers' once for each block, and for the head."""
     run, own = forward(DIT)
-    shared = bill(run.trace, run.backbone.costs(run.tokens, 0, shared_embedder=True))  # type: ignore[call-arg]
+    shared = bill(run.trace, run.backbone.costs(run.tokens, 0, as_published=True))
     assert (round(own.linear / G, 3), round(shared.linear / G, 3)) == (114.439, 114.394)
     assert own.linear - shared.linear == 28 * (256 * 1152 + 1152 * 1152)
     # 50 steps with guidance, by thop on the original network.

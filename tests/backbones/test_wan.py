@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from tests.backbones.networks import inputs, make
 
 import ditbench
 from ditbench.backbones import Backbone
@@ -18,6 +17,7 @@ from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.selectors import RandomTokens
 from ditbench.faults import Fault
+from tests.backbones.networks import inputs, make
 
 TOKENS = 24
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.backbones.networks import inputs, make
 
 from ditbench.backbones import Backbone, Stream
 from ditbench.engine.fills import Fill, Key, Misplaced, Pass, Reuse
@@ -15,6 +14,7 @@ from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
+from tests.backbones.networks import inputs, make
 
 TOKENS = 12
 

@@ -75,8 +75,11 @@ class Backbone(ABC):
         """The network's answer, in the form its forward gives it."""
 
     @abstractmethod
-    def costs(self, tokens: int, text_tokens: int) -> Costs:
-        """What a token costs at every branch, and what a step costs besides."""
+    def costs(self, tokens: int, text_tokens: int, as_published: bool = False) -> Costs:
+        """What a token costs at every branch, and what a step costs besides.
+
+        `as_published`: what diffusers' port of a network repeats is counted as often as the original has it.
+        """
 
     @abstractmethod
     def example_inputs(

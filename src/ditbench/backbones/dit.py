@@ -117,8 +117,8 @@ class DiTBackbone(Backbone):
         picture = torch.einsum("nhwpqc->nchpwq", hidden).reshape(-1, channels, side * patch, side * patch)
         return Transformer2DModelOutput(sample=picture) if stream.setting else (picture,)
 
-    def costs(self, tokens: int, text_tokens: int, shared_embedder: bool = False) -> Costs:
-        """With `shared_embedder`, timestep and class are billed as embedded once a step, as in the original DiT.
+    def costs(self, tokens: int, text_tokens: int, as_published: bool = False) -> Costs:
+        """With `as_published`, timestep and class are billed as embedded once a step, as in the original DiT.
 
         Published figures of DiT come from there: 114.394 G MACs of linear layers for DiT-XL/2 at 256 pixels, where
         diffusers' network computes 114.439 G.
@@ -141,7 +141,7 @@ class DiTBackbone(Backbone):
             branches=tuple(branches),
             step=Work(head + tokens * per_token, norm=tokens * norm_macs(network.norm_out)),
             noted={
-                "embedder": Work(0 if shared_embedder else embedder),
+                "embedder": Work(0 if as_published else embedder),
                 "modulation": Work(macs_per_token(adaln.linear)),
             },
         )

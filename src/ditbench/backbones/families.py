@@ -31,8 +31,12 @@ def families() -> dict[str, type[Backbone]]:
 def backbone_of(network: Any) -> Backbone:
     """A diffusers network as units."""
     known = families()
-    # torch.compile wraps a module without changing what it is.
-    name = type(getattr(network, "_orig_mod", network)).__name__
+    if hasattr(network, "_orig_mod"):
+        raise Fault(
+            "this network was compiled as a whole, which hides its branches; give the plain one and compile its parts "
+            "instead (for instance every block's attention and MLP: `part.compile()`)"
+        )
+    name = type(network).__name__
     if name not in known:
         raise Fault(f"no block family for {name}; supported: {', '.join(sorted(known))}")
     made: Any = known[name]

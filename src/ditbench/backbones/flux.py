@@ -178,7 +178,7 @@ class FluxBackbone(Backbone):
         sample = network.proj_out(network.norm_out(stream.hidden, stream.condition("embedded")))
         return Transformer2DModelOutput(sample=sample) if stream.setting.return_dict else (sample,)
 
-    def costs(self, tokens: int, text_tokens: int) -> Costs:
+    def costs(self, tokens: int, text_tokens: int, as_published: bool = False) -> Costs:
         network = self.network
         noted: dict[str, Work] = {}
         branches = []

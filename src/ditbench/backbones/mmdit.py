@@ -212,7 +212,7 @@ class MMDiTBackbone(Backbone):
         picture = torch.einsum("nhwpqc->nchpwq", hidden).reshape(-1, channels, rows * patch, columns * patch)
         return Transformer2DModelOutput(sample=picture) if stream.setting.return_dict else (picture,)
 
-    def costs(self, tokens: int, text_tokens: int) -> Costs:
+    def costs(self, tokens: int, text_tokens: int, as_published: bool = False) -> Costs:
         network = self.network
         noted = {}
         for layer in network.transformer_blocks:

@@ -150,7 +150,7 @@ class PixArtBackbone(Backbone):
         picture = torch.einsum("nhwpqc->nchpwq", hidden).reshape(-1, channels, rows * patch, columns * patch)
         return Transformer2DModelOutput(sample=picture) if stream.setting.return_dict else (picture,)
 
-    def costs(self, tokens: int, text_tokens: int) -> Costs:
+    def costs(self, tokens: int, text_tokens: int, as_published: bool = False) -> Costs:
         network = self.network
         branches = []
         for block, name in self.layout.branches:

@@ -14,9 +14,6 @@ from ditbench.engine.rows import Rows
 
 T = TypeVar("T")
 
-# On a processor, deferred additions are made for this much of the batch at a time, so that it stays in the cache.
-CACHED_BYTES = 1 << 19
-
 
 class Output(NamedTuple):
     """What a branch gives out before its gates: for the image's tokens, and where it has a stream, for the text's."""
@@ -87,10 +84,15 @@ class Stream:
     def once(self, key: Any, make: Callable[[], T], note: str | None = None) -> T:
         """What `make` gives, computed at most once; `note` tells the ledger that it was."""
         if key not in self.memo:
-            self.memo[key] = make()
-            if note:
-                self.notes[note] += self.samples
-        return self.memo[key]
+            whole, rows = self.origin or (None, None)
+            if whole is not None and rows is not None and rows.samples is not None and key in whole.memo:
+                self.memo[key] = _rows_of(whole.memo[key], rows.samples, whole.samples)
+            else:
+                self.memo[key] = make()
+                if note:
+                    self.notes[note] += self.samples
+        found: T = self.memo[key]
+        return found
 
     def fed_to(self, branch: int) -> Tensor:
         """What `branch` was fed, for the tokens that are here."""
@@ -113,6 +115,16 @@ class Stream:
         return part
 
 
+def _rows_of(value: Any, samples: Tensor, count: int) -> Any:
+    """What was computed for a batch of `count`, for some of its samples."""
+    if torch.is_tensor(value):
+        return value[samples] if value.shape[0] == count else value
+    if isinstance(value, tuple):
+        parts = [_rows_of(part, samples, count) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
 def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tensor:
     """Makes deferred additions, in place where nobody needs the old values."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, *sum(pending, ()))):
@@ -120,16 +132,11 @@ def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tenso
             # A family's gates may be in float32 where its stream is not.
             hidden = (hidden + (output if gate is None else gate * output)).to(hidden.dtype)
         return hidden
-    samples = hidden.shape[0]
-    step = samples
-    if hidden.device.type == "cpu" and len(pending) > 1:
-        step = max(1, CACHED_BYTES * samples // max(hidden.nbytes, 1))
-    for first in range(0, samples, step):
-        part = hidden[first : first + step]
-        for gate, output in pending:
-            addend = output[first : first + step]
-            if gate is None:
-                part.add_(addend)
-            else:
-                part.addcmul_(gate if gate.shape[0] == 1 else gate[first : first + step], addend)
+    # An embedding may come transposed; everything that is added to it lies in the other order.
+    hidden = hidden.contiguous()
+    for gate, output in pending:
+        if gate is None:
+            hidden.add_(output)
+        else:
+            hidden.addcmul_(gate, output)
     return hidden

@@ -152,7 +152,7 @@ class WanBackbone(Backbone):
         video = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return Transformer2DModelOutput(sample=video) if stream.setting.return_dict else (video,)
 
-    def costs(self, tokens: int, text_tokens: int) -> Costs:
+    def costs(self, tokens: int, text_tokens: int, as_published: bool = False) -> Costs:
         network = self.network
         branches = []
         for block, name in self.layout.branches:

@@ -90,10 +90,11 @@ class World(ABC):
         """The sites of a run of `steps` steps."""
 
     @abstractmethod
-    def backbone(self, device: str) -> tuple[Backbone, dict[str, Any]]:
+    def backbone(self, device: str, text_tokens: int | None = None) -> tuple[Backbone, dict[str, Any]]:
         """The network as units with random weights, and inputs of its forward for one image.
 
-        On the device `meta` it has no weights at all: enough to count what it costs.
+        On the device `meta` it has no weights at all: enough to count what it costs. `text_tokens` stands for
+        another length of the text than the world's.
         """
 
     @abstractmethod

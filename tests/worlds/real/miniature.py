@@ -10,7 +10,7 @@ import yaml
 from diffusers import DiffusionPipeline
 
 from ditbench.backbones.families import families
-from tiny_pipelines import FRAMES, RECIPES, SIZE, TEXT_LENGTH, build
+from tests.tiny_pipelines import FRAMES, RECIPES, SIZE, TEXT_LENGTH, build
 
 # What world of the package each is the miniature of.
 MODELS = {

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.worlds.real.miniature import NAMES, need_family, packaged, reference, write_world
 
 from ditbench.cells import Spec
 from ditbench.cli import main
@@ -19,7 +18,8 @@ from ditbench.noise import batch_noise
 from ditbench.records import read_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
-from tiny_pipelines import PROMPTS, loaded, saved
+from tests.tiny_pipelines import PROMPTS, loaded, saved
+from tests.worlds.real.miniature import NAMES, need_family, packaged, reference, write_world
 
 COUNT = 3
 IMAGES = [name for name in NAMES if name != "wan"]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.worlds.real.miniature import packaged
 
 from ditbench.backbones.families import backbone_of
 from ditbench.codehash import code_hash, source_files
@@ -23,6 +22,7 @@ from ditbench.worlds.real.classes import class_of
 from ditbench.worlds.real.pipelines import TEXTS, build_scheduler
 from ditbench.worlds.real.world import DiffusersWorld
 from ditbench.worlds.real.worldfile import read_world
+from tests.worlds.real.miniature import packaged
 
 WORLDS = [name for name in world_names() if name != "scenes"]
 

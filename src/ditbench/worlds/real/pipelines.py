@@ -6,15 +6,12 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers.utils import is_accelerate_available
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ditbench.faults import Fault
@@ -122,7 +119,10 @@ def load_pipeline(world: str, file: WorldFile, found: Found, device: str, part: 
     parts: dict[str, Any] = {name: None for name in index if name.startswith(left_out)} if left_out else {}
     try:
         if part != "text":
-            parts["transformer"] = _load_network(file, found.network, dtype)
+            # By its own class: older index files call it Transformer2DModel, and it may lie elsewhere.
+            parts["transformer"] = _of_diffusers("network.class", file.network.class_).from_pretrained(
+                found.network, subfolder="transformer", dtype=dtype, local_files_only=True
+            )
         pipeline = pipeline_class.from_pretrained(
             found.pipeline,
             dtype={"default": dtype, "vae": getattr(torch, file.vae_dtype or file.dtype)},
@@ -137,24 +137,6 @@ def load_pipeline(world: str, file: WorldFile, found: Found, device: str, part: 
     pipeline.scheduler = build_scheduler(file, pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def _load_network(file: WorldFile, folder: Path, dtype: torch.dtype) -> Any:
-    network_class = _of_diffusers("network.class", file.network.class_)
-    if is_accelerate_available() or network_class._keep_in_fp32_modules is None:
-        network = network_class.from_pretrained(folder, subfolder="transformer", dtype=dtype, local_files_only=True)
-        # Without accelerate diffusers judges by the first tensor whether weights have to be converted.
-        return network if is_accelerate_available() else network.to(dtype)
-    # Without accelerate diffusers does not load a network of which a part stays in float32.
-    network = network_class.from_config(network_class.load_config(folder / "transformer"))
-    files = sorted((folder / "transformer").glob("diffusion_pytorch_model*.safetensors"))
-    weights = {name: tensor for path in files for name, tensor in load_file(path).items()}
-    kept = set(network_class._keep_in_fp32_modules)
-    network.load_state_dict(
-        {name: tensor if kept & set(name.split(".")) else tensor.to(dtype) for name, tensor in weights.items()},
-        assign=True,
-    )
-    return network.eval()
 
 
 def build_scheduler(file: WorldFile, published: Any) -> Any:

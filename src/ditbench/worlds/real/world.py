@@ -84,15 +84,15 @@ class DiffusersWorld(World):
     def shape(self, steps: int) -> Shape:
         return Shape(steps, self.layout, self.tokens)
 
-    def backbone(self, device: str) -> tuple[Backbone, dict[str, Any]]:
+    def backbone(self, device: str, text_tokens: int | None = None) -> tuple[Backbone, dict[str, Any]]:
         import torch
 
         from ditbench.backbones.families import backbone_of
         from ditbench.worlds.real.pipelines import build_network
 
         backbone = backbone_of(build_network(self.file, device))
-        dtype = getattr(torch, self.file.dtype)
-        return backbone, backbone.example_inputs(1, tuple(self.file.latent), self.text_tokens, dtype, device)
+        dtype, length = getattr(torch, self.file.dtype), text_tokens or self.text_tokens
+        return backbone, backbone.example_inputs(1, tuple(self.file.latent), length, dtype, device)
 
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
         if not self.has_captions:

@@ -81,7 +81,7 @@ class Scenes(World):
     def shape(self, steps: int) -> Shape:
         return Shape(steps, Layout.regular(settings.BLOCKS, ("self", "cross", "mlp")), settings.TOKENS)
 
-    def backbone(self, device: str) -> tuple[Backbone, dict[str, Any]]:
+    def backbone(self, device: str, text_tokens: int | None = None) -> tuple[Backbone, dict[str, Any]]:
         import torch
 
         from ditbench.backbones.pixart import PixArtBackbone
@@ -90,7 +90,10 @@ class Scenes(World):
         with torch.device(device):
             backbone = PixArtBackbone(build_transformer().eval().requires_grad_(False))
         size = (settings.IMAGE_SIZE, settings.IMAGE_SIZE)
-        return backbone, backbone.example_inputs(1, size, settings.TEXT_LENGTH, torch.float32, device)
+        dtype = getattr(torch, settings.DTYPE)
+        # torch's own `to`: diffusers' warns of fp32 modules that this network does not have.
+        torch.nn.Module.to(backbone.network, dtype)
+        return backbone, backbone.example_inputs(1, size, text_tokens or settings.TEXT_LENGTH, dtype, device)
 
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
         from ditbench.worlds.scenes.grammar import draw_scenes

@@ -1,0 +1,129 @@
+"""What a method costs in a world, without weights: its plan runs on a `meta` network and is billed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ditbench.faults import Fault
+from ditbench.methods import Method, get_method, knob_fields
+
+
+def count_macs(
+    world_name: str,
+    method: Method,
+    *,
+    steps: int | None = None,
+    text_tokens: int | None = None,
+    as_published: bool = False,
+) -> dict[str, Any]:
+    """The cost of one image, one CFG branch, the whole sampling run, as `ditbench macs --json` prints it.
+
+    `as_published` counts parts that diffusers' port repeats as often as the original network has them (DiT's embedder
+    of time and class).
+    """
+    import torch
+
+    from ditbench.engine.ledger import bill
+    from ditbench.engine.run import attached
+    from ditbench.sampling import run_of
+    from ditbench.worlds import get_world
+
+    world = get_world(world_name)
+    backbone, inputs = world.backbone("meta", text_tokens)
+    taken = method.steps(steps or world.default_steps)
+    shape = backbone.shape(taken, **inputs)
+    plan = method.plan(shape)
+    if plan.online:
+        raise Fault(
+            f"{method.name} decides while sampling what it computes: its MACs are billed from the images it drew "
+            "(cost.json of a cell), they cannot be known before"
+        )
+    run = run_of(method, backbone, shape)
+    with torch.no_grad(), attached(run):
+        for _ in range(taken):
+            backbone.network(**inputs)
+    charged = bill(run.trace, backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published))
+    knobs = {name: getattr(method, name) for name in method.knobs()}
+    return {
+        "world": world_name,
+        "method": method.name,
+        "knobs": knobs,
+        "linear": charged.linear,
+        "attention": charged.attention,
+        "thop": charged.thop,
+        "total": charged.total,
+        "cfg_branches": world.cfg_branches,
+        "steps": taken,
+        "tokens": shape.tokens,
+        "text_tokens": backbone.text_tokens(**inputs),
+        "nominal_ratio": plan.nominal_ratio,
+        "realised_ratio": run.trace.realised_ratio,
+        "whole": charged.whole,
+        "partial": charged.partial,
+        "outside": charged.outside,
+        "sites_left_out": charged.left_out,
+        "cache_bytes": run.trace.cache_bytes,
+        "cache_dtype": str(inputs_dtype(inputs)).removeprefix("torch."),
+    }
+
+
+def inputs_dtype(inputs: Mapping[str, Any]) -> Any:
+    """The floating point type of a network's inputs."""
+    return next(value.dtype for value in inputs.values() if getattr(value, "is_floating_point", lambda: False)())
+
+
+def told(counted: Mapping[str, Any]) -> str:
+    """The cost in a few lines for a person."""
+    branches = counted["cfg_branches"]
+    names = {
+        "linear": "linear layers",
+        "attention": "products of attention",
+        "total": "both",
+        "thop": "as thop counts (linear layers and LayerNorms)",
+    }
+    knobs = ", ".join(f"{name} {value}" for name, value in counted["knobs"].items())
+    lines = [
+        f"{counted['method']}{f' ({knobs})' if knobs else ''} in {counted['world']}: {counted['steps']} steps, "
+        f"{counted['tokens']} image and {counted['text_tokens']} text tokens",
+        "",
+        f"{'MACs of one image':48}{'one CFG branch':>16}"
+        + (f"{f'all {branches} branches':>16}" if branches > 1 else ""),
+    ]
+    for key, name in names.items():
+        value = counted[key]
+        line = f"{name:48}{scaled(value):>16}"
+        lines.append(line + (f"{scaled(branches * value):>16}" if branches > 1 else ""))
+    total = counted["total"] or 1.0
+    lines += [
+        "",
+        f"computed for all tokens {counted['whole'] / total:.1%}, for some {counted['partial'] / total:.1%}, "
+        f"embeddings and head {counted['outside'] / total:.1%} of the total",
+        f"sites left out {counted['sites_left_out']:.1%}; token computations left out {counted['realised_ratio']:.1%}",
+        f"kept between steps: {counted['cache_bytes'] / 1e6:,.1f} MB for one image and branch "
+        f"in {counted['cache_dtype']}",
+    ]
+    return "\n".join(lines)
+
+
+def scaled(value: float) -> str:
+    """MACs with a unit a person reads: 2.857 T."""
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:,.3f} {unit}"
+    return f"{value:,.0f}"
+
+
+def parse_knobs(method_name: str, settings: list[str]) -> Method:
+    """A method from `knob=value` words, each value read as its knob's type."""
+    import yaml
+
+    knobs: dict[str, Any] = {}
+    fields = knob_fields(method_name)
+    for word in settings:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise Fault(f"--set takes knob=value, not {word!r}")
+        wanted = fields.get(name)
+        knobs[name] = text if wanted is not None and wanted.type is str else yaml.safe_load(text)
+    return get_method(method_name, knobs)
