@@ -11,7 +11,16 @@ from ditbench.codehash import PACKAGE, STAGES, code_hash, source_files
 from ditbench.faults import Fault
 
 # What stages import without their results depending on it: messages, records' form, and finding things by name.
-PLUMBING = {"__init__.py", "registry.py", "faults.py", "records.py", "config.py", "cells.py", "failures.py"}
+PLUMBING = {
+    "__init__.py",
+    "registry.py",
+    "faults.py",
+    "records.py",
+    "config.py",
+    "cells.py",
+    "failures.py",
+    "weights.py",
+}
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
 _WORLD = {"engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
 _LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
