@@ -8,7 +8,6 @@ from ditbench.judges.registry import grammar_judges
 from ditbench.records import read_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
-from ditbench.worlds.scenes.grammar import understood
 
 
 def test_a_text_file_with_empty_lines_and_odd_unicode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,10 +49,9 @@ def test_references_are_a_shard_of_other_scenes_than_the_captions(tmp_path: Path
 
 
 def test_captions_that_the_grammar_lacks_are_told_when_they_are_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = get_world("scenes")
-    monkeypatch.setattr(type(world), "understands", lambda self, caption: understood(caption), raising=False)
     path = tmp_path / "captions.txt"
     known = world.draw_captions(3, 0)
     path.write_text("\n".join([known[0], "a cat", *known[1:], "a large red circle"]))

@@ -20,6 +20,7 @@ PLUMBING = {
     "cells.py",
     "failures.py",
     "mistakes.py",
+    "weights.py",
 }
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
 _WORLD = {"engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}

@@ -30,7 +30,7 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ({"images": 0}, "images: 0 must be >= 1"),
         ({"images": "many"}, "images: 'many' must be a valid integer"),
         ({"images": True}, "images: True must be a valid integer"),
-        ({"world": "scene"}, "world: no world 'scene'; did you mean 'scenes'? Possible: scenes"),
+        ({"world": "scene"}, "world: no world 'scene'; did you mean 'scenes'? Possible: "),
         ({"device": "gpu"}, "device: 'gpu' is not a device; possible: cpu, cuda"),
         ({"studies": ["embeded"]}, "studies.0: no study 'embeded'; did you mean 'embedded'?"),
         ({"judges": ["fdi"]}, "judges.0: no judge 'fdi' in world scenes; did you mean 'fid'?"),

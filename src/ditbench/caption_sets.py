@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +73,7 @@ def foreign(world: World, texts: Sequence[str], source: Path) -> str:
     """How many captions the world's grammar does not have, and what follows; nothing where it has all of them."""
     from ditbench.judges.registry import grammar_judges
 
-    understands: Callable[[str], bool] = getattr(world, "understands", lambda caption: True)
-    strange = [text for text in texts if not understands(text)]
+    strange = [text for text in texts if not world.understands(text)]
     if not strange:
         return ""
     blind = grammar_judges(world.name)

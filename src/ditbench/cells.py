@@ -34,6 +34,7 @@ class Spec:
     captions: str
     captions_sha256: str | None
     dtype: str
+    weights: str | None = None  # other weights than the world's own
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -56,6 +57,8 @@ class Spec:
         """Twelve hex digits that change with everything that could change the cell's images."""
         body = asdict(self)
         del body["arm"]  # a name changes no image
+        if self.weights is None:
+            del body["weights"]  # cells made before there was a choice keep their hashes
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -109,6 +112,11 @@ def cell_table(config: Config) -> list[Spec]:
                 f"world {world} has no arm {BASELINE!r} of method {BASELINE!r}, which all others are compared with; "
                 f"add `{BASELINE}: {{method: {BASELINE}}}` to `arms` or a study that has it"
             )
+    weights: dict[str, str | None] = {}
+    for world in dict.fromkeys(world for world, _ in wanted):
+        weights[world] = get_world(world).weights_identity(config.weights.get(world))
+        if config.captions.file is None and not get_world(world).has_captions:
+            get_world(world).draw_captions(config.images, config.captions.seed)  # says what is needed
     specs = [
         Spec(
             world=world,
@@ -118,6 +126,7 @@ def cell_table(config: Config) -> list[Spec]:
             captions=captions,
             captions_sha256=digest,
             dtype=get_world(world).dtype,
+            weights=weights[world],
             **body,
         )
         for (world, arm), body in wanted.items()

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
             _OPTIONS[option](sub)
         return sub
 
-    add("worlds", _worlds, "list the worlds", "json")
+    add("worlds", _worlds, "list the worlds, and whether their weights are there", "config", "json")
     add("methods", _methods, "list the methods and their knobs", "json")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
@@ -69,19 +69,21 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--file", type=Path, help="a UTF-8 text file, one caption a line, instead of the world's grammar")
     sub = add("references", _references, "write the reference images of a world", "world", "out", "code")
     sub.add_argument("--count", type=int, required=True)
-    add("embed", _embed, "embed a caption set", "world", "captions", "device", "out", "code")
+    add("embed", _embed, "embed a caption set", "world", "captions", "device", "weights", "out", "code")
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
     sub = add("generate", _generate, "draw one shard of a cell's images", "spec", *_DRAWING, "out", "code")
+    sub.add_argument("--embeddings", type=Path, required=True)
     sub.add_argument("--first", type=int, required=True, help="index of the shard's first caption")
     sub.add_argument("--last", type=int, required=True, help="index of its last caption, inclusive")
     sub.add_argument("--batch", type=int, default=16)
     add("cost", _cost, "bill what a cell's traces say was executed", "spec", "shards", "out", "code")
     sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "device", "out", "code")
-    sub.add_argument("--references", type=Path, required=True)
+    sub.add_argument("--references", type=Path, help="the world's reference images, where it has any")
     sub.add_argument("--judges", nargs="*", help="which judges; all of the world's if none is named")
     sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
     sub = add("time", _time, "time an arm interleaved with the full model", "spec", *_DRAWING, "out", "code")
+    sub.add_argument("--embeddings", type=Path, help="of the captions; random weights need none")
     sub.add_argument("--baseline", type=Path, required=True, help="spec.json of the full arm")
     sub.add_argument("--rounds", type=int, default=4)
     sub.add_argument("--batch", type=int, default=8)
@@ -102,11 +104,11 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], Any]] = {
     "code": lambda p: p.add_argument("--code", help="hash of the code that the workflow ran, for the record"),
     "spec": lambda p: p.add_argument("--spec", type=Path, required=True, help="a cell's spec.json"),
     "captions": lambda p: p.add_argument("--captions", type=Path, required=True),
-    "embeddings": lambda p: p.add_argument("--embeddings", type=Path, required=True),
+    "weights": lambda p: p.add_argument("--weights", help="a folder, a hub repository or random, not the world's own"),
     "device": lambda p: p.add_argument("--device", default="cpu"),
     "shards": lambda p: p.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards' records"),
 }
-_DRAWING = ("captions", "embeddings", "device")
+_DRAWING = ("captions", "device", "weights")
 
 
 def _add_assets(assets: argparse.ArgumentParser) -> None:
@@ -139,13 +141,34 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 def _worlds(options: argparse.Namespace) -> None:
     from ditbench.worlds import get_world, world_names
 
-    worlds = [get_world(name) for name in world_names()]
+    worlds, given = [get_world(name) for name in world_names()], _given_weights(options.config)
+    places = {world.name: world.weights_place(given.get(world.name)) for world in worlds}
     if options.json:
-        keys = ("name", "summary", "default_steps", "guidance", "dtype", "image_size", "judge_names")
-        print(json.dumps([{key: getattr(world, key) for key in keys} for world in worlds], indent=1))
+        keys = ["name", "summary", "family", "default_steps", "guidance", "cfg_branches", "dtype", "image_size"]
+        keys += ["size_text", "tokens", "text_tokens", "judge_names"]
+        bodies = [{key: getattr(world, key) for key in keys} for world in worlds]
+        for body in bodies:
+            body["weights"], body["weights_found"] = places[body["name"]]
+        print(json.dumps(bodies, indent=1))
         return
-    rows = [(w.name, w.image_size, w.default_steps, w.guidance, ", ".join(w.judge_names), w.summary) for w in worlds]
-    _table(("world", "size", "steps", "guidance", "judges", "what it is"), rows)
+    rows = []
+    for w in worlds:
+        place, there = places[w.name]
+        found = f"{place}: {'found' if there else 'not on this machine'}"
+        sampling = (w.size_text, w.default_steps, w.guidance, w.tokens, w.text_tokens or "-")
+        rows.append((w.name, w.family, *sampling, ", ".join(w.judge_names), found))
+    _table(("world", "family", "size", "steps", "guidance", "tokens", "text", "judges", "weights"), rows)
+
+
+def _given_weights(path: Path) -> dict[str, str]:
+    """The weights that a configuration names; none where there is none, or it is wrong: names are looked up here."""
+    from ditbench.config import load_config
+
+    try:
+        return load_config(path).weights if path.exists() else {}
+    except Fault as fault:
+        print(f"ditbench: {path} is passed over: {fault}", file=sys.stderr)
+        return {}
 
 
 def _methods(options: argparse.Namespace) -> None:
@@ -206,11 +229,16 @@ def _knobs(knobs: dict[str, Any]) -> str:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from ditbench.cells import cell_table
     from ditbench.config import load_config
     from ditbench.forecast import forecast, told
+    from ditbench.worlds import get_world
 
-    outlook = forecast(load_config(options.config), options.results)
+    config = load_config(options.config)
+    outlook = forecast(config, options.results)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
+    for world in dict.fromkeys(spec.world for spec in cell_table(config)):
+        get_world(world).need_weights(config.weights.get(world))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
 
@@ -261,7 +289,7 @@ def _embed(options: argparse.Namespace) -> None:
     from ditbench.generate import embed
 
     with noted(options.out, "text embeddings", options.out.parent):
-        embed(options.world, options.captions, options.out, options.device, options.code)
+        embed(options.world, options.captions, options.out, options.device, options.weights, options.code)
 
 
 def _spec(options: argparse.Namespace) -> None:
@@ -290,6 +318,7 @@ def _generate(options: argparse.Namespace) -> None:
             options.out,
             options.batch,
             options.device,
+            options.weights,
             options.code,
         )
 
@@ -331,6 +360,7 @@ def _time(options: argparse.Namespace) -> None:
             options.rounds,
             options.batch,
             options.device,
+            options.weights,
             options.code,
         )
 

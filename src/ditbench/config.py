@@ -68,6 +68,7 @@ class Config(_Part):
     captions: CaptionsConfig = CaptionsConfig()
     references: Count = 2000
     judges: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
     stopwatch: StopwatchConfig = StopwatchConfig()
     studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
@@ -203,6 +204,10 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
         for i, judge in enumerate(_list(body.get("judges"))):
             if isinstance(judge, str) and judge not in known:
                 yield f"judges.{i}: no judge {judge!r} in world {world}{possible(judge, known)}"
+    weights = body.get("weights")
+    for name in weights if isinstance(weights, Mapping) else ():
+        if name not in world_names():
+            yield f"weights.{name}: no world {name!r}{possible(str(name), world_names())}"
     for i, study in enumerate(_list(body.get("studies"))):
         try:
             path = study_path(str(study))

@@ -25,6 +25,8 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
     speeds: dict[str, list[float]] = {}
     waiting: dict[str, int] = {}
     for spec in specs:
+        if get_world(spec.world).no_images(spec.weights):
+            continue
         for first, last in ranges:
             path = spec.folder(root) / "shards" / f"{first:05d}-{last:05d}.json"
             try:
@@ -39,11 +41,12 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
                 waiting[spec.arm] = waiting.get(spec.arm, 0) + last - first + 1
             if record:
                 speeds.setdefault(spec.arm, []).append(record["images_per_second"])
-    size, source = get_world(config.world).image_size, "earlier shards of this run"
+    world = get_world(specs[0].world)
+    size, source = world.image_size, "earlier shards of this run"
     per_image = sum(sizes) / len(sizes) if sizes else size * size * BYTES_PER_PIXEL
     every = [value for values in speeds.values() for value in values]
     seconds: float | None = None
-    known = get_world(config.world).measured_speed()
+    known = world.measured_speed()
     if every:
         slowest = min(every)
         seconds = sum(n / (sum(v) / len(v) if (v := speeds.get(arm)) else slowest) for arm, n in waiting.items())
@@ -51,12 +54,13 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
         rate, source = known[0], f"a measurement on {known[1]}"
         efforts = {spec.arm: effort(spec) for spec in specs}
         seconds = sum(n * efforts[arm] / rate for arm, n in waiting.items())
+    drawing = sum(get_world(spec.world).no_images(spec.weights) is None for spec in specs)
     return {
         "arms": len({spec.arm for spec in specs}),
         "seeds": len(config.seeds),
         "cells": len(specs),
-        "shards": len(specs) * len(ranges),
-        "images": len(specs) * config.images,
+        "shards": drawing * len(ranges),
+        "images": drawing * config.images,
         "images_done": done,
         "images_to_draw": missing,
         "disk_bytes_to_write": round(missing * per_image),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
+from ditbench.weights import need_images, weights_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,20 +54,29 @@ class Texts:
         return Texts(self.ids[start:stop], given, self.negative)
 
 
-def embed(world_name: str, captions_path: Path, out: Path, device: str = "cpu", code: str | None = None) -> None:
+def embed(
+    world_name: str,
+    captions_path: Path,
+    out: Path,
+    device: str = "cpu",
+    weights: str | None = None,
+    code: str | None = None,
+) -> None:
     """Embeds a caption set, and the empty caption; the tensors lie in a safetensors file beside the record `out`."""
     from safetensors.torch import save_file
 
     from ditbench.records import Clock, read_record, write_record
     from ditbench.storage import hash_file, replacing
-    from ditbench.worlds import get_world
+    from ditbench.worlds import RANDOM, get_world
 
     clock = Clock()
     record = read_record(captions_path, "captions")
     captions = [entry["text"] for entry in record["captions"]]
+    world = get_world(world_name)
+    if world.weights_identity(weights) == RANDOM:
+        raise Fault("random weights embed no captions; `ditbench time` needs no embeddings with them")
     with clock("load"):
-        world = get_world(world_name)
-        handle = world.load(check_device(device))
+        handle = world.load(check_device(device), weights, "text")
     with clock("compute"):
         rows = {f"given.{name}": tensor.contiguous() for name, tensor in world.embed(handle, captions).items()}
         rows |= {f"negative.{name}": tensor.contiguous() for name, tensor in world.embed(handle, [""]).items()}
@@ -74,6 +84,7 @@ def embed(world_name: str, captions_path: Path, out: Path, device: str = "cpu", 
     with clock("write"), replacing(tensors) as partial:
         save_file(rows, partial)
     body = {"world": world_name, "captions_sha256": record["sha256"], "count": len(captions), "file": tensors.name}
+    body["weights"] = handle.weights
     body["sha256"] = hash_file(tensors)
     write_record(out, "embeddings", body, timings=clock.seconds, code=code)
 
@@ -108,12 +119,12 @@ def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int]) 
 class Sampler:
     """A loaded world that draws batches by the method of a spec."""
 
-    def __init__(self, world_name: str, device: str = "cpu") -> None:
+    def __init__(self, world_name: str, device: str = "cpu", weights: str | None = None) -> None:
         from ditbench.worlds import get_world
 
         self.world = get_world(world_name)
         self.device = check_device(device)
-        self.handle = self.world.load(self.device)
+        self.handle = self.world.load(self.device, weights, "sampling")
         self.costs: Costs | None = None  # what the last batch is billed by
 
     def draw(self, spec: dict[str, Any], texts: Texts) -> tuple[NDArray[np.uint8], Trace]:
@@ -128,6 +139,7 @@ class Sampler:
         method = get_method(spec["method"], spec["knobs"])
         steps = method.steps(spec["steps"] or self.world.default_steps)
         shape = self.world.shape(steps)
+        assert self.handle.backbone is not None
         run = run_of(method, self.handle.backbone, shape, spec["seed"], by_itself=False)
         noise = torch.from_numpy(batch_noise(spec["seed"], texts.ids, self.world.noise_shape()))
         with attached(run, self.handle.pipeline.scheduler):
@@ -145,6 +157,7 @@ def generate_shard(
     out: Path,
     batch: int = 16,
     device: str = "cpu",
+    weights: str | None = None,
     code: str | None = None,
 ) -> None:
     """Draws the images of captions `first` to `last` (inclusive) into one shard and its record."""
@@ -156,8 +169,10 @@ def generate_shard(
     clock = Clock()
     spec = read_record(spec_path, "spec")
     label = f"{spec['arm']} seed {spec['seed']} [{first}-{last}]"
+    weights = weights_of(spec, weights)
+    need_images(spec)
     with clock("load"):
-        sampler = Sampler(spec["world"], device)
+        sampler = Sampler(spec["world"], device, weights)
         rows = list(range(first, last + 1))
         texts = read_batch(captions_path, embeddings_path, rows)
         batches = [texts.part(start, start + batch) for start in range(0, len(rows), batch)]
@@ -196,6 +211,7 @@ def generate_shard(
         "bytes": archive.stat().st_size,
         "ids": texts.ids,
         "images_per_second": len(texts.ids) / clock.seconds["compute"],
+        "weights": sampler.handle.weights,
         "trace": trace.summary(),
         "costs": sampler.costs.to_json(),
     }
@@ -217,8 +233,8 @@ def write_plan(spec: dict[str, Any], out: Path) -> None:
         Path(partial).write_text(json.dumps(method.plan(shape).to_json()))
 
 
-def write_cost(spec_path: Path, shard_records: Sequence[Path], out: Path, code: str | None = None) -> None:
-    """Bills what the shards' traces say was executed."""
+def write_cost(spec_path: Path, ran_records: Sequence[Path], out: Path, code: str | None = None) -> None:
+    """Bills what the traces of the cell's shards say was executed; where it has no images, its latency's does."""
     from ditbench.engine.costs import Costs
     from ditbench.engine.ledger import bill
     from ditbench.methods import get_method
@@ -228,8 +244,12 @@ def write_cost(spec_path: Path, shard_records: Sequence[Path], out: Path, code: 
     spec = read_record(spec_path, "spec")
     world = get_world(spec["world"])
     trace: Trace | None = None
-    for path in shard_records:
-        record = read_record(path, "shard")
+    kind = "latency" if world.no_images(spec.get("weights")) else "shard"
+    records = [read_record(path, kind) for path in ran_records]
+    drawn_with = sorted({str(record.get("weights")) for record in records})
+    if len(drawn_with) > 1:
+        raise Fault(f"the shards of {spec['arm']} are of several weights ({', '.join(drawn_with)}); delete them")
+    for record in records:
         part, costs = Trace.from_summary(record["trace"]), Costs.from_json(record["costs"])
         if trace is None:
             trace = part

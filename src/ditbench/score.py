@@ -12,6 +12,7 @@ from ditbench.faults import Fault
 from ditbench.judges import Judge, Pictures, Result, get_judge, judges_of
 from ditbench.records import Clock, read_record, write_record
 from ditbench.storage import replacing
+from ditbench.weights import need_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ def score_cell(
     spec_path: Path,
     shard_jsons: Sequence[Path],
     captions_path: Path,
-    references_json: Path,
+    references_json: Path | None,
     full_shard_jsons: Sequence[Path] | None,
     out: Path,
     judges: Sequence[str] | None = None,
@@ -30,11 +31,13 @@ def score_cell(
 ) -> None:
     """Writes the scores record `out` and `samples.parquet` beside it.
 
-    `full_shard_jsons` are the full arm's shards of the same captions; without them (for the full arm itself) nothing
-    is compared in pairs. `judges` defaults to all that can judge the cell's world.
+    `references_json` is None for worlds without reference images. `full_shard_jsons` are the full arm's shards of the
+    same captions; without them (for the full arm itself) nothing is compared in pairs. `judges` defaults to all that
+    can judge the cell's world.
     """
     clock = Clock()
     spec = read_record(spec_path, "spec")
+    need_images(spec)
     chosen = [get_judge(name, device) for name in judges or judges_of(spec["world"])]
     with clock("load"):
         for member in chosen:
@@ -42,7 +45,7 @@ def score_cell(
         entries = read_record(captions_path, "captions")["captions"]
         captions = {entry["id"]: entry["text"] for entry in entries}
         pictures = Pictures.read(_zips(shard_jsons, "shard"), captions)
-        references = Pictures.read(_zips([references_json], "references"))
+        references = Pictures.read(_zips([references_json], "references")) if references_json else Pictures.none()
         full = None
         if full_shard_jsons:
             full = Pictures.read(_zips(full_shard_jsons, "shard"), captions)

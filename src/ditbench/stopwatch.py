@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.neighbours import Neighbours, gpu_load
+
+if TYPE_CHECKING:
+    from ditbench.engine.trace import Trace
 
 # Above this share of the processor or the GPU taken by others, timings are called contended.
 CONTENTION = 0.1
@@ -73,25 +76,44 @@ def time_arm(
     spec_path: Path,
     baseline_path: Path,
     captions_path: Path,
-    embeddings_path: Path,
+    embeddings_path: Path | None,
     out: Path,
     rounds: int = 4,
     batch: int = 8,
     device: str = "cpu",
+    weights: str | None = None,
     code: str | None = None,
 ) -> None:
-    """Times whole sampling runs of an arm, interleaved with the full model's, and writes the arm's record."""
-    from ditbench.generate import Sampler, read_batch
+    """Times whole sampling runs of an arm, interleaved with the full model's, and writes the arm's record.
+
+    With random weights there are no embeddings: noise stands in for them, and nothing is decoded after the last step.
+    """
+    from ditbench.generate import Sampler, Texts, read_batch
     from ditbench.records import Clock, read_record, write_record
+    from ditbench.weights import weights_of
+    from ditbench.worlds import RANDOM
 
     clock = Clock()
     spec, baseline = read_record(spec_path, "spec"), read_record(baseline_path, "spec")
     if spec["world"] != baseline["world"]:
         raise Fault(f"{spec_path} and {baseline_path} are of different worlds: their times cannot be compared")
+    if spec.get("weights") != baseline.get("weights"):
+        raise Fault(f"{spec_path} and {baseline_path} are of different weights: their times cannot be compared")
+    weights = weights_of(spec, weights)
+    if embeddings_path is None and weights != RANDOM:
+        raise Fault("--embeddings is needed: only random weights do without the captions' embeddings")
     with clock("load"):
-        sampler = Sampler(spec["world"], device)
-        texts = read_batch(captions_path, embeddings_path, range(batch))
-    runs = {each["arm"]: _runner(sampler, each, texts) for each in (baseline, spec)}
+        sampler = Sampler(spec["world"], device, weights)
+        if embeddings_path is not None and weights != RANDOM:
+            texts = read_batch(captions_path, embeddings_path, range(batch))
+        else:
+            entries = read_record(captions_path, "captions")["captions"][:batch]
+            given, negative = (
+                sampler.world.embed(sampler.handle, captions) for captions in ([e["text"] for e in entries], [""])
+            )
+            texts = Texts([entry["id"] for entry in entries], given, negative)
+    ran: dict[str, Trace] = {}
+    runs = {each["arm"]: _runner(sampler, each, texts, ran) for each in (baseline, spec)}
     before = None if device == "cpu" else gpu_load(device)
     neighbours = Neighbours()
     with clock("compute"):
@@ -105,6 +127,7 @@ def time_arm(
         print(f"stopwatch: the machine is contended: {note}; the ratios are less certain", file=sys.stderr)
     if device != "cpu" and gpu is None:
         print("stopwatch: whether others use the GPU was not checked: nvidia-smi does not tell", file=sys.stderr)
+    assert sampler.costs is not None
     body: dict[str, Any] = {
         "spec_hash": spec["hash"],
         "batch": batch,
@@ -118,6 +141,10 @@ def time_arm(
         "load": taken,
         "gpu_load": gpu,
         "note": note,
+        "weights": sampler.handle.weights,
+        "decoded": sampler.world.no_images(spec.get("weights")) is None,
+        "trace": ran[spec["arm"]].summary(),
+        "costs": sampler.costs.to_json(),
     }
     write_record(out, "latency", body, timings=clock.seconds, code=code)
 
@@ -132,9 +159,9 @@ def contention(processor: float, gpu: float | None) -> str:
     return " and ".join(parts)
 
 
-def _runner(sampler: Any, spec: dict[str, Any], texts: Any) -> Callable[[], None]:
+def _runner(sampler: Any, spec: dict[str, Any], texts: Any, ran: dict[str, Trace]) -> Callable[[], None]:
     def run() -> None:
-        sampler.draw(spec, texts)
+        _, ran[spec["arm"]] = sampler.draw(spec, texts)
         if sampler.device != "cpu":
             import torch
 

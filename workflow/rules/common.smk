@@ -16,6 +16,7 @@ from ditbench.forecast import effort
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
 from ditbench.study import load_study, study_path
+from ditbench.worlds import RANDOM, get_world
 
 try:
     # Nested values of --config arrive as text.
@@ -126,6 +127,17 @@ def captions_source():
     return f"--file {shlex.quote(source.file)}" if source.file else f"--seed {source.seed}"
 
 
+def weights_option(wildcards):
+    """Where a world's weights are, as the command line takes it; nothing for the world's own."""
+    given = CONFIG.weights.get(wildcards.world)
+    return f"--weights {shlex.quote(given)}" if given else ""
+
+
+def draws_images(spec):
+    """Whether a cell has images; one that has none is timed and billed only."""
+    return get_world(spec.world).no_images(spec.weights) is None
+
+
 def shards_of(arm):
     """The shard records of a cell; `arm` is "{arm}" or the name of one."""
     return [f"{RESULTS}/cells/{{world}}/{arm}/seed{{seed}}/shards/{shard}.json" for shard in SHARDS]
@@ -138,6 +150,17 @@ def full_shards(wildcards):
     return [path.format(world=wildcards.world, seed=wildcards.seed) for path in shards_of(BASELINE)]
 
 
+def ran_records(wildcards):
+    """The records that say what a cell executed: its shards, or its latency where it has no images."""
+    paths = shards_of("{arm}") if draws_images(spec_of(wildcards)) else [f"{CELL}/latency.json"]
+    return [path.format(**wildcards) for path in paths]
+
+
 def cell_records(*names):
-    """Records of these names of every cell."""
-    return [f"{spec.folder(RESULTS)}/{name}.json" for spec in SPECS.values() for name in names]
+    """Records of these names of every cell; there are scores of images only."""
+    return [
+        f"{spec.folder(RESULTS)}/{name}.json"
+        for spec in SPECS.values()
+        for name in names
+        if name != "scores" or draws_images(spec)
+    ]

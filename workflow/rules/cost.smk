@@ -4,7 +4,7 @@
 rule cost:
     input:
         spec=f"{CELL}/spec.json",
-        shards=shards_of("{arm}"),
+        shards=ran_records,
     output:
         f"{CELL}/cost.json",
     params:

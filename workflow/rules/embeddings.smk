@@ -8,6 +8,8 @@ rule embeddings:
         EMBEDDINGS_RECORD,
     params:
         code=code_of_world("embed"),
+        weights=weights_option,
+        identity=lambda wildcards: get_world(wildcards.world).weights_identity(CONFIG.weights.get(wildcards.world)),
         device=CONFIG.device,
     log:
         f"{LOGS}/embeddings/{{world}}.log",
@@ -20,4 +22,4 @@ rule embeddings:
         gpu=GPUS,
     shell:
         "OMP_NUM_THREADS={threads} ditbench embed --world {wildcards.world} --captions {input.captions} "
-        "--device {params.device} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+        "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

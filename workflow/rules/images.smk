@@ -29,6 +29,7 @@ rule images:
         code=code_of_cell("generate"),
         spec=spec_hash,
         batch=CONFIG.batch,
+        weights=weights_option,
         device=CONFIG.device,
     log:
         f"{LOGS}/images/{{world}}.{{arm}}.seed{{seed}}.{{first}}-{{last}}.log",
@@ -42,4 +43,4 @@ rule images:
     shell:
         "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {input.captions} "
         "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
-        "--device {params.device} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+        "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -7,13 +7,14 @@ rule scores:
         shards=shards_of("{arm}"),
         full=full_shards,
         captions=CAPTIONS_RECORD,
-        references=REFERENCES_RECORD,
+        references=lambda wildcards: REFERENCES_RECORD if get_world(wildcards.world).has_references else [],
     output:
         f"{CELL}/scores.json",
     params:
         code=code_of_world("score"),
         spec=spec_hash,
         full=lambda wildcards, input: f"--full-shards {' '.join(input.full)}" if input.full else "",
+        references=lambda wildcards, input: f"--references {input.references}" if input.references else "",
         judges=f"--judges {' '.join(CONFIG.judges)}" if CONFIG.judges else "",
         device=CONFIG.device,
     log:
@@ -25,6 +26,6 @@ rule scores:
         mem_mb=4000,
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
-        "--captions {input.captions} --references {input.references} {params.judges} --device {params.device} "
+        "--captions {input.captions} {params.references} {params.judges} --device {params.device} "
         "--out {output} --code {params.code} "
         "2> >(tee {log} >&2)"

@@ -6,7 +6,7 @@ rule latency:
         spec=f"{CELL}/spec.json",
         baseline=lambda wildcards: f"{RESULTS}/cells/{wildcards.world}/{BASELINE}/seed{wildcards.seed}/spec.json",
         captions=CAPTIONS_RECORD,
-        embeddings=EMBEDDINGS_RECORD,
+        embeddings=lambda wildcards: [] if spec_of(wildcards).weights == RANDOM else EMBEDDINGS_RECORD,
     output:
         f"{CELL}/latency.json",
     params:
@@ -14,6 +14,8 @@ rule latency:
         spec=spec_hash,
         rounds=CONFIG.stopwatch.rounds,
         batch=min(CONFIG.stopwatch.batch, CONFIG.images),
+        embeddings=lambda wildcards, input: f"--embeddings {input.embeddings}" if input.embeddings else "",
+        weights=weights_option,
         device=CONFIG.device,
     log:
         f"{LOGS}/latency/{{world}}.{{arm}}.seed{{seed}}.log",
@@ -27,5 +29,5 @@ rule latency:
     retries: 1
     shell:
         "OMP_NUM_THREADS={threads} ditbench time --spec {input.spec} --baseline {input.baseline} "
-        "--captions {input.captions} --embeddings {input.embeddings} --rounds {params.rounds} --batch {params.batch} "
-        "--device {params.device} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+        "--captions {input.captions} {params.embeddings} --rounds {params.rounds} --batch {params.batch} "
+        "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

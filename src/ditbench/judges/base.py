@@ -31,6 +31,13 @@ class Pictures:
         return len(self.ids)
 
     @classmethod
+    def none(cls) -> Pictures:
+        """No pictures, where a world has no reference images."""
+        import numpy as np
+
+        return cls([], np.zeros((0, 1, 1, 3), np.uint8))
+
+    @classmethod
     def read(cls, shards: Sequence[Path], captions: dict[str, str] | None = None) -> Pictures:
         """The images of some shards; `captions` maps caption ids to texts (None: these images have none)."""
         import numpy as np

@@ -197,6 +197,9 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     yield "images, seed", f"{spec['images']}, {spec['seed']}", False
     yield "captions", str(spec["captions"]), True
     yield "dtype", str(spec["dtype"]), False
+    drawn_with = [str(body["weights"]) for body in cell.bodies.values() if body.get("weights")]
+    if drawn_with or spec.get("weights"):
+        yield "weights", drawn_with[0] if drawn_with else str(spec["weights"]), True
     yield "spec hash", cell.hash, True
     yield "files", f"{cell.folder.as_posix()}/", True
     cost, latency = cell.bodies.get("cost"), cell.bodies.get("latency")

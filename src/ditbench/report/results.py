@@ -168,6 +168,10 @@ def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
     """Reads one cell; unreadable or foreign records make it failed, missing ones make it not run."""
     from dataclasses import asdict
 
+    from ditbench.worlds import get_world
+
+    if get_world(spec.world).no_images(spec.weights):
+        shard_names = ()  # timed and billed only: complete without images and scores
     folder = Path(spec.folder(root))
     kept: dict[str, Any] = {"spec": asdict(spec), "hash": spec.hash, "folder": folder.relative_to(root)}
     try:
@@ -195,7 +199,7 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
     shard_paths = [folder / "shards" / f"{name}.json" for name in shard_names]
     shards = {path: read_record(path, "shard") for path in shard_paths if path.is_file()}
 
-    missing = [STAGES[kind] for kind in CELL_RECORDS if kind not in bodies]
+    missing = [STAGES[kind] for kind in CELL_RECORDS if kind not in bodies and (kind != "scores" or shard_paths)]
     failure = _failure(folder) or (_shared_failure(folder, kept) if missing else None)
     if len(shards) < len(shard_paths):
         missing.insert(0, f"images ({len(shards)} of {len(shard_paths)} shards)" if shards else "images")

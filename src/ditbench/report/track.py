@@ -209,6 +209,8 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
     params["knobs"] = ", ".join(f"{k}={v}" for k, v in sorted(spec["knobs"].items())) or "none"
     params["steps"] = str(cost.get("steps", spec["steps"] or "default"))
     params |= {"seed": str(cell.seed), "images": str(spec["images"])}
+    if spec.get("weights"):
+        params["weights"] = str(spec["weights"])
     if cost:
         params["nominal_ratio"] = "online" if cost["nominal_ratio"] is None else f"{cost['nominal_ratio']:.4g}"
         params["realised_ratio"] = f"{cost['realised_ratio']:.4g}"

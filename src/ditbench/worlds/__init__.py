@@ -3,7 +3,7 @@
 Importing this package or asking for a world's settings loads nothing heavy; only `World.load` does.
 """
 
-from ditbench.worlds.base import Handle, World
+from ditbench.worlds.base import RANDOM, Handle, Part, World
 from ditbench.worlds.registry import get_world, world_names
 
-__all__ = ["Handle", "World", "get_world", "world_names"]
+__all__ = ["RANDOM", "Handle", "Part", "World", "get_world", "world_names"]

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
+
+from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,24 +19,40 @@ if TYPE_CHECKING:
     from ditbench.engine.layout import Shape
 
 
+# What of a world to load: all, what draws images of embedded captions, or what embeds captions.
+Part = Literal["all", "sampling", "text"]
+# What specs and configurations call weights that nobody trained: for speed, memory and MACs only.
+RANDOM = "random"
+
+
 @dataclass
 class Handle:
-    """A loaded world: its pipeline, and the pipeline's network as units."""
+    """A loaded world: its pipeline, and the pipeline's network as units (None where only `text` was asked for).
+
+    `weights` says which weights they are where a world has no weights of its own.
+    """
 
     pipeline: Any
-    backbone: Backbone
+    backbone: Backbone | None
+    weights: str | None = None
 
 
 class World(ABC):
     """A backbone with its sampler, a source of captions, reference images and judges."""
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    default_steps: ClassVar[int]
-    guidance: ClassVar[float]
-    dtype: ClassVar[str]
-    image_size: ClassVar[int]
-    judge_names: ClassVar[tuple[str, ...]]
+    name: str
+    summary: str
+    family: str  # the diffusers class of its network
+    default_steps: int
+    guidance: float
+    dtype: str
+    image_size: int
+    size_text: str  # [frames x] height x width, for a person
+    tokens: int
+    text_tokens: int
+    judge_names: tuple[str, ...]
+    has_captions: bool = True  # of its own, besides those of a file
+    has_references: bool = True
 
     @property
     def cfg_branches(self) -> int:
@@ -47,6 +65,24 @@ class World(ABC):
 
     def measured_speed(self) -> tuple[float, str] | None:
         """Images per second of the full model on one worker, as measured once, and on what; None where nobody did."""
+        return None
+
+    def weights_identity(self, given: str | None) -> str | None:
+        """What specs say of the weights that a configuration gives this world; None for its own."""
+        if given is not None:
+            raise Fault(f"weights.{self.name}: world {self.name} ships with its weights; remove the key")
+        return None
+
+    @abstractmethod
+    def weights_place(self, given: str | None) -> tuple[str, bool]:
+        """Where its weights come from, in a few words, and whether they are there."""
+
+    def need_weights(self, given: str | None) -> None:
+        """A Fault where its weights, or the `given` ones, are not on this machine; told before a run starts."""
+        return  # what is there, or can be made by the workflow itself
+
+    def no_images(self, weights: str | None) -> str | None:
+        """Why no images are drawn or scored of it with such weights (as specs name them); None where they are."""
         return None
 
     @abstractmethod
@@ -65,13 +101,17 @@ class World(ABC):
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
         """Distinct captions of a split; a longer list of one seed begins with the shorter one."""
 
+    def understands(self, caption: str) -> bool:
+        """Whether the world's network and judges were made for such a caption."""
+        return True
+
     @abstractmethod
     def references(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Real images [count, height, width, 3] that generated ones are compared with."""
 
     @abstractmethod
-    def load(self, device: str = "cpu") -> Handle:
-        """The pipeline with its weights, on `device`."""
+    def load(self, device: str = "cpu", given: str | None = None, part: Part = "all") -> Handle:
+        """The pipeline on `device`, with the world's own weights or the `given` ones."""
 
     @abstractmethod
     def embed(self, handle: Handle, captions: Sequence[str]) -> dict[str, torch.Tensor]:

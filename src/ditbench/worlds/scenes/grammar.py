@@ -181,12 +181,3 @@ def parse(caption: str) -> Scene:
     if scene.caption() != caption:
         raise CaptionError(f"not a sentence of the grammar: {caption!r}")
     return scene
-
-
-def understood(caption: str) -> bool:
-    """Whether the grammar has this sentence."""
-    try:
-        parse(caption)
-    except CaptionError:
-        return False
-    return True

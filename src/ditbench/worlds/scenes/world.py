@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.layout import Layout, Shape
-from ditbench.worlds.base import Handle, World
+from ditbench.worlds.base import Handle, Part, World
 from ditbench.worlds.scenes import settings
 
 if TYPE_CHECKING:
@@ -29,13 +29,17 @@ def assets_folder() -> Path:
 class Scenes(World):
     """Ships with the repository and needs no download."""
 
-    name: ClassVar[str] = "scenes"
-    summary: ClassVar[str] = "coloured shapes on patterned backgrounds, 64 x 64, a PixArt of 5 M parameters"
-    default_steps: ClassVar[int] = settings.STEPS
-    guidance: ClassVar[float] = settings.GUIDANCE
-    dtype: ClassVar[str] = settings.DTYPE
-    image_size: ClassVar[int] = settings.IMAGE_SIZE
-    judge_names: ClassVar[tuple[str, ...]] = ("fid", "attributes", "clip", "hps", "psnr")
+    name = "scenes"
+    summary = "coloured shapes on patterned backgrounds, 64 x 64, a PixArt of 5 M parameters"
+    family = "PixArtTransformer2DModel"
+    default_steps = settings.STEPS
+    guidance = settings.GUIDANCE
+    dtype = settings.DTYPE
+    image_size = settings.IMAGE_SIZE
+    size_text = f"{settings.IMAGE_SIZE}x{settings.IMAGE_SIZE}"
+    tokens = settings.TOKENS
+    text_tokens = settings.TEXT_LENGTH
+    judge_names = ("fid", "attributes", "clip", "hps", "psnr")
 
     def sources(self, stage: str) -> list[Path]:
         here, assets = Path(__file__).parent, assets_folder()
@@ -71,6 +75,9 @@ class Scenes(World):
         hardware = full["provenance"]["hardware"]
         return full["images_per_second"], hardware["gpu"] or hardware["cpu"]
 
+    def weights_place(self, given: str | None) -> tuple[str, bool]:
+        return "ships with the repository", (assets_folder() / "transformer.safetensors").exists()
+
     def shape(self, steps: int) -> Shape:
         return Shape(steps, Layout.regular(settings.BLOCKS, ("self", "cross", "mlp")), settings.TOKENS)
 
@@ -93,13 +100,18 @@ class Scenes(World):
 
         return [scene.caption() for scene in draw_scenes(count, seed, split)]
 
+    def understands(self, caption: str) -> bool:
+        from ditbench.worlds.scenes.understanding import understood
+
+        return understood(caption)
+
     def references(self, count: int, seed: int) -> NDArray[np.uint8]:
         from ditbench.worlds.scenes.grammar import draw_scenes
         from ditbench.worlds.scenes.renderer import render_batch
 
         return render_batch(draw_scenes(count, seed, "evaluation"), seed, size=self.image_size)
 
-    def load(self, device: str = "cpu") -> Handle:
+    def load(self, device: str = "cpu", given: str | None = None, part: Part = "all") -> Handle:
         from ditbench.backbones.pixart import PixArtBackbone
         from ditbench.worlds.scenes.pipeline import load_pipeline
 
