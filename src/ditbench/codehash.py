@@ -17,6 +17,10 @@ PACKAGE = Path(__file__).parent
 _ENGINE = ("layout", "plan", "rows", "fills", "selectors", "deciders", "run", "trace", "costs")
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
+_AUDIT_TEMPLATES = ("audit", "audit_macros", "audit_table")
+_NETWORKS = ("worlds/base.py", "worlds/real", *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")))
+_AUDIT_PAGES = ("report/audit.py", *(f"report/templates/{name}.html.j2" for name in _AUDIT_TEMPLATES))
+_PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
 STAGES: dict[str, tuple[str, ...]] = {
     "captions": ("caption_sets.py",),
     "references": ("caption_sets.py", "storage.py"),
@@ -26,11 +30,15 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cost": ("generate.py", *_LEDGER),
     "score": ("score.py", "statistics.py", "judges"),
     "time": ("stopwatch.py", "neighbours.py", "generate.py", "sampling.py", "noise.py", *_LOOP, "methods/base.py"),
+    "audit": ("audit", "study.py", "engine", "backbones", "methods", *_NETWORKS, *_AUDIT_PAGES, *_PAGES),
     "publish": ("report", "study.py", "runs.py"),
     "report": ("report", "study.py", "runs.py"),
 }
 # Modules of those folders that the stage does not run.
-_APART = {"report": ("report/track.py", "report/views.py")}
+_APART = {
+    "report": ("report/track.py", "report/views.py", *_AUDIT_PAGES),
+    "publish": _AUDIT_PAGES,
+}
 
 
 def code_hash(stage: str, world: str | None = None, method: str | None = None) -> str:
@@ -53,7 +61,7 @@ def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
     for name in STAGES[stage]:
         place = PACKAGE / name
         yield from (
-            (p for p in place.rglob("*") if p.suffix in (".py", ".css", ".html", ".js", ".j2"))
+            (p for p in place.rglob("*") if p.suffix in (".py", ".yaml", ".css", ".html", ".js", ".j2"))
             if place.is_dir()
             else [place]
         )

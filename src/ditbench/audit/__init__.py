@@ -136,7 +136,7 @@ def told(counted: Counted) -> list[str]:
         parts.append("the only branch")
     else:
         parts.append(f"{'one' if reading.branches == 1 else 'both'} of {counted.cfg_branches} branches")
-    parts.append(f"{counted.steps} steps" if reading.per == "run" else "one call")
+    parts.append(f"a run of {counted.steps} steps" if reading.per == "run" else "one call")
     if reading.images > 1:
         parts.append(f"{reading.images} images")
     if reading.operations == 2:

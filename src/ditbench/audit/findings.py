@@ -159,8 +159,8 @@ def _of_paper(tables: Sequence[Body], figures: Sequence[Body]) -> Iterator[str]:
         yield (
             f"One paper, two conventions: {_listed(sides['one of the two branches'])} "
             f"{_verb(sides['one of the two branches'])} one of the two branches of guidance, "
-            f"{_listed(sides['both branches'])} {_verb(sides['both branches'])} both. Between them figures are off by a "
-            "factor of two."
+            f"{_listed(sides['both branches'])} {_verb(sides['both branches'])} both. Between them figures are off by "
+            "a factor of two."
         )
     if all(spans.values()):
         yield (

@@ -11,11 +11,11 @@ from typing import Any
 
 from ditbench.audit import findings
 from ditbench.audit.verdicts import KINDS, shown
-from ditbench.report.page import code_text, versions_text
-from ditbench.report.tables import ABSENT, tex
+from ditbench.report.escapes import tex
 from ditbench.report.templating import render
 
 Body = Mapping[str, Any]
+ABSENT = "–"
 CONVENTIONS = (("linear", "linear"), ("thop", "and LayerNorms"), ("total", "and attention"))
 
 
@@ -51,7 +51,12 @@ def _facts(body: Body) -> Iterator[tuple[str, str]]:
     yield "Figures", str(len(body["figures"]))
     yield from ((kind[0].upper() + kind[1:], str(number)) for kind, number in body["verdicts"].items())
     known = body["provenance"]
-    yield "Counted by", f"{versions_text(known)}; {code_text(known)}"
+    yield (
+        "Counted with",
+        ", ".join(f"{name} {known[name]}" for name in ("ditbench", "torch", "diffusers") if known[name]),
+    )
+    commit = str(known["git"] or "")[:12]
+    yield "Commit", f"{commit}{' with changes' if known['dirty'] else ''}" if commit else "not a git checkout"
 
 
 def _resisting(body: Body) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ditbench.report import controls
+from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import Column, Row, Study
 
@@ -241,48 +242,6 @@ def _md_entry(entry: Entry) -> str:
 
 
 # LaTeX
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "×": r"$\times$",
-    "≈": r"$\approx$",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "→": r"$\rightarrow$",
-    "−": r"$-$",
-    "±": r"$\pm$",
-    "∞": r"$\infty$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "α": r"$\alpha$",
-    "Δ": r"$\Delta$",
-    "–": "--",
-    "—": "---",
-    "…": r"\ldots{}",
-    "’": "'",
-    "‘": "`",
-    "“": "``",
-    "”": "''",
-    "\u00a0": "~",
-}
-
-
-def tex(text: str) -> str:
-    """Any text as LaTeX source that prints it; a character that pdfLaTeX lacks is named by its code point."""
-    return "".join(_TEX.get(c) or (c if ord(c) < 0x180 else rf"\texttt{{U+{ord(c):04X}}}") for c in text)
 
 
 def latex(table: Table) -> str:
