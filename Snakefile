@@ -22,6 +22,7 @@ include: "workflow/rules/judges.smk"
 include: "workflow/rules/stopwatch.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/publish.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/assets.smk"
 
 
@@ -34,17 +35,20 @@ rule all:
 
 onstart:
     claim_results()
-    shell("ditbench plan --config {CONFIG_FILE}")
+    if asks_for_cells():
+        shell("ditbench plan --config {CONFIG_FILE}")
 
 
 onsuccess:
-    note_end()
-    shell("ditbench spent --config {CONFIG_FILE}")
+    if asks_for_cells():
+        note_end()
+        shell("ditbench spent --config {CONFIG_FILE}")
 
 
 # A failed arm stays visible: what is there is rendered and published, the failed cells with their reasons.
 onerror:
-    note_end()
-    shell("ditbench report --config {CONFIG_FILE} || true")
-    outdate_page()
-    shell("ditbench publish --config {CONFIG_FILE} --out {PUBLISHED_SO_FAR} || true")
+    if asks_for_cells():
+        note_end()
+        shell("ditbench report --config {CONFIG_FILE} || true")
+        outdate_page()
+        shell("ditbench publish --config {CONFIG_FILE} --out {PUBLISHED_SO_FAR} || true")

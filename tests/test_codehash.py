@@ -26,6 +26,7 @@ PLUMBING = {
 _WORLD = {"engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
 _LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
+_DRAWN = ("grammar", "pipeline", "renderer", "understanding")
 OTHERS = {
     "captions": {"storage.py"},
     "references": set(),
@@ -36,6 +37,8 @@ OTHERS = {
     # Pictures that a new renderer draws are new references, which make new scores by themselves.
     "score": {"storage.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
     "time": _WORLD | {"storage.py"},
+    # A count needs a world's network; its pictures, captions and files are other stages'.
+    "audit": {"storage.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN)},
     "publish": {"storage.py", "engine/trace.py"},
     "report": {"storage.py"},
 }

@@ -54,6 +54,11 @@ def test_a_fresh_tree_plans_every_stage_once_per_cell_and_shard(tree: Tree) -> N
     assert tree.planned(*SMALL) == WHOLE
 
 
+def test_the_audit_is_one_job_of_its_own(tree: Tree) -> None:
+    assert tree.planned("macs_audit") == {"macs_audit": 1}
+    assert "macs_audit" not in tree.planned(*SMALL)
+
+
 def test_thirty_thousand_images_are_a_supported_size(tree: Tree) -> None:
     jobs = tree.planned("--config", "images=30000", "seeds=[0,1]")
     assert jobs["images"] == ARMS * 2 * 59  # 58 shards of 512 and one of 304

@@ -65,9 +65,15 @@ def claim_results():
     global CLAIM
     try:
         CLAIM = claim(RESULTS)
-        begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
+        if asks_for_cells():
+            begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
     except Fault as fault:
         raise WorkflowError(str(fault))
+
+
+def asks_for_cells():
+    """Whether a run is asked for more than the audit, which is no run of the configuration's study: it has no plan."""
+    return set(workflow.dag_settings.targets) != {"macs_audit"}
 
 
 def note_end():

@@ -132,9 +132,9 @@ class PrintedTable(_Part):
 
 
 class Paper(_Part):
-    """A paper, and which parts of it were at hand."""
+    """A paper, what it is called for short, and which parts of it were at hand."""
 
-    name: Text
+    short: Text
     title: Text
     source: Text
     read: Text
@@ -192,6 +192,8 @@ def load_audit(name_or_path: str | Path) -> Audit:
         body = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(body, Mapping):
+        raise Fault(f"{path} must hold keys and values (kind, title, papers, tables, figures, …)")
     if "name" in body:
         raise Fault(f"{path}: name: an audit is called like its file ({path.stem}); remove the key")
     try:

@@ -61,7 +61,7 @@ def _facts(body: Body) -> Iterator[tuple[str, str]]:
 
 def _resisting(body: Body) -> Iterator[tuple[str, str]]:
     """The figures that are not reproduced: where each stands on the page, and what it is."""
-    names = {paper["id"]: paper["name"] for paper in body["papers"]}
+    names = {paper["id"]: paper["short"] for paper in body["papers"]}
     for figure in body["figures"]:
         if figure["verdict"] == "not reproduced":
             row = ", ".join(part for part in (figure["row"], figure["block"], figure["column"]) if part)
@@ -77,7 +77,7 @@ def _overview(body: Body) -> Iterator[dict[str, Any]]:
         paper = next(p for p in body["papers"] if p["id"] == table["paper"])
         yield {
             "anchor": table["id"],
-            "label": f"{paper['name']}, {table['place']}",
+            "label": f"{paper['short']}, {table['place']}",
             "figures": len(figures),
             "verdicts": [(kind, number) for kind, number in findings.tally(figures).items()],
             "counts": table["counts"],
@@ -176,10 +176,10 @@ def markdown(body: Body, papers: Sequence[Body]) -> str:
         ],
     )
     for paper in papers:
-        lines += [f"## {paper['name']}", "", f"{paper['title']}, {paper['source']}. Read: {paper['read']}.", ""]
+        lines += [f"## {paper['short']}", "", f"{paper['title']}, {paper['source']}. Read: {paper['read']}.", ""]
         lines += [f"{text}\n" for text in paper["findings"]]
         for table in paper["tables"]:
-            lines += [f"### {paper['name']}, {table['place']}: {_md(table['about'])}", ""]
+            lines += [f"### {paper['short']}, {table['place']}: {_md(table['about'])}", ""]
             lines += [f"{_md(text)}\n" for text in (*table["findings"], table["note"], table["shared"]) if text]
             lines += _md_table(_heads(table), [_md_row(row) for row in table["rows"]])
             lines += [*(f"- {_md(note)}" for note in table["notes"]), ""]
@@ -229,7 +229,7 @@ def latex(body: Body, papers: Sequence[Body]) -> str:
 
 
 def _tex_table(paper: Body, table: Body) -> str:
-    caption = " ".join([f"{paper['name']}, {table['place']}: {table['about']}.", *table["findings"], table["shared"]])
+    caption = " ".join([f"{paper['short']}, {table['place']}: {table['about']}.", *table["findings"], table["shared"]])
     names = " & ".join(name if i == 0 else rf"\ldots{{}} {name}" for i, (_, name) in enumerate(CONVENTIONS))
     return "\n".join(
         [
