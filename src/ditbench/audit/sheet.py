@@ -214,6 +214,8 @@ def _problems(audit: Audit) -> Iterator[str]:
         if table.paper not in audit.papers:
             yield f"tables.{name}.paper: no paper {table.paper!r}{possible(table.paper, audit.papers)}"
         yield from _reading_problems(f"tables.{name}", table.reading)
+    # What is tried beside a reading is there to be counted: it waits for nothing.
+    there = audit.model_copy(update={"awaited": Awaited()})
     for figure in audit.figures:
         place = f"figures.{figure.id}"
         if figure.table not in audit.tables:
@@ -225,7 +227,7 @@ def _problems(audit: Audit) -> Iterator[str]:
         yield from _name_problems(audit, place, world, figure.method, figure.knobs)
         yield from _reading_problems(place, figure.reading or {})
         for i, tried in enumerate(figure.tried):
-            yield from _name_problems(audit, f"{place}.tried.{i}", tried.world, tried.method, tried.knobs)
+            yield from _name_problems(there, f"{place}.tried.{i}", tried.world, tried.method, tried.knobs)
             yield from _reading_problems(f"{place}.tried.{i}", tried.reading)
 
 
