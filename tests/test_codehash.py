@@ -23,7 +23,7 @@ PLUMBING = {
     "weights.py",
 }
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
-_WORLD = {"engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
+_WORLD = {"worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
 _LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
 _DRAWN = ("grammar", "pipeline", "renderer", "understanding")

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from ditbench.cli import main
+from ditbench.engine.fills import Pass, Reuse
+from ditbench.engine.plan import Plan
+from ditbench.engine.run import Parts, Run, attached
+from ditbench.engine.selectors import RandomTokens
 from ditbench.faults import Fault
-from ditbench.macs import count_macs, parse_knobs, scaled, told
+from ditbench.macs import count_macs, parse_knobs, run_every_kind, scaled, told
 from ditbench.methods import get_method
+from tests.backbones.networks import inputs, make
 
 
 def test_full_is_what_every_token_costs() -> None:
@@ -57,3 +64,32 @@ def test_words_that_are_no_setting_are_refused() -> None:
     with pytest.raises(Fault, match="knob=value"):
         parse_knobs("fora", ["interval"])
     assert [scaled(v) for v in (2.857e12, 1.5e9, 12.0)] == ["2.857 T", "1.500 G", "12"]
+
+
+@pytest.mark.parametrize("fill", [Reuse, Pass])
+def test_steps_of_one_kind_are_run_once_and_billed_as_often_as_they_come(fill: type) -> None:
+    backbone = make("sd3.5-medium", device="meta")
+    given = inputs(backbone, "sd3.5-medium", 0, 1)
+    layout, tokens = backbone.layout, backbone.tokens(**given)
+    rng = np.random.default_rng(0)
+    kinds = np.stack([np.ones(len(layout)), np.zeros(len(layout)), *rng.choice([0, 0.3, 1], size=(2, len(layout)))])
+    plan = Plan(layout, layout.by_branch, kinds[[0, 1, 0, 2, 2, 3, 0, 1, 1, 3]])
+    calls = []
+    runs = []
+    for short in (True, False):
+        run = Run(backbone, plan, tokens, lambda: Parts(fill(), RandomTokens(torch.Generator().manual_seed(0))))
+        forward = run.forward
+        run.forward = lambda *a, forward=forward, short=short, **k: (calls.append(short), forward(*a, **k))[1]  # type: ignore[method-assign]
+        if short:
+            run_every_kind(run, given)
+        else:
+            with attached(run):
+                for _ in range(plan.steps):
+                    backbone.network(**given)
+        runs.append(run)
+    assert calls.count(True) < calls.count(False) == plan.steps
+    assert runs[0].trace.summary() == runs[1].trace.summary()
+    with pytest.raises(Fault, match="not of the kind"):
+        again = Run(backbone, plan, tokens, lambda: Parts(Reuse(), RandomTokens(torch.Generator())))
+        again.step = 1
+        again.repeat(0)

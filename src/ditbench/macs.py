@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.methods import Method, get_method, knob_fields
+
+if TYPE_CHECKING:
+    from ditbench.engine.run import Run
 
 
 def count_macs(
@@ -22,10 +25,7 @@ def count_macs(
     `as_published` counts parts that diffusers' port repeats as often as the original network has them (DiT's embedder
     of time and class).
     """
-    import torch
-
     from ditbench.engine.ledger import bill
-    from ditbench.engine.run import attached
     from ditbench.sampling import run_of
     from ditbench.worlds import get_world
 
@@ -40,9 +40,7 @@ def count_macs(
             "(cost.json of a cell), they cannot be known before"
         )
     run = run_of(method, backbone, shape)
-    with torch.no_grad(), attached(run):
-        for _ in range(taken):
-            backbone.network(**inputs)
+    run_every_kind(run, inputs)
     charged = bill(run.trace, backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published))
     knobs = {name: getattr(method, name) for name in method.knobs()}
     return {
@@ -66,6 +64,28 @@ def count_macs(
         "cache_bytes": run.trace.cache_bytes,
         "cache_dtype": str(inputs_dtype(inputs)).removeprefix("torch."),
     }
+
+
+def run_every_kind(run: Run, inputs: Mapping[str, Any]) -> None:
+    """Runs a static plan to its end for its trace alone: steps of one kind once, and counted as often as they come.
+
+    As long as a kind of step still adds to what is kept (a forecast's orders, say), its next one is run too.
+    """
+    import torch
+
+    from ditbench.engine.run import attached
+
+    known: dict[tuple[Any, ...], int] = {}
+    with torch.no_grad(), attached(run):
+        while run.step < run.plan.steps:
+            step, kept = run.step, run.kept_bytes
+            like = known.get(run.kind(step))
+            if like is not None:
+                run.repeat(like)
+                continue
+            run.backbone.network(**inputs)
+            if run.kept_bytes == kept:
+                known[run.kind(step)] = step
 
 
 def inputs_dtype(inputs: Mapping[str, Any]) -> Any:

@@ -188,11 +188,11 @@ def test_traces_add_and_survive_json() -> None:
     one.samples = 2
     one.record(0, 0, 10, 2)
     one.record(1, 0, 5, 2)
-    one.note({"text": 2})
+    one.note(1, {"text": 2})
     two = Trace.from_summary(one.summary())
     two.add(one)
     assert two.samples == 4
-    assert two.noted == {"text": 4}
+    assert two.noted["text"].tolist() == [0, 4]
     assert two.whole.tolist() == [[4], [0]] and two.squares.tolist() == [[400], [100]]
     assert two.realised_ratio == one.realised_ratio == 0.25
     with pytest.raises(Fault):

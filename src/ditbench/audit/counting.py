@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ditbench.audit.plans import First, GivenMethod, method_told
+from ditbench.audit.plans import GivenMethod, method_told
 from ditbench.audit.sheet import Audit, Figure, PlanGiven, Reading, Tried, half_unit
 from ditbench.engine.ledger import bill
-from ditbench.engine.plan import Plan
 from ditbench.methods import Method, get_method, method_names
 from ditbench.worlds import get_world, world_names
 
@@ -148,34 +145,11 @@ class Counter:
 def _billed(
     backbone: Backbone, inputs: Mapping[str, Any], method: Method, shape: Shape, costs: Costs
 ) -> dict[str, float]:
-    """What a static plan costs: each kind of step is run once, and billed as often as the plan has it.
+    """What a static plan costs by its trace."""
+    from ditbench.macs import run_every_kind
+    from ditbench.sampling import run_of
 
-    The steps before it change nothing of what a step costs, but that caches are filled: a full one comes before it.
-    """
-    plan = method.plan(shape)
-    total = dict.fromkeys(("linear", "attention", "thop", "total"), 0.0)
-    full = np.ones_like(plan.shares[:1])
-    first = _of_steps(backbone, inputs, method, shape, costs, replace(plan, shares=full))
-    kinds, times = np.unique(plan.shares, axis=0, return_counts=True)
-    for shares, often in zip(kinds, times, strict=True):
-        both = None
-        if (shares < 1).any():
-            both = _of_steps(backbone, inputs, method, shape, costs, replace(plan, shares=np.stack([full[0], shares])))
-        for name in total:
-            total[name] += int(often) * (first[name] if both is None else both[name] - first[name])
-    return total
-
-
-def _of_steps(
-    backbone: Backbone, inputs: Mapping[str, Any], method: Method, shape: Shape, costs: Costs, plan: Plan
-) -> dict[str, float]:
-    import torch
-
-    from ditbench.engine.run import Parts, Run, attached
-
-    run = Run(backbone, plan, shape.tokens, lambda: Parts(method.fill(shape), First()))
-    with torch.no_grad(), attached(run):
-        for _ in range(plan.steps):
-            backbone.network(**inputs)
+    run = run_of(method, backbone, shape)
+    run_every_kind(run, inputs)
     charged = bill(run.trace, costs)
     return {name: getattr(charged, name) for name in ("linear", "attention", "thop", "total")}

@@ -17,9 +17,12 @@ from ditbench.faults import Fault
 from ditbench.methods.base import Knob, Method
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from ditbench.backbones import Stream
     from ditbench.engine.costs import Costs
     from ditbench.engine.layout import Unit
+    from ditbench.engine.selectors import Selector
 
 
 class First:
@@ -75,7 +78,10 @@ class GivenMethod(Method):
 
     def fill(self, shape: Shape) -> Fill:
         # A cached output is gated anew, for which some networks compute their modulation; what is taken out is not.
-        return Reuse() if self.given.full_steps or self.given.share is not None else Pass()
+        return Reuse() if self.given.full_steps else Pass()
+
+    def selector(self, shape: Shape, generator: Generator) -> Selector | None:
+        return First()
 
     def adjusted(self, costs: Costs, shape: Shape) -> Costs:
         """A network's costs with LayerNorms over all tokens, and with a router's linear unit in every block."""

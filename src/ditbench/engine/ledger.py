@@ -55,8 +55,9 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     whole_tokens, whole_squares = ([n * factor for n in whole] for factor in (tokens, tokens**2))
     of_whole = _linear(costs, whole_tokens, whole) + _attention(costs, whole_tokens, whole_squares, whole)
     entered = int(trace.entered.sum())
-    outside = entered * costs.step.linear + sum(n * costs.noted[name].linear for name, n in trace.noted.items())
-    norms = entered * costs.step.norm + sum(n * costs.noted[name].norm for name, n in trace.noted.items())
+    noted = {name: int(counts.sum()) for name, counts in trace.noted.items()}
+    outside = entered * costs.step.linear + sum(n * costs.noted[name].linear for name, n in noted.items())
+    norms = entered * costs.step.norm + sum(n * costs.noted[name].norm for name, n in noted.items())
     norms += sum(
         int(k) * cost.norm + int(r) * cost.norm_once for cost, k, r in zip(costs.branches, computed, ran, strict=True)
     )

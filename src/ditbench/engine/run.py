@@ -79,6 +79,11 @@ class Run:
         if parts.decider is None and self.plan.online:
             raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the fills hold now."""
+        return sum(parts.fill.nbytes() for parts in self._branches)
+
     def advance(self) -> None:
         """The next call of the network belongs to the next step."""
         if self._calls:
@@ -90,6 +95,17 @@ class Run:
         if self._text_tokens is None:
             raise Fault("nothing has run yet: what a step costs depends on its inputs")
         return self.backbone.costs(self.tokens, self._text_tokens)
+
+    def kind(self, step: int) -> tuple[Any, ...]:
+        """What a step does: steps of one kind compute and keep the same units, for as many tokens."""
+        return (*self._counts[step], *self._keeps[step])
+
+    def repeat(self, like: int) -> None:
+        """Counts this step as an earlier one of its kind, without running it: where only the cost is asked for."""
+        if self.kind(like) != self.kind(self.step) or self.plan.online:
+            raise Fault(f"step {self.step + 1} is not of the kind of step {like + 1}: it has to be run")
+        self.trace.repeat(like, self.step)
+        self.step += 1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the network's own forward."""
@@ -110,9 +126,8 @@ class Run:
             self.trace.samples += stream.samples
         self.trace.entered[self.step] += stream.samples
         _Pass(self, parts, stream).run()
-        self.trace.note(stream.notes)
-        kept = sum(branch.fill.nbytes() for branch in self._branches)
-        self.trace.cache_bytes = max(self.trace.cache_bytes, kept / max(self.trace.samples, 1))
+        self.trace.note(self.step, stream.notes)
+        self.trace.cache_bytes = max(self.trace.cache_bytes, self.kept_bytes / max(self.trace.samples, 1))
         answer = self.backbone.leave(stream)
         if self._by_itself:
             self.advance()

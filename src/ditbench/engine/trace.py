@@ -23,8 +23,8 @@ class Trace:
 
     At every site [step, branch]: `computed` tokens, the sum of their `squares` (each sample's count squared, which
     attention costs grow with), how many samples `ran` it at all, and how many for their `whole` tokens. At every step:
-    samples that `entered` the network. `noted` counts what belongs to no branch (text projections, modulations), in
-    samples. `cache_bytes` is the most that was kept from one step to the next, for one sample.
+    samples that `entered` the network. `noted` counts at every step what belongs to no branch (text projections,
+    modulations), in samples. `cache_bytes` is the most that was kept from one step to the next, for one sample.
     """
 
     shape: Shape
@@ -34,7 +34,7 @@ class Trace:
     whole: Counts
     entered: Counts
     samples: int = 0
-    noted: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, Counts] = field(default_factory=dict)
     cache_bytes: float = 0.0
 
     @classmethod
@@ -50,10 +50,18 @@ class Trace:
         if tokens == self.shape.tokens:
             self.whole[step, branch] += samples
 
-    def note(self, counts: Mapping[str, int]) -> None:
+    def note(self, step: int, counts: Mapping[str, int]) -> None:
         """Counts what belongs to no branch."""
         for name, count in counts.items():
-            self.noted[name] = self.noted.get(name, 0) + count
+            self._noted(name)[step] += count
+
+    def _noted(self, name: str) -> Counts:
+        return self.noted.setdefault(name, np.zeros(self.shape.steps, dtype=np.int64))
+
+    def repeat(self, like: int, step: int) -> None:
+        """Counts for `step` what was counted for the step `like`."""
+        for counts in (*(getattr(self, name) for name in (*_SITES, "entered")), *self.noted.values()):
+            counts[step] = counts[like]
 
     def add(self, other: Trace) -> None:
         """Counts the runs of `other` as well."""
@@ -62,7 +70,8 @@ class Trace:
         for name in (*_SITES, "entered"):
             getattr(self, name)[...] += getattr(other, name)
         self.samples += other.samples
-        self.note(other.noted)
+        for name, counts in other.noted.items():
+            self._noted(name)[...] += counts
         self.cache_bytes = max(self.cache_bytes, other.cache_bytes)
 
     @property
@@ -82,7 +91,7 @@ class Trace:
             "tokens": self.shape.tokens,
             "samples": self.samples,
             **{name: getattr(self, name).tolist() for name in (*_SITES, "entered")},
-            "noted": dict(sorted(self.noted.items())),
+            "noted": {name: counts.tolist() for name, counts in sorted(self.noted.items())},
             "cache_bytes": self.cache_bytes,
         }
 
@@ -90,7 +99,8 @@ class Trace:
     def from_summary(cls, body: dict[str, Any]) -> Trace:
         shape = Shape(body["steps"], Layout.from_json(body["layout"]), body["tokens"])
         counts: Any = {name: np.asarray(body[name], dtype=np.int64) for name in (*_SITES, "entered")}
-        rest: Any = {"samples": body["samples"], "noted": dict(body["noted"]), "cache_bytes": body["cache_bytes"]}
+        noted = {name: np.asarray(values, dtype=np.int64) for name, values in body["noted"].items()}
+        rest: Any = {"samples": body["samples"], "noted": noted, "cache_bytes": body["cache_bytes"]}
         return cls(shape, **counts, **rest)
 
 
