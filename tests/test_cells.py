@@ -78,8 +78,8 @@ def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.Monkey
         ("renderer.py", {"references", "score"}),
         ("pipeline.py", {"embed", "generate", "time"}),
         ("statistics.py", {"score"}),
-        ("ledger.py", {"cost"}),
-        ("pixart.py", {"embed", "generate", "time"}),
+        ("ledger.py", {"cost", "audit"}),
+        ("pixart.py", {"generate", "time", "audit"}),
     ],
 )
 def test_an_edit_changes_the_stages_that_use_the_file(
