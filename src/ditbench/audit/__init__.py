@@ -7,7 +7,8 @@ from typing import Any
 
 from ditbench.audit import findings
 from ditbench.audit.counting import COUNTS, Counted, Counter
-from ditbench.audit.sheet import Audit, Figure, Reading, load_audit
+from ditbench.audit.loading import load_audit
+from ditbench.audit.sheet import Audit, Figure, Reading
 from ditbench.audit.verdicts import Verdict, judge, saved, shown
 
 __all__ = ["Audit", "audited", "load_audit", "write_audit"]
