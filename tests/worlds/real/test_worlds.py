@@ -19,7 +19,8 @@ from ditbench.engine.run import Parts, Run, attached
 from ditbench.faults import Fault
 from ditbench.worlds import get_world, world_names
 from ditbench.worlds.real.classes import class_of
-from ditbench.worlds.real.pipelines import TEXTS, build_scheduler
+from ditbench.worlds.real.pipelines import build_scheduler
+from ditbench.worlds.real.texts import TEXTS
 from ditbench.worlds.real.world import DiffusersWorld
 from ditbench.worlds.real.worldfile import read_world
 from tests.worlds.real.miniature import packaged

@@ -155,14 +155,14 @@ class DiffusersWorld(World):
         return Handle(pipeline, backbone, name)
 
     def embed(self, handle: Handle, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        from ditbench.worlds.real import pipelines
+        from ditbench.worlds.real import texts
         from ditbench.worlds.real.classes import class_of
 
         if self.file.pipeline == "DiTPipeline":
-            return pipelines.class_tensor([class_of(caption, self.classes) for caption in captions])
+            return texts.class_tensor([class_of(caption, self.classes) for caption in captions])
         if handle.weights == RANDOM:
-            return pipelines.random_texts(self.file, captions)
-        return pipelines.encode(self.file, handle.pipeline, captions)
+            return texts.random_texts(self.file, captions)
+        return texts.encode(self.file, handle.pipeline, captions)
 
     def noise_shape(self) -> tuple[int, ...]:
         channels = int(self.file.network.config["in_channels"])

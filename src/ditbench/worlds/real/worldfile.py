@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 Dtype = Literal["float32", "float16", "bfloat16"]
-# Those that pipelines.py knows how to give captions and noise to.
+# Those that texts.py and pipelines.py know how to give captions and noise to.
 Pipeline = Literal[
     "PixArtAlphaPipeline",
     "PixArtSigmaPipeline",
