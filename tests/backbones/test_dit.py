@@ -18,10 +18,10 @@ def test_gates_of_reused_branches_are_billed() -> None:
     backbone = make("dit")
     run = run_of(backbone, "dit", plan(backbone, [1.0, 0.0, 0.0]))
     answers(backbone, "dit", run, 2)
-    assert run.trace.noted == {"embedder": 2 * 2 * 3, "modulation": 2 * 2 * 3}
+    assert run.trace.noted_in_all == {"embedder": 2 * 2 * 3, "modulation": 2 * 2 * 3}
     left_out = run_of(backbone, "dit", plan(backbone, [1.0, 0.0, 0.0]), Pass)
     answers(backbone, "dit", left_out, 2)
-    assert left_out.trace.noted == {"embedder": 2 * 2, "modulation": 2 * 2}
+    assert left_out.trace.noted_in_all == {"embedder": 2 * 2, "modulation": 2 * 2}
 
 
 def test_a_as_published_is_billed_once_a_step_whatever_is_reused() -> None:

@@ -148,7 +148,7 @@ def test_modulation_is_billed_once_a_block_and_without_it_a_reused_branch_has_no
     run = run_of(backbone, [1.0, 0.0])
     for step in range(2):
         call(backbone, run, **inputs(backbone, "flux-schnell", step, 3))
-    assert run.trace.noted == {"modulation.double": 12, "modulation.single": 12}
+    assert run.trace.noted_in_all == {"modulation.double": 12, "modulation.single": 12}
     width, costs = 24, run.costs
     assert costs.noted["modulation.double"].linear == 12 * width**2
     assert costs.noted["modulation.single"].linear == 3 * width**2

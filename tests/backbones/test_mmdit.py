@@ -135,7 +135,7 @@ def test_modulations_are_billed_as_far_as_gates_need_them() -> None:
     backbone = make(NAME)
     run = run_of(backbone, NAME, plan(backbone, [1.0, 0.0]))
     answers(backbone, NAME, run, 2)
-    assert run.trace.noted == {
+    assert run.trace.noted_in_all == {
         "modulation of image, two attentions": 2 * 2 * 2,
         "modulation of image": 2 * 2,
         "modulation of text": 2 * 2 * 2,

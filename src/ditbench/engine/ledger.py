@@ -55,7 +55,7 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     whole_tokens, whole_squares = ([n * factor for n in whole] for factor in (tokens, tokens**2))
     of_whole = _linear(costs, whole_tokens, whole) + _attention(costs, whole_tokens, whole_squares, whole)
     entered = int(trace.entered.sum())
-    noted = {name: int(counts.sum()) for name, counts in trace.noted.items()}
+    noted = trace.noted_in_all
     outside = entered * costs.step.linear + sum(n * costs.noted[name].linear for name, n in noted.items())
     norms = entered * costs.step.norm + sum(n * costs.noted[name].norm for name, n in noted.items())
     norms += sum(

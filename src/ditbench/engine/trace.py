@@ -58,6 +58,11 @@ class Trace:
     def _noted(self, name: str) -> Counts:
         return self.noted.setdefault(name, np.zeros(self.shape.steps, dtype=np.int64))
 
+    @property
+    def noted_in_all(self) -> dict[str, int]:
+        """What belongs to no branch, over all steps."""
+        return {name: int(counts.sum()) for name, counts in self.noted.items()}
+
     def repeat(self, like: int, step: int) -> None:
         """Counts for `step` what was counted for the step `like`."""
         for counts in (*(getattr(self, name) for name in (*_SITES, "entered")), *self.noted.values()):

@@ -63,8 +63,9 @@ def test_the_worlds_costs_are_its_networks() -> None:
         "cross": [n for n in block if "attn2" in n and ("to_q" in n or "to_out" in n) and n.endswith("weight")],
         "mlp": [n for n in block if ".ff." in n and n.endswith("weight")],
     }
-    costs = get_world("scenes").costs()
-    for branch, names in per_token.items():
-        assert costs.units[branch].per_token == sum(block[name].numel() for name in names)
-    assert costs.units["self"].width == settings.WIDTH
-    assert get_world("scenes").shape(7).sites == (7, settings.BLOCKS, 3)
+    backbone, inputs = get_world("scenes").backbone("meta")
+    costs = backbone.costs(settings.TOKENS, settings.TEXT_LENGTH)
+    for cost, names in zip(costs.branches, per_token.values(), strict=False):  # of the first block
+        assert cost.per_token == sum(block[name].numel() for name in names)
+    assert costs.branches[0].width == settings.WIDTH
+    assert backbone.shape(7, **inputs) == get_world("scenes").shape(7)
