@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 import ditbench
 from ditbench.engine.plan import Plan
+from ditbench.engine.selectors import RandomTokens
 from ditbench.faults import Fault
 from tests.tiny_pipelines import PIPELINES, draw, loaded, one_thread, saved
 
@@ -91,7 +93,14 @@ def test_a_plan_that_computes_some_tokens_is_given_as_an_object(folders: dict[st
     backbone.restore()
     shares = np.ones((STEPS, len(layout)))
     shares[1:, ::2] = 0
-    with ditbench.accelerate(pipeline, Plan(layout, layout.by_branch, shares)) as accelerated:
+    shares[2:, 1::2] = 0.5
+    plan = Plan(layout, layout.by_branch, shares)
+    with ditbench.accelerate(pipeline, plan), pytest.raises(Fault, match="needs a selector"):
+        draw(pipeline, name, steps=STEPS)
+    with pytest.raises(Fault, match="no knob 'interval'"):
+        ditbench.accelerate(pipeline, plan, interval=2)
+    chooser = partial(RandomTokens, torch.Generator().manual_seed(0))
+    with ditbench.accelerate(pipeline, plan, selector=chooser) as accelerated:
         drawn = draw(pipeline, name, steps=STEPS)
         assert torch.isfinite(drawn).all()
         assert (accelerated.trace.computed[1:, ::2] == 0).all()

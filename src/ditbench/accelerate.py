@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,26 +27,25 @@ class Accelerated:
     pipeline calls its network in it.
     """
 
-    def __init__(self, pipeline: Any, method: Method | Plan) -> None:
+    def __init__(self, pipeline: Any, method: Method | Plan, parts: Mapping[str, Callable[[], Any]]) -> None:
         from ditbench.backbones.families import backbone_of
+        from ditbench.engine.run import take_place
 
-        self.pipeline, self.method = pipeline, method
+        self.pipeline, self.method, self._parts = pipeline, method, parts
         for part in ("transformer", "scheduler"):
             if not hasattr(pipeline, part):
                 raise Fault(
                     f"a {type(pipeline).__name__} has no {part}: only diffusion transformers can be accelerated"
                 )
         self.network, self.scheduler = pipeline.transformer, pipeline.scheduler
-        if "forward" in vars(self.network):
-            raise Fault("this pipeline is accelerated already; call restore() on what accelerate() gave you first")
         self.backbone = backbone_of(self.network)
         self._steps = 0
         self._run: Run | None = None
+        self._give_back: Callable[[], None] | None = take_place(self.network, self._forward)
         self._set_timesteps, self._step = self.scheduler.set_timesteps, self.scheduler.step
         # Pipelines read from the signatures what their sampler takes (sigmas, eta, a generator).
         self.scheduler.set_timesteps = _with_signature(self._begin, self._set_timesteps)
         self.scheduler.step = _with_signature(self._advance, self._step)
-        self.network.forward = self._forward
 
     def _begin(self, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self.method, Method):
@@ -54,6 +53,10 @@ class Accelerated:
                 num_inference_steps = self.method.steps(num_inference_steps)
             elif kwargs.get("sigmas") is not None:
                 kwargs["sigmas"] = _resampled(kwargs["sigmas"], self.method)
+            elif kwargs.get("timesteps") is not None and (count := len(kwargs["timesteps"])) != self.method.steps(
+                count
+            ):
+                raise Fault(f"{self.method.name} changes the number of steps, but this call names its own timesteps")
         answer = self._set_timesteps(num_inference_steps, *args, **kwargs)
         self._steps, self._run = len(self.scheduler.timesteps), None
         return answer
@@ -81,7 +84,14 @@ class Accelerated:
         if isinstance(self.method, Plan):
             if self.method.steps != self._steps:
                 raise Fault(f"the plan is for {self.method.steps} steps, the pipeline was asked for {self._steps}")
-            return Run(self.backbone, self.method, shape.tokens, lambda: Parts(Reuse()), by_itself=False)
+            made = {"fill": Reuse, **self._parts}
+            return Run(
+                self.backbone,
+                self.method,
+                shape.tokens,
+                lambda: Parts(**{name: make() for name, make in made.items()}),
+                by_itself=False,
+            )
         return run_of(self.method, self.backbone, shape, by_itself=False)
 
     @property
@@ -103,10 +113,12 @@ class Accelerated:
     def report(self) -> str:
         """What ran in the last call, in a few lines for a person."""
         trace, cost = self.trace, self.bill
-        layout, rows = trace.shape.layout, trace.samples * trace.ran.size
+        layout, ran = trace.shape.layout, trace.steps_run
+        steps = f"{ran}" if ran == trace.shape.steps else f"{ran} of {trace.shape.steps}"
+        rows = trace.samples * ran * len(layout)
         whole, some = trace.whole.sum() / rows, (trace.ran - trace.whole).sum() / rows
         lines = [
-            f"{trace.shape.steps} steps x {layout.blocks} blocks of {'/'.join(layout.names)}, "
+            f"{steps} steps x {layout.blocks} blocks of {'/'.join(layout.names)}, "
             f"{trace.shape.tokens} tokens, {trace.samples} sample(s) in a batch",
             f"units computed whole {whole:.1%}, in part {some:.1%}, not {1 - whole - some:.1%}",
             f"token computations left out: {trace.realised_ratio:.1%}",
@@ -118,8 +130,9 @@ class Accelerated:
 
     def restore(self) -> None:
         """Takes the method off: the pipeline is as it was."""
-        if vars(self.network).get("forward") == self._forward:
-            del self.network.forward
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
             del self.scheduler.set_timesteps
             del self.scheduler.step
 
@@ -167,9 +180,17 @@ def accelerate(pipeline: Any, method: str | Method | Plan, **knobs: Any) -> Acce
     >>> with ditbench.accelerate(pipeline, "fora", interval=2) as accelerated:  # doctest: +SKIP
     ...     image = pipeline("a large red circle in the centre on a plain gray background").images[0]
     ...     print(accelerated.report())
+
+    With a plan, `fill`, `selector` and `decider` are what makes one, with fresh state, for each call of the pipeline (a
+    class, for instance); without a fill, what is not computed is reused.
     """
     if isinstance(method, str):
         method = get_method(method, knobs)
+    elif isinstance(method, Plan):
+        unknown = sorted(set(knobs) - {"fill", "selector", "decider"})
+        if unknown:
+            raise Fault(f"a plan has no knob {unknown[0]!r}; with a plan go fill, selector and decider")
+        return Accelerated(pipeline, method, knobs)
     elif knobs:
-        raise Fault("knobs go with a method's name; a method or a plan given as an object has its own")
-    return Accelerated(pipeline, method)
+        raise Fault("knobs go with a method's name; a method given as an object has its own")
+    return Accelerated(pipeline, method, {})

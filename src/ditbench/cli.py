@@ -52,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("world", metavar="WORLD")
     sub.add_argument("method", metavar="METHOD")
     sub.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="a knob of the method")
-    sub.add_argument("--steps", type=int, help="sampling steps instead of the world's")
-    sub.add_argument("--text-tokens", type=int, help="length of the text, padding included, instead of the world's")
+    sub.add_argument("--steps", type=_count, help="sampling steps instead of the world's")
+    sub.add_argument("--text-tokens", type=_count, help="length of the text, padding included, instead of the world's")
     sub.add_argument(
         "--as-published", action="store_true", help="count what diffusers repeats as often as the original network"
     )
@@ -241,6 +241,12 @@ def _plan(options: argparse.Namespace) -> None:
         get_world(world).need_weights(config.weights.get(world))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _macs(options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ def count_macs(
 
     world = get_world(world_name)
     backbone, inputs = world.backbone("meta", text_tokens)
-    taken = method.steps(steps or world.default_steps)
+    taken = method.steps(world.default_steps if steps is None else steps)
     shape = backbone.shape(taken, **inputs)
     plan = method.plan(shape)
     if plan.online:

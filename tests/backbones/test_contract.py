@@ -173,28 +173,35 @@ def test_gathers_shared_between_units_change_nothing(name: str, scope: str, fill
         assert torch.allclose(one, other, atol=2e-5 * float(one.abs().max()))
 
 
+SAMPLES = 3
+
+
 @each_family
-def test_some_samples_compute_and_the_others_reuse(name: str) -> None:
+@pytest.mark.parametrize("scope", ["branch", "block"])
+@pytest.mark.parametrize("fill", [Reuse, Pass])
+def test_some_samples_compute_and_the_others_do_not(name: str, scope: str, fill: type) -> None:
     """Each sample of an online plan is what it would be alone under its own decisions."""
     backbone = make(name)
-    made = plan(backbone, [1.0, ASK, ASK], "block")
+    mixed = np.full(len(units(backbone, scope)), ASK)
+    mixed[1::3] = 0.5
+    made = plan(backbone, [1.0, ASK, mixed], scope)
 
     class Alternate:
         def __init__(self, sample: int | None) -> None:
             self.sample = sample
 
         def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> torch.Tensor:
-            wanted = (torch.arange(2) + step + unit.start) % 2 == 0
+            wanted = (torch.arange(SAMPLES) + step + unit.start) % 2 == 0
             return wanted if self.sample is None else wanted[self.sample : self.sample + 1]
 
-    run = run_of(backbone, name, made, decider=Alternate(None))
-    together = answers(backbone, name, run, 2)
-    for sample in range(2):
-        single = run_of(backbone, name, made, decider=Alternate(sample))
+    run = run_of(backbone, name, made, fill, Same(), Alternate(None))
+    together = answers(backbone, name, run, SAMPLES)
+    for sample in range(SAMPLES):
+        single = run_of(backbone, name, made, fill, Same(), Alternate(sample))
         for step in range(STEPS):
             given = {
-                key: value[sample : sample + 1] if torch.is_tensor(value) and value.shape[:1] == (2,) else value
-                for key, value in inputs(backbone, name, step, 2).items()
+                key: value[sample : sample + 1] if torch.is_tensor(value) and value.shape[:1] == (SAMPLES,) else value
+                for key, value in inputs(backbone, name, step, SAMPLES).items()
             }
             given = {
                 key: {k: None if v is None else v[sample : sample + 1] for k, v in value.items()}
@@ -205,7 +212,7 @@ def test_some_samples_compute_and_the_others_reuse(name: str) -> None:
             with attached(single):
                 alone = backbone.network(**given)[0]
             assert torch.allclose(alone[0], together[step][sample], atol=2e-5 * float(alone.abs().max()))
-    assert run.trace.ran[1].sum() == len(backbone.layout)
+    assert 0 < run.trace.ran[1].sum() < SAMPLES * len(backbone.layout)
 
 
 @each_family
@@ -227,7 +234,7 @@ def test_nothing_is_left_behind(name: str) -> None:
 
 
 @each_family
-@pytest.mark.parametrize("kind", ["full", "some", "reuse", "blocks", "pass", "online"])
+@pytest.mark.parametrize("kind", ["full", "some", "reuse", "blocks", "pass", "online", "online branches"])
 def test_the_bill_equals_torchs_flop_counter(name: str, kind: str) -> None:
     backbone = make(name)
     rng = np.random.default_rng(0)
@@ -239,6 +246,7 @@ def test_the_bill_equals_torchs_flop_counter(name: str, kind: str) -> None:
         "blocks": lambda: (plan(backbone, [1.0, 0.3, 0.0], "block"), Reuse),
         "pass": lambda: (plan(backbone, [0.5, *mixed]), Pass),
         "online": lambda: (plan(backbone, [1.0, ASK, ASK], "block"), Reuse),
+        "online branches": lambda: (plan(backbone, [1.0, ASK, mixed[0]]), Reuse),
     }[kind]()
     run = run_of(backbone, name, made, fill, decider=Random(0.5))
     with FlopCounterMode(display=False) as counter:
@@ -269,3 +277,22 @@ def test_gradients_flow_through_a_run(name: str) -> None:
     sum(output.float().pow(2).mean() for output in outputs).backward()  # type: ignore[union-attr]
     grads = [p.grad for p in backbone.network.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(g).all() for g in grads)
+
+
+@each_family
+def test_a_router_learns_beside_a_frozen_network(name: str) -> None:
+    """What a selector reads of the stream may be kept for its own gradient: it must not be overwritten."""
+    backbone = make(name)
+    width = backbone.enter(**inputs(backbone, name, 0, 2)).hidden.shape[-1]
+    router = torch.nn.Linear(width, 1)
+    scores: list[torch.Tensor] = []
+
+    class Routed:
+        def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+            scores.append(router(stream.hidden).sigmoid()[..., 0])
+            return Rows(scores[-1].topk(count, dim=1).indices.sort(dim=1).values, stream.tokens)
+
+    outputs = answers(backbone, name, run_of(backbone, name, plan(backbone, [1.0, 0.5, 0.0]), Reuse, Routed()), 2)
+    loss = sum(output.float().mean() for output in outputs) + sum(score.mean() for score in scores)
+    loss.backward()  # type: ignore[union-attr]
+    assert router.weight.grad is not None and torch.isfinite(router.weight.grad).all()

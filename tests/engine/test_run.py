@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from ditbench.backbones import Backbone, Stream
 from ditbench.engine.fills import Fill, Key, Misplaced, Pass, Reuse
 from ditbench.engine.layout import Layout, Shape, Unit
+from ditbench.engine.ledger import bill
 from ditbench.engine.plan import ASK, Plan, by_step
 from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
@@ -186,6 +189,7 @@ def test_traces_add_and_survive_json() -> None:
     shape = Shape(2, Layout.regular(1, ("a",)), 10)
     one = Trace.empty(shape)
     one.samples = 2
+    one.entered[:] = 2
     one.record(0, 0, 10, 2)
     one.record(1, 0, 5, 2)
     one.note(1, {"text": 2})
@@ -207,3 +211,37 @@ def test_what_a_cache_holds_is_counted(backbone: Backbone) -> None:
     assert run.trace.cache_bytes == 3 * TOKENS * 16 * 4
     fill: Fill = Pass()
     assert fill.nbytes() == 0
+
+
+def test_a_plan_survives_json_to_the_token() -> None:
+    layout, tokens = Layout.regular(1, ("a",)), 4096
+    shares = np.arange(tokens + 1)[:, None] / tokens
+    again = Plan.from_json(json.loads(json.dumps(Plan(layout, layout.by_branch, shares).to_json())))
+    assert again.counts(tokens)[:, 0].tolist() == list(range(tokens + 1))
+
+
+def test_steps_that_never_ran_are_not_counted_as_left_out(backbone: Backbone) -> None:
+    run = run_of(backbone, np.ones((4, 6)))
+    call(backbone, run, 0), call(backbone, run, 1)
+    assert run.trace.steps_run == 2
+    assert run.trace.realised_ratio == 0
+    assert bill(run.trace, run.costs).left_out == 0
+
+
+def test_a_forward_that_others_replaced_is_named_or_stays(backbone: Backbone) -> None:
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    network = backbone.network
+    expected = network(**inputs(backbone, "pixart", 0, 2))[0]
+    add_hook_to_module(network, ModelHook())  # as offloading does
+    hooked = network.forward
+    answer = call(backbone, run_of(backbone, np.ones((1, 6))), 0)
+    assert torch.equal(answer, expected)
+    assert network.forward is hooked
+    with attached(run_of(backbone, np.ones((1, 6)))), pytest.raises(Fault, match="accelerated already"):
+        call(backbone, run_of(backbone, np.ones((1, 6))), 0)
+    remove_hook_from_module(network)
+    network.forward = lambda **given: None
+    with pytest.raises(Fault, match="something else stands in"):
+        call(backbone, run_of(backbone, np.ones((1, 6))), 0)
+    del network.forward

@@ -147,6 +147,7 @@ class Fabricated:
         (folder / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
         ran = Trace.empty(shape)
         ran.samples = SHARD
+        ran.entered[:] = SHARD
         for (step, branch), count in np.ndenumerate(plan.counts(shape.tokens)):
             if count:
                 ran.record(step, branch, int(count), SHARD)

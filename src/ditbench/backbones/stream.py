@@ -122,12 +122,17 @@ def _rows_of(value: Any, samples: Tensor, count: int) -> Any:
     if isinstance(value, tuple):
         parts = [_rows_of(part, samples, count) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value
+    if isinstance(value, dict):
+        return {key: _rows_of(part, samples, count) for key, part in value.items()}
+    if value is None:
+        return None
+    raise TypeError(f"no samples can be taken of a {type(value).__name__}")
 
 
 def _added(hidden: Tensor, pending: list[tuple[Tensor | None, Tensor]]) -> Tensor:
     """Makes deferred additions, in place where nobody needs the old values."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, *sum(pending, ()))):
+    # Even where nothing here has a gradient, what read these tokens may have kept them for its own (a router, say).
+    if torch.is_grad_enabled():
         for gate, output in pending:
             # A family's gates may be in float32 where its stream is not.
             hidden = (hidden + (output if gate is None else gate * output)).to(hidden.dtype)

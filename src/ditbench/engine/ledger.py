@@ -61,7 +61,7 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     norms += sum(
         int(k) * cost.norm + int(r) * cost.norm_once for cost, k, r in zip(costs.branches, computed, ran, strict=True)
     )
-    sites = trace.samples * trace.ran.size
+    sites = trace.samples * trace.steps_run * len(trace.shape.layout)
     return Bill(
         linear=(linear + outside) / trace.samples,
         attention=attention / trace.samples,

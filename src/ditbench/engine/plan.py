@@ -70,7 +70,7 @@ class Plan:
             "steps": self.steps,
             "layout": self.layout.to_json(),
             "units": [list(unit) for unit in self.units],
-            "shares": self.shares.round(6).tolist(),
+            "shares": self.shares.tolist(),
         }
 
     @classmethod

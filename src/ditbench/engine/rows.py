@@ -48,9 +48,9 @@ class Rows:
         return whole.reshape(-1, width).index_select(0, self.flat).view(*self.index.shape, width)
 
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
-        """`whole` with these tokens replaced by `part`: in place, unless autograd needs the old values."""
+        """`whole` with these tokens replaced by `part`: in place, unless autograd may need the old values."""
         flat = part.reshape(-1, part.shape[-1])
-        if torch.is_grad_enabled() and (whole.requires_grad or part.requires_grad):
+        if torch.is_grad_enabled():
             return whole.reshape(-1, whole.shape[-1]).index_copy(0, self.flat, flat).view_as(whole)
         assert whole.is_contiguous(), "only a contiguous tensor can be written to row by row"
         whole.view(-1, whole.shape[-1]).index_copy_(0, self.flat, flat)

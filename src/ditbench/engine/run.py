@@ -320,16 +320,38 @@ def attached(run: Run, scheduler: Any = None) -> Iterator[Run]:
 
     With a `scheduler`, a step of the plan is a step of that: give it with `by_itself=False`.
     """
-    network = run.backbone.network
-    if "forward" in vars(network):
-        raise Fault("this network is accelerated already; restore it first")
-    network.forward = run.forward
+    give_back = take_place(run.backbone.network, run.forward)
     restore = _advancing(run, scheduler) if scheduler is not None else lambda: None
     try:
         yield run
     finally:
-        del network.forward
+        give_back()
         restore()
+
+
+def take_place(network: Any, forward: Callable[..., Any]) -> Callable[[], None]:
+    """Lets `forward` stand in for a network's own; answers with what undoes it.
+
+    Where accelerate has put a hook around the forward (to move weights to the device when they are needed), the hook
+    stays and what it calls is replaced.
+    """
+    hooked = "_hf_hook" in vars(network) and "_old_forward" in vars(network)
+    name = "_old_forward" if hooked else "forward"
+    before = vars(network).get(name)
+    owner = type(getattr(before, "__self__", None)).__module__
+    if owner.startswith("ditbench."):
+        raise Fault("this network is accelerated already; call restore() on what accelerate() gave you first")
+    if before is not None and not hooked:
+        raise Fault("something else stands in for this network's forward already; take that off first")
+    setattr(network, name, forward)
+
+    def give_back() -> None:
+        if before is None:
+            delattr(network, name)
+        else:
+            setattr(network, name, before)
+
+    return give_back
 
 
 def _advancing(run: Run, scheduler: Any) -> Callable[[], None]:

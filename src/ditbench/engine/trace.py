@@ -85,9 +85,15 @@ class Trace:
         return self.computed / max(self.samples * self.shape.tokens, 1)
 
     @property
+    def steps_run(self) -> int:
+        """How many of the steps ran: a pipeline may begin in the middle of its sampler's steps, or be stopped."""
+        return int((self.entered > 0).sum())
+
+    @property
     def realised_ratio(self) -> float:
-        """The share of token computations that was left out."""
-        return float(1 - self.shares.mean())
+        """The share of token computations that was left out of the steps that ran."""
+        ran = self.shares[self.entered > 0]
+        return float(1 - ran.mean()) if ran.size else 0.0
 
     def summary(self) -> dict[str, Any]:
         return {

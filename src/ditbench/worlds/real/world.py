@@ -91,6 +91,8 @@ class DiffusersWorld(World):
         from ditbench.worlds.real.pipelines import build_network
 
         backbone = backbone_of(build_network(self.file, device))
+        if text_tokens is not None and not self.text_tokens:
+            raise Fault(f"world {self.name} reads no text: --text-tokens has no meaning there")
         dtype, length = getattr(torch, self.file.dtype), text_tokens or self.text_tokens
         return backbone, backbone.example_inputs(1, tuple(self.file.latent), length, dtype, device)
 

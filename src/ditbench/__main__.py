@@ -1,0 +1,7 @@
+"""`python -m ditbench` is the command `ditbench`."""
+
+import sys
+
+from ditbench.cli import main
+
+sys.exit(main())
