@@ -36,6 +36,7 @@ rule all:
 onstart:
     claim_results()
     if asks_for_cells():
+        start_warm_process()
         shell("ditbench plan --config {CONFIG_FILE}")
 
 

@@ -12,11 +12,22 @@ from typing import Any
 
 from ditbench.failures import noted
 from ditbench.faults import Fault
+from ditbench.warm import SOCKET, ask
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand; what a user can mend is one sentence and exit status 2."""
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if os.environ.get(SOCKET):
+        status = ask(words)
+        if status is not None:
+            return status
+    return run_here(words)
+
+
+def run_here(words: Sequence[str]) -> int:
+    """Runs a subcommand in this very process."""
+    options = parser().parse_args(words)
     try:
         options.command(options)
     except Fault as fault:
@@ -90,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
     add("spent", _spent, "say where the time of the last run went", "config", "results", "json")
     add("publish", _publish, "publish finished cells to MLflow", "config", "results", "out")
     add("report", _report, "render tables, figures and the page from what is there", "config", "results")
+    sub = add("warm", _warm, "load the heavy libraries once, for the commands of a run")
+    sub.add_argument("--socket", type=Path, required=True, help="where commands find it ($DITBENCH_WARM)")
+    sub.add_argument("--run", type=int, required=True, help="the process with which it ends")
     add("mlflow", _mlflow, "start the MLflow pages on this run's store", "config", "results")
     _add_assets(add("assets", lambda options: options.step(options), "make the shipped weights of the embedded world"))
     return top
@@ -420,6 +434,12 @@ def _no_run(root: Path, of_others: bool) -> str:
     if of_others:
         return f"the last run in {root} had other settings: ditbench spent --config {root}/configs/{run.settings}"
     return f"the last run in {root} has made no record yet"
+
+
+def _warm(options: argparse.Namespace) -> None:
+    from ditbench.warm import load_libraries, serve
+
+    serve(options.socket, options.run, load_libraries, run_here)
 
 
 def _mlflow(options: argparse.Namespace) -> None:

@@ -29,6 +29,8 @@ import json, os, sys
 from pathlib import Path
 
 words = sys.argv[1:]
+if words[0] == "warm":  # nothing heavy is stood in for
+    sys.exit()
 with open("calls.log", "a") as log:
     log.write(" ".join(words) + "\\n")
 value = lambda name: words[words.index(name) + 1]

@@ -1,8 +1,12 @@
 # What all rules share: the checked configuration, its cells, and where things lie. Nothing heavy is imported here.
 
 import json
+import os
 import shlex
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,6 +20,7 @@ from ditbench.forecast import effort
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
 from ditbench.study import load_study, study_path
+from ditbench.warm import SOCKET, supported
 from ditbench.worlds import RANDOM, get_world
 
 try:
@@ -74,6 +79,30 @@ def claim_results():
 def asks_for_cells():
     """Whether a run is asked for more than the audit, which is no run of the configuration's study: it has no plan."""
     return set(workflow.dag_settings.targets) != {"macs_audit"}
+
+
+def start_warm_process():
+    """Loads the heavy libraries once for all jobs; jobs without it load them themselves.
+
+    Not for GPUs: a process that was forked cannot be sure to have one, and jobs there are long. Nor for jobs of other
+    machines or of environments of their own, whose libraries are not the ones loaded here.
+    """
+    elsewhere = workflow.deployment_settings.deployment_method or not workflow.local_exec
+    if GPUS or elsewhere or not supported():
+        return
+    place = Path(tempfile.mkdtemp(prefix="ditbench-")) / "socket"
+    os.environ[SOCKET] = str(place)
+    program = shutil.which("ditbench") or str(Path(sys.executable).with_name("ditbench"))
+    log = Path(LOGS) / "warm.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        subprocess.Popen(
+            [program, "warm", "--socket", str(place), "--run", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # what libraries read once, when they are loaded
+        )
 
 
 def note_end():

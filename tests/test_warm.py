@@ -1,0 +1,116 @@
+"""The warm process: commands done by its forks end, print and fail as if they had been done where they were typed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ditbench.warm import SOCKET, ask, supported
+
+pytestmark = pytest.mark.skipif(not supported(), reason="this system does not fork and pass files as needed")
+
+# A server whose work is told by its words; nothing heavy is loaded.
+SERVER = """
+import os, sys, time
+from pathlib import Path
+from ditbench import warm
+
+def work(words):
+    if words[1] == "say":
+        print("said", os.getcwd(), os.environ["TOLD"], flush=True)
+        print("complained", file=sys.stderr)
+        return 0
+    if words[1] == "fail":
+        raise ValueError("no good")
+    if words[1] == "exit":
+        sys.exit(2)
+    if words[1] == "die":
+        os.kill(os.getpid(), 9)
+    Path(words[2]).write_text(str(os.getpid()))
+    time.sleep(60)
+
+warm._use_threads = lambda count: None
+warm.serve(Path(sys.argv[1]), int(sys.argv[2]), lambda: None, work)
+"""
+CLIENT = "import sys; from ditbench.warm import ask; sys.exit(ask(['generate', *sys.argv[1:]]))"
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = tmp_path_factory.mktemp("w") / "s"
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(place), str(os.getpid())])
+    for _ in range(200):
+        if place.exists():
+            break
+        time.sleep(0.05)
+    yield place
+    process.kill()
+    process.wait()
+
+
+def run(server: Path, *words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, SOCKET: str(server), "TOLD": "so"}
+    return subprocess.run(
+        [sys.executable, "-c", CLIENT, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_command_prints_and_ends_as_if_done_here(server: Path, tmp_path: Path) -> None:
+    done = run(server, "say", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"said {tmp_path} so\n", "complained\n")
+    assert run(server, "exit").returncode == 2
+    failed = run(server, "fail")
+    assert failed.returncode == 1
+    assert "ValueError: no good" in failed.stderr
+    assert run(server, "say", folder=tmp_path).stdout == done.stdout, "a failure leaves the process as it was"
+
+
+def test_a_worker_that_was_killed_is_a_failure(server: Path) -> None:
+    done = run(server, "die")
+    assert done.returncode == 137
+    assert "was killed" in done.stderr
+
+
+def test_a_worker_ends_with_the_command_that_asked(server: Path, tmp_path: Path) -> None:
+    note = tmp_path / "worker"
+    environment = {**os.environ, SOCKET: str(server)}
+    asker = subprocess.Popen([sys.executable, "-c", CLIENT, "wait", str(note)], env=environment)
+    for _ in range(200):
+        if note.exists() and note.read_text():
+            break
+        time.sleep(0.05)
+    worker = int(note.read_text())
+    asker.send_signal(signal.SIGKILL)
+    asker.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+def test_without_a_warm_process_commands_do_their_work_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(["generate"]) is None
+    monkeypatch.setenv(SOCKET, str(tmp_path / "nobody"))
+    assert ask(["generate"]) is None
+    assert ask(["worlds"]) is None
+
+
+def test_it_ends_with_the_run_that_started_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("w") / "s"
+    run_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(place), str(run_process.pid)])
+    time.sleep(0.5)
+    run_process.kill()
+    run_process.wait()
+    assert server.wait(timeout=20) == 0
+    assert not place.exists()
