@@ -31,6 +31,7 @@ from ditbench.faults import Fault
 from ditbench.generate import check_device
 from ditbench.records import write_record
 from ditbench.worlds import get_world
+from ditbench.worlds.real.pipelines import cast_as_loaded
 
 SHARES = {"full plan": 1.0, "half of the tokens": 0.5, "reuse": 0.0}
 
@@ -123,7 +124,7 @@ def record(
     world = get_world(name)
     torch.manual_seed(0)
     backbone, inputs = world.backbone(device)
-    torch.nn.Module.to(backbone.network.eval().requires_grad_(False), dtype)
+    cast_as_loaded(backbone.network.eval().requires_grad_(False), dtype)
     inputs = {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
     if compiled:
         compile_parts(backbone)

@@ -79,9 +79,14 @@ def test_another_seed_draws_other_images(ready: Path, whole: np.ndarray, tmp_pat
 def test_embeddings_of_other_captions_are_refused(ready: Path, tmp_path: Path) -> None:
     write_captions(get_world("scenes"), "other", 4, 9, tmp_path / "captions.json")
     with pytest.raises(Fault, match="made from other captions"):
-        read_batch(tmp_path / "captions.json", ready / "embeddings.json", [0])
+        read_batch(tmp_path / "captions.json", ready / "embeddings.json", [0], None)
     with pytest.raises(Fault, match="holds 64 captions, row 64"):
-        read_batch(ready / "captions.json", ready / "embeddings.json", [64])
+        read_batch(ready / "captions.json", ready / "embeddings.json", [64], None)
+
+
+def test_embeddings_of_other_weights_are_refused(ready: Path) -> None:
+    with pytest.raises(Fault, match=r"is of weights the world's own, the cell of folder:9"):
+        read_batch(ready / "captions.json", ready / "embeddings.json", [0], "folder:9")
 
 
 def test_damaged_embeddings_are_named(ready: Path, tmp_path: Path) -> None:
@@ -90,7 +95,7 @@ def test_damaged_embeddings_are_named(ready: Path, tmp_path: Path) -> None:
     tensors = tmp_path / "embeddings.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
     with pytest.raises(Fault, match=r"embeddings\.safetensors cannot be read"):
-        read_batch(ready / "captions.json", tmp_path / "embeddings.json", [0])
+        read_batch(ready / "captions.json", tmp_path / "embeddings.json", [0], None)
 
 
 @pytest.mark.parametrize(

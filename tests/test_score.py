@@ -121,6 +121,15 @@ def test_other_captions_than_the_full_arm_s_are_a_fault(run: Path) -> None:
     assert not (run / "fewer" / "scores.json").exists()
 
 
+def test_shards_of_several_weights_are_not_one_cell(run: Path) -> None:
+    cell(run, "mixed", IMAGES)
+    path = run / "mixed" / "shards" / "00000.json"
+    body = {key: value for key, value in read_record(path, "shard").items() if key not in ("schema", "provenance")}
+    write_record(path, "shard", {**body, "weights": "folder:9"})
+    with pytest.raises(Fault, match=r"are of several weights \(None, folder:9\)"):
+        score(run, "mixed")
+
+
 def test_a_damaged_shard_is_a_fault_and_leaves_no_scores(run: Path) -> None:
     cell(run, "torn", IMAGES)
     shard = run / "torn" / "shards" / "00000.zip"

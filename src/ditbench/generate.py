@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
-from ditbench.weights import need_images, weights_of
+from ditbench.weights import need_images, need_one_weights, weights_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +89,11 @@ def embed(
     write_record(out, "embeddings", body, timings=clock.seconds, code=code)
 
 
-def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int]) -> Texts:
-    """The captions at `rows` with their embeddings, of which `embeddings_path` is the record."""
+def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int], weights: str | None) -> Texts:
+    """The captions at `rows` with their embeddings, of which `embeddings_path` is the record.
+
+    `weights` are those of the network that will read them: text encoders of others would go unnoticed.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -100,6 +103,9 @@ def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int]) 
     entries, file = captions["captions"], embeddings_path.with_name(record["file"])
     if record["captions_sha256"] != captions["sha256"]:
         raise Fault(f"{embeddings_path} was made from other captions than {captions_path}; delete it and run again")
+    if record.get("weights") != weights:
+        made, asked = record.get("weights") or "the world's own", weights or "the world's own"
+        raise Fault(f"{embeddings_path} is of weights {made}, the cell of {asked}; delete it and run again")
     if rows and max(rows) >= len(entries):
         raise Fault(f"{captions_path} holds {len(entries)} captions, row {max(rows)} was asked for")
     try:
@@ -174,7 +180,7 @@ def generate_shard(
     with clock("load"):
         sampler = Sampler(spec["world"], device, weights)
         rows = list(range(first, last + 1))
-        texts = read_batch(captions_path, embeddings_path, rows)
+        texts = read_batch(captions_path, embeddings_path, rows, sampler.handle.weights)
         batches = [texts.part(start, start + batch) for start in range(0, len(rows), batch)]
     images: list[NDArray[np.uint8]] = []
     trace: Trace | None = None
@@ -246,9 +252,7 @@ def write_cost(spec_path: Path, ran_records: Sequence[Path], out: Path, code: st
     trace: Trace | None = None
     kind = "latency" if world.no_images(spec.get("weights")) else "shard"
     records = [read_record(path, kind) for path in ran_records]
-    drawn_with = sorted({str(record.get("weights")) for record in records})
-    if len(drawn_with) > 1:
-        raise Fault(f"the shards of {spec['arm']} are of several weights ({', '.join(drawn_with)}); delete them")
+    need_one_weights(spec, records)
     for record in records:
         part, costs = Trace.from_summary(record["trace"]), Costs.from_json(record["costs"])
         if trace is None:

@@ -12,7 +12,7 @@ from ditbench.faults import Fault
 from ditbench.judges import Judge, Pictures, Result, get_judge, judges_of
 from ditbench.records import Clock, read_record, write_record
 from ditbench.storage import replacing
-from ditbench.weights import need_images
+from ditbench.weights import need_images, need_one_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,7 @@ def score_cell(
     clock = Clock()
     spec = read_record(spec_path, "spec")
     need_images(spec)
+    need_one_weights(spec, [read_record(path, "shard") for path in shard_jsons])
     chosen = [get_judge(name, device) for name in judges or judges_of(spec["world"])]
     with clock("load"):
         for member in chosen:

@@ -105,7 +105,7 @@ def time_arm(
     with clock("load"):
         sampler = Sampler(spec["world"], device, weights)
         if embeddings_path is not None and weights != RANDOM:
-            texts = read_batch(captions_path, embeddings_path, range(batch))
+            texts = read_batch(captions_path, embeddings_path, range(batch), sampler.handle.weights)
         else:
             entries = read_record(captions_path, "captions")["captions"][:batch]
             given, negative = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ditbench.faults import Fault
@@ -28,3 +29,10 @@ def need_images(spec: dict[str, Any]) -> None:
     reason = get_world(spec["world"]).no_images(spec.get("weights"))
     if reason:
         raise Fault(reason)
+
+
+def need_one_weights(spec: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    """A Fault where the records of a cell's parts are of several weights."""
+    drawn_with = sorted({str(record.get("weights")) for record in records})
+    if len(drawn_with) > 1:
+        raise Fault(f"the shards of {spec['arm']} are of several weights ({', '.join(drawn_with)}); delete them")

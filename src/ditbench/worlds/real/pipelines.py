@@ -41,11 +41,16 @@ def build_network(file: WorldFile, device: str) -> Any:
             network = network_class.from_config(file.network.config)
     finally:
         torch.set_default_dtype(before)
-    kept = set(network_class._keep_in_fp32_modules or ())
+    return cast_as_loaded(network, getattr(torch, file.dtype)).eval().requires_grad_(False)
+
+
+def cast_as_loaded(network: Any, dtype: torch.dtype) -> Any:
+    """The network in the dtypes that loading it in `dtype` gives: modules that its class keeps in float32 stay so."""
+    kept = set(network._keep_in_fp32_modules or ())
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if kept & set(name.split(".")) and tensor.is_floating_point():
-            tensor.data = tensor.data.float()
-    return network.eval().requires_grad_(False)
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32 if kept & set(name.split(".")) else dtype)
+    return network
 
 
 def random_pipeline(file: WorldFile, device: str) -> Any:
