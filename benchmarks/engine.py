@@ -26,6 +26,7 @@ from ditbench.engine.layout import Unit
 from ditbench.engine.plan import Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
+from ditbench.heap import keep_memory
 from ditbench.records import processor_name
 from ditbench.worlds.scenes import settings
 from ditbench.worlds.scenes.pipeline import load_pipeline
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="for a program")
     arguments = parser.parse_args()
 
+    keep_memory()
     pipeline = load_pipeline(assets_folder())
     # The world's own casts between fp32 and bf16 are its pipeline's, not the network's.
     pipeline.transformer._forward_pre_hooks.clear()

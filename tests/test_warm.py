@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,6 +104,54 @@ def test_without_a_warm_process_commands_do_their_work_themselves(
     monkeypatch.setenv(SOCKET, str(tmp_path / "nobody"))
     assert ask(["generate"]) is None
     assert ask(["worlds"]) is None
+
+
+def test_a_process_that_does_not_answer_is_not_waited_for(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path_factory.mktemp("w") / "s"
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(place))
+        deaf.listen(1)
+        monkeypatch.setenv(SOCKET, str(place))
+        monkeypatch.setattr("ditbench.warm.PATIENCE", 0.2)
+        assert ask(["generate"]) is None
+
+
+def test_ended_while_it_loads_it_leaves_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("w") / "s"
+    loading = SERVER.replace("lambda: None, work", "lambda: time.sleep(60), work")
+    server = subprocess.Popen([sys.executable, "-c", loading, str(place), str(os.getpid())])
+    for _ in range(200):
+        if place.exists():
+            break
+        time.sleep(0.05)
+    server.send_signal(signal.SIGINT)  # Ctrl-C is for the run
+    time.sleep(0.2)
+    assert server.poll() is None
+    server.terminate()
+    assert server.wait(timeout=20) == 0
+    assert not place.parent.exists()
+
+
+def test_a_worker_ends_with_the_run(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    place, note = tmp_path_factory.mktemp("w") / "s", tmp_path / "worker"
+    of_run = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(place), str(of_run.pid)])
+    for _ in range(200):
+        if place.exists():
+            break
+        time.sleep(0.05)
+    environment = {**os.environ, SOCKET: str(place)}
+    asker = subprocess.Popen([sys.executable, "-c", CLIENT, "wait", str(note)], env=environment)
+    for _ in range(200):
+        if note.exists() and note.read_text():
+            break
+        time.sleep(0.05)
+    of_run.kill()
+    of_run.wait()
+    assert asker.wait(timeout=20) == 137
+    server.wait(timeout=20)
 
 
 def test_it_ends_with_the_run_that_started_it(tmp_path_factory: pytest.TempPathFactory) -> None:

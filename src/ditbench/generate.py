@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.trace import Trace
 from ditbench.faults import Fault
+from ditbench.heap import keep_memory
 from ditbench.weights import need_images, need_one_weights, weights_of
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Sampler:
 
         self.world = get_world(world_name)
         self.device = check_device(device)
+        self.keeps_memory = device == "cpu" and keep_memory()
         self.handle = self.world.load(self.device, weights, "sampling")
         self.costs: Costs | None = None  # what the last batch is billed by
 

@@ -134,6 +134,7 @@ def time_arm(
         "rounds": rounds,
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "device": device,
+        "keeps_memory": sampler.keeps_memory,
         "seconds_per_image": spread([seconds / batch for seconds in timing.seconds]),
         "speedup": spread(timing.ratios),
         "rounds_seconds": timing.seconds,

@@ -25,6 +25,7 @@ SOCKET = "DITBENCH_WARM"
 # The commands whose libraries take longer to load than to hand over.
 HEAVY = ("embed", "generate", "score", "time")
 LISTENING = 0.5  # seconds between two looks at whether the run is still there
+PATIENCE = 120.0  # seconds in which a command must have been taken: the libraries may still be loading
 TAKEN = b"+"
 
 
@@ -40,6 +41,7 @@ def ask(words: Sequence[str]) -> int | None:
         return None
     with socket.socket(socket.AF_UNIX) as line:
         try:
+            line.settimeout(PATIENCE)
             line.connect(path)
             body = json.dumps({"words": list(words), "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
             socket.send_fds(line, [len(body).to_bytes(4, "big")], [0, 1, 2])
@@ -48,6 +50,7 @@ def ask(words: Sequence[str]) -> int | None:
             return None
         if not _received(line, len(TAKEN)):  # it ended before it could take the job
             return None
+        line.settimeout(None)
         status = _received(line, 4)
         if not status:  # for memory, most likely
             print("ditbench: the worker of this job was killed before it had finished", file=sys.stderr)
@@ -58,7 +61,7 @@ def ask(words: Sequence[str]) -> int | None:
 def _received(line: socket.socket, size: int) -> bytes:
     """So many bytes; nothing where the other end went before they were there."""
     body = b""
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, TimeoutError):
         while len(body) < size:
             part = line.recv(size - len(body))
             if not part:
@@ -69,15 +72,17 @@ def _received(line: socket.socket, size: int) -> bytes:
 
 def serve(path: Path, run: int, preload: Callable[[], None], work: Callable[[Sequence[str]], int]) -> None:
     """Listens at `path` as long as the process `run` is there; each command is done by a fork of this process."""
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(str(path))
-        os.chmod(path, 0o600)
-        # Commands may connect from now on; they wait until the libraries are loaded.
-        door.listen(64)
-        preload()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers: they tell their askers
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run and its workers; this ends with the run
-        try:
+    # Ctrl-C is for the run and its workers; this process ends with the run, and leaves nothing behind.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(str(path))
+            os.chmod(path, 0o600)
+            # Commands may connect from now on; they wait until the libraries are loaded.
+            door.listen(64)
+            preload()
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers: they tell their askers
             while _alive(run):
                 ready, _, _ = select.select([door], [], [], LISTENING)
                 if ready:
@@ -85,11 +90,15 @@ def serve(path: Path, run: int, preload: Callable[[], None], work: Callable[[Seq
                     with line:
                         if os.fork() == 0:
                             door.close()
-                            _worker(line, work)
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
-                path.parent.rmdir()  # made for the socket alone
+                            _worker(line, run, work)
+    finally:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()  # made for the socket alone
+
+
+def _leave(*_: object) -> None:
+    sys.exit(0)
 
 
 def _alive(process: int) -> bool:
@@ -100,19 +109,20 @@ def _alive(process: int) -> bool:
     return False
 
 
-def _worker(line: socket.socket, work: Callable[[Sequence[str]], int]) -> None:
+def _worker(line: socket.socket, run: int, work: Callable[[Sequence[str]], int]) -> None:
     """Does one command as if its process had been started for it alone; never returns."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         head, files, _, _ = socket.recv_fds(line, 4, 3)
         asked = json.loads(_received(line, int.from_bytes(head, "big")))
         line.sendall(TAKEN)
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
-        threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+        threading.Thread(target=_end_with, args=(line, run), daemon=True).start()
         os.chdir(asked["folder"])
         os.environ.clear()
         os.environ.update(asked["environment"])
@@ -133,19 +143,20 @@ def _worker(line: socket.socket, work: Callable[[Sequence[str]], int]) -> None:
         os._exit(status & 0xFF)
 
 
-def _end_with(line: socket.socket) -> None:
-    """Ends this worker when the command that asked for it is gone."""
+def _end_with(line: socket.socket, run: int) -> None:
+    """Ends this worker when the command that asked for it is gone, or the run is."""
     with suppress(OSError):
-        if line.recv(1) == b"":
-            os.kill(os.getpid(), signal.SIGKILL)
+        while _alive(run):
+            if select.select([line], [], [], LISTENING)[0] and line.recv(1) == b"":
+                break
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _use_threads(count: str | None) -> None:
     """The environment's number of threads, which libraries read when they are loaded, before there was one."""
     import torch
 
-    if count and count.isdigit():
-        torch.set_num_threads(max(1, int(count)))
+    torch.set_num_threads(int(count) if count and count.isdigit() and int(count) else len(os.sched_getaffinity(0)))
 
 
 def load_libraries() -> None:

@@ -90,7 +90,9 @@ def start_warm_process():
     elsewhere = workflow.deployment_settings.deployment_method or not workflow.local_exec
     if GPUS or elsewhere or not supported():
         return
-    place = Path(tempfile.mkdtemp(prefix="ditbench-")) / "socket"
+    # A socket's path may have a hundred letters, no more.
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"
+    place = Path(tempfile.mkdtemp(prefix="ditbench-", dir=short)) / "socket"
     os.environ[SOCKET] = str(place)
     program = shutil.which("ditbench") or str(Path(sys.executable).with_name("ditbench"))
     log = Path(LOGS) / "warm.log"
