@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ditbench.warm import SOCKET, ask, supported
+from ditbench.warm import SOCKET, ask, new_place, supported
 
 pytestmark = pytest.mark.skipif(not supported(), reason="this system does not fork and pass files as needed")
 
@@ -152,6 +153,18 @@ def test_a_worker_ends_with_the_run(tmp_path_factory: pytest.TempPathFactory, tm
     of_run.wait()
     assert asker.wait(timeout=20) == 137
     server.wait(timeout=20)
+
+
+def test_a_long_temporary_folder_is_no_place_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    place = new_place()
+    try:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(str(place))
+    finally:
+        shutil.rmtree(place.parent)
 
 
 def test_it_ends_with_the_run_that_started_it(tmp_path_factory: pytest.TempPathFactory) -> None:

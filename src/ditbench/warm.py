@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,6 +33,13 @@ TAKEN = b"+"
 def supported() -> bool:
     """Whether this system forks without surprises and passes open files on."""
     return sys.platform.startswith("linux") and hasattr(socket, "send_fds")
+
+
+def new_place() -> Path:
+    """Where a new process of this kind may listen, in a folder of its own."""
+    folder = tempfile.gettempdir()
+    # A socket's path may have about a hundred letters, no more.
+    return Path(tempfile.mkdtemp(prefix="ditbench-", dir=folder if len(folder) < 70 else "/tmp")) / "socket"
 
 
 def ask(words: Sequence[str]) -> int | None:

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from ditbench.forecast import effort
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
 from ditbench.study import load_study, study_path
-from ditbench.warm import SOCKET, supported
+from ditbench.warm import SOCKET, new_place, supported
 from ditbench.worlds import RANDOM, get_world
 
 try:
@@ -90,9 +89,7 @@ def start_warm_process():
     elsewhere = workflow.deployment_settings.deployment_method or not workflow.local_exec
     if GPUS or elsewhere or not supported():
         return
-    # A socket's path may have a hundred letters, no more.
-    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"
-    place = Path(tempfile.mkdtemp(prefix="ditbench-", dir=short)) / "socket"
+    place = new_place()
     os.environ[SOCKET] = str(place)
     program = shutil.which("ditbench") or str(Path(sys.executable).with_name("ditbench"))
     log = Path(LOGS) / "warm.log"
