@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,25 @@ def test_embeddings_of_other_captions_are_refused(ready: Path, tmp_path: Path) -
 def test_embeddings_of_other_weights_are_refused(ready: Path) -> None:
     with pytest.raises(Fault, match=r"is of weights the world's own, the cell of folder:9"):
         read_batch(ready / "captions.json", ready / "embeddings.json", [0], "folder:9")
+
+
+@pytest.fixture
+def room() -> Iterator[None]:
+    """No room for files of more than a thousand bytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_without_room_a_stage_says_so_and_leaves_nothing_half_written(ready: Path, tmp_path: Path, room: None) -> None:
+    with pytest.raises(Fault, match=r"embeddings\.safetensors could not be written"):
+        embed("scenes", ready / "captions.json", tmp_path / "embeddings.json")
+    with pytest.raises(Fault, match=r"shard\.zip could not be written"):
+        generate_shard(
+            ready / "spec.json", ready / "captions.json", ready / "embeddings.json", 0, 1, tmp_path / "shard.json", 2
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_embeddings_are_named(ready: Path, tmp_path: Path) -> None:

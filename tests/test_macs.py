@@ -50,7 +50,7 @@ def test_fewer_steps_and_other_texts() -> None:
 
 
 def test_the_command_prints_json_and_text(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["macs", "scenes", "fora", "--set", "interval=2", "--set", "direction=down", "--json"]) == 0
+    assert main(["macs", "scenes", "fora", "--set", "interval=2", "direction=down", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert body["knobs"] == {"interval": 2, "direction": "down"}
     assert {"linear", "attention", "thop", "total", "cfg_branches", "steps", "realised_ratio"} <= set(body)

@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("macs", _macs, "say what a method costs in a world, without weights", "json")
     sub.add_argument("world", metavar="WORLD")
     sub.add_argument("method", metavar="METHOD")
-    sub.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="a knob of the method")
+    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KNOB=VALUE", help="knobs of the method")
     sub.add_argument("--steps", type=_count, help="sampling steps instead of the world's")
     sub.add_argument("--text-tokens", type=_count, help="length of the text, padding included, instead of the world's")
     sub.add_argument(

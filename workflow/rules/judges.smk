@@ -24,6 +24,7 @@ rule scores:
     threads: 1
     resources:
         mem_mb=4000,
+        gpu=GPUS,
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
         "--captions {input.captions} {params.references} {params.judges} --device {params.device} "

@@ -16,7 +16,7 @@ PARTS = ("import", "load", "compute", "write", "other")
 # The stages whose computing is the experiment itself: the model draws or is timed, the judges judge.
 MODEL_AND_JUDGES = ("text embeddings", "images", "judges", "stopwatch")
 # The stages whose rules hold the GPU, where a run has one.
-ON_GPU = ("text embeddings", "images", "stopwatch")
+ON_GPU = ("text embeddings", "images", "judges", "stopwatch")
 # What a run's workers did, in a reader's words; the rest is nobody's: waiting, scheduling, starting and ending jobs.
 COMPUTE, ELSE, REST = "model and judges computing", "other computing", "no job's: waiting, scheduling, starting jobs"
 WORK = (COMPUTE, ELSE, "starting Python", "loading libraries, weights and data", "writing", REST)

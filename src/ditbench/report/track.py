@@ -173,6 +173,8 @@ def _store_fault(uri: str, error: Exception) -> Fault:
         return Fault(
             f"MLflow at {without_secrets(uri)} does not serve us: {reason}; the records are kept, publish again"
         )
+    if "disk is full" in reason or isinstance(error, OSError):
+        return Fault(f"{file} cannot be written: {reason}; make room or change its rights, and publish again")
     return Fault(f"{file} cannot be used as an MLflow store: {reason}; move it away and run again, it is made anew")
 
 
