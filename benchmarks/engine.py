@@ -1,6 +1,6 @@
 """What the engine costs on the embedded world's backbone: ratios to the unpatched model within one run, beside targets.
 
-uv run python benchmarks/engine.py [--rounds N] [--rows N] [--json]
+uv run python benchmarks/engine.py [--rounds N] [--rows N] [--json] [--out measured/engine-cpu.json]
 
 CFG batch 32 (32 rows of the network's batch), bf16, 256 and 1,024 tokens. Unpatched and planned forwards take turns;
 each ratio is the median over rounds of planned by the mean of the unpatched ones around it. On a machine that is busy
@@ -13,7 +13,9 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,8 @@ from ditbench.engine.plan import Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.heap import keep_memory
-from ditbench.records import processor_name
+from ditbench.neighbours import Neighbours
+from ditbench.records import processor_name, write_record
 from ditbench.worlds.scenes import settings
 from ditbench.worlds.scenes.pipeline import load_pipeline
 from ditbench.worlds.scenes.world import assets_folder
@@ -98,6 +101,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows of the network's batch (default %(default)s)")
     parser.add_argument("--tokens", type=int, nargs="*", default=list(TARGETS), help="image tokens")
     parser.add_argument("--json", action="store_true", help="for a program")
+    parser.add_argument("--out", type=Path, help="write a record, for instance measured/engine-cpu.json")
     arguments = parser.parse_args()
 
     keep_memory()
@@ -106,9 +110,22 @@ def main() -> None:
     pipeline.transformer._forward_pre_hooks.clear()
     pipeline.transformer._forward_hooks.clear()
     backbone = PixArtBackbone(pipeline.transformer)
+    neighbours = Neighbours()
     results = {tokens: measure(backbone, tokens, arguments.rows, arguments.rounds) for tokens in arguments.tokens}
+    body = {
+        "threads": torch.get_num_threads(),
+        "rows": arguments.rows,
+        "rounds": arguments.rounds,
+        "dtype": "bfloat16",
+        "others_share_of_the_cores": neighbours.share(),
+        "command": " ".join(sys.argv),
+        "targets": TARGETS,
+        "ratios_to_the_unpatched_model": results,
+    }
+    if arguments.out:
+        write_record(arguments.out, "engine-speed", body)
     if arguments.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "rows": arguments.rows, "ratios": results}, indent=1))
+        print(json.dumps(body, indent=1))
         return
     print(
         f"{processor_name() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bf16"

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from ditbench.faults import Fault
 from ditbench.records import Clock, read_record, write_record
-from ditbench.storage import claim, read_shard, replacing, write_shard
+from ditbench.storage import claim, read_shard, replacing, write_shard, write_tensors
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
 IDS = ["aa", "bb", "cc"]
@@ -68,6 +70,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_full_disk_and_a_forbidden_folder_are_sentences(tmp_path: Path, number: int, says: str) -> None:
     with pytest.raises(Fault, match=says), replacing(tmp_path / "file"):
         raise OSError(number, os.strerror(number))
+
+
+def test_tensors_that_find_no_room_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(Fault, match="the disk is full"):
+        write_tensors(tmp_path / "file.safetensors", {"a": torch.zeros(2)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_claimed_by_one_run_until_it_ends(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,14 +44,28 @@ warm.serve(Path(sys.argv[1]), int(sys.argv[2]), lambda: None, work)
 CLIENT = "import sys; from ditbench.warm import ask; sys.exit(ask(['generate', *sys.argv[1:]]))"
 
 
+def until(true: Callable[[], object]) -> None:
+    """Waits until it is so, for ten seconds at most."""
+    for _ in range(200):
+        if true():
+            return
+        time.sleep(0.05)
+    pytest.fail("this did not become so in ten seconds")
+
+
+def waiting_asker(place: Path, note: Path) -> subprocess.Popen[bytes]:
+    """A command whose worker has begun, written its number into `note`, and would take a minute."""
+    environment = {**os.environ, SOCKET: str(place)}
+    asker = subprocess.Popen([sys.executable, "-c", CLIENT, "wait", str(note)], env=environment)
+    until(lambda: note.exists() and note.read_text())
+    return asker
+
+
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("w") / "s"
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(place), str(os.getpid())])
-    for _ in range(200):
-        if place.exists():
-            break
-        time.sleep(0.05)
+    until(place.exists)
     yield place
     process.kill()
     process.wait()
@@ -82,20 +96,11 @@ def test_a_worker_that_was_killed_is_a_failure(server: Path) -> None:
 
 def test_a_worker_ends_with_the_command_that_asked(server: Path, tmp_path: Path) -> None:
     note = tmp_path / "worker"
-    environment = {**os.environ, SOCKET: str(server)}
-    asker = subprocess.Popen([sys.executable, "-c", CLIENT, "wait", str(note)], env=environment)
-    for _ in range(200):
-        if note.exists() and note.read_text():
-            break
-        time.sleep(0.05)
+    asker = waiting_asker(server, note)
     worker = int(note.read_text())
     asker.send_signal(signal.SIGKILL)
     asker.wait()
-    for _ in range(100):
-        if not Path(f"/proc/{worker}").exists():
-            return
-        time.sleep(0.05)
-    pytest.fail("the worker is still there")
+    until(lambda: not Path(f"/proc/{worker}").exists())
 
 
 def test_without_a_warm_process_commands_do_their_work_themselves(
@@ -123,10 +128,7 @@ def test_ended_while_it_loads_it_leaves_nothing_behind(tmp_path_factory: pytest.
     place = tmp_path_factory.mktemp("w") / "s"
     loading = SERVER.replace("lambda: None, work", "lambda: time.sleep(60), work")
     server = subprocess.Popen([sys.executable, "-c", loading, str(place), str(os.getpid())])
-    for _ in range(200):
-        if place.exists():
-            break
-        time.sleep(0.05)
+    until(place.exists)
     server.send_signal(signal.SIGINT)  # Ctrl-C is for the run
     time.sleep(0.2)
     assert server.poll() is None
@@ -139,16 +141,8 @@ def test_a_worker_ends_with_the_run(tmp_path_factory: pytest.TempPathFactory, tm
     place, note = tmp_path_factory.mktemp("w") / "s", tmp_path / "worker"
     of_run = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(place), str(of_run.pid)])
-    for _ in range(200):
-        if place.exists():
-            break
-        time.sleep(0.05)
-    environment = {**os.environ, SOCKET: str(place)}
-    asker = subprocess.Popen([sys.executable, "-c", CLIENT, "wait", str(note)], env=environment)
-    for _ in range(200):
-        if note.exists() and note.read_text():
-            break
-        time.sleep(0.05)
+    until(place.exists)
+    asker = waiting_asker(place, note)
     of_run.kill()
     of_run.wait()
     assert asker.wait(timeout=20) == 137
@@ -171,7 +165,7 @@ def test_it_ends_with_the_run_that_started_it(tmp_path_factory: pytest.TempPathF
     place = tmp_path_factory.mktemp("w") / "s"
     run_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(place), str(run_process.pid)])
-    time.sleep(0.5)
+    until(place.exists)
     run_process.kill()
     run_process.wait()
     assert server.wait(timeout=20) == 0

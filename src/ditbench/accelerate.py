@@ -35,7 +35,7 @@ class Accelerated:
         for part in ("transformer", "scheduler"):
             if not hasattr(pipeline, part):
                 raise Fault(
-                    f"a {type(pipeline).__name__} has no {part}: only diffusion transformers can be accelerated"
+                    f"this {type(pipeline).__name__} has no {part}: only diffusion transformers can be accelerated"
                 )
         self.network, self.scheduler = pipeline.transformer, pipeline.scheduler
         self.backbone = backbone_of(self.network)

@@ -64,10 +64,8 @@ def embed(
     code: str | None = None,
 ) -> None:
     """Embeds a caption set, and the empty caption; the tensors lie in a safetensors file beside the record `out`."""
-    from safetensors.torch import save
-
     from ditbench.records import Clock, read_record, write_record
-    from ditbench.storage import hash_file, replacing
+    from ditbench.storage import hash_file, write_tensors
     from ditbench.worlds import RANDOM, get_world
 
     clock = Clock()
@@ -82,9 +80,8 @@ def embed(
         rows = {f"given.{name}": tensor.contiguous() for name, tensor in world.embed(handle, captions).items()}
         rows |= {f"negative.{name}": tensor.contiguous() for name, tensor in world.embed(handle, [""]).items()}
     tensors = out.with_suffix(".safetensors")
-    with clock("write"), replacing(tensors) as partial:
-        # Not save_file: it replaces what is there by a file of its own, and names its errors its own way.
-        Path(partial).write_bytes(save(rows))
+    with clock("write"):
+        write_tensors(tensors, rows)
     body = {"world": world_name, "captions_sha256": record["sha256"], "count": len(captions), "file": tensors.name}
     body["weights"] = handle.weights
     body["sha256"] = hash_file(tensors)

@@ -9,9 +9,10 @@ import errno
 import hashlib
 import io
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -21,6 +22,7 @@ from ditbench.faults import Fault
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 # A fixed date: the same images must give the same file on any day.
 _DATE = (2000, 1, 1, 0, 0, 0)
@@ -88,6 +90,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nothing could be written, nothing can be removed either
             partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as one safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path) as partial:
+        try:
+            save_file(dict(tensors), partial)
+        except SafetensorError as error:  # it tells of the system's errors in words only
+            code = re.search(r"os error (\d+)", str(error))
+            number = int(code[1]) if code else errno.EIO
+            raise OSError(number, os.strerror(number)) from error
 
 
 def write_shard(path: str | Path, images: NDArray[np.uint8], ids: Sequence[str], first: int = 0) -> str:

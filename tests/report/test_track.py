@@ -59,6 +59,7 @@ def test_a_run_holds_what_its_cell_says(tree: Any, published: Callable[[], dict[
     run = next(run for run in runs_of(tree.root) if run.info.run_name == "fora-n2")
     assert run.info.status == "FINISHED"
     assert run.data.params["method"] == "fora" and "interval=2" in run.data.params["knobs"]
+    assert run.data.params["knob.interval"] == "2"
     assert run.data.params["nominal_ratio"] == run.data.params["realised_ratio"] == "0.5"
     metrics = run.data.metrics
     assert (metrics["fid_scenes"], metrics["fid_scenes_low"], metrics["fid_scenes_high"]) == (3.08, 2.89, 3.30)
@@ -100,6 +101,19 @@ def test_publishing_again_changes_nothing(tree: Any, published: Callable[[], dic
     assert set(actions(first).values()) == {"written"} and set(actions(second).values()) == {"kept"}
     assert [run["run_id"] for run in first["runs"]] == [run["run_id"] for run in second["runs"]]
     assert len(runs_of(tree.root)) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "make room"),
+        (PermissionError(13, "Permission denied"), "change its rights"),
+        (RuntimeError("file is not a database"), "move it away"),
+    ],
+)
+def test_a_store_that_cannot_be_written_is_not_to_be_thrown_away(tmp_path: Path, error: Exception, says: str) -> None:
+    said = str(track._store_fault(uri_of(tmp_path), error))
+    assert says in said and ("move it away" in said) == (says == "move it away")
 
 
 def test_a_changed_cell_replaces_its_run_and_no_other(tree: Any, published: Callable[[], dict[str, Any]]) -> None:

@@ -72,6 +72,16 @@ def test_embeddings_serve_every_arm_and_weights_are_never_trained(tree: Tree) ->
     assert not {"backbone", "judge_weights", "assets"} & set(jobs)
 
 
+def test_what_runs_on_the_gpu_holds_it(tree: Tree) -> None:
+    said = tree.snakemake("-n", "-p", "--config", "images=8", "shard=4", "device=cuda", "results=on_gpu")
+    assert said.returncode == 0, said.stdout + said.stderr
+    jobs = (said.stdout + said.stderr).split("\nrule ")[1:]
+    on_gpu = [job for job in jobs if "--device cuda" in job]
+    assert {job.partition(":")[0] for job in on_gpu} == {"embeddings", "images", "scores", "latency"}
+    for job in jobs:
+        assert ("gpu=1" in job) == (job in on_gpu), job
+
+
 def test_a_second_run_does_nothing(finished: Tree) -> None:
     calls = finished.calls()
     done = finished.snakemake(*SMALL)

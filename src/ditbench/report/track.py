@@ -208,6 +208,8 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
     citing = [s for s in studies if s.world == cell.world and any(row.arm == cell.arm for row in s.rows)]
     label = citing[0].row(cell.arm).label if citing else cell.arm
     params = {"arm": cell.arm, "method": str(spec["method"])}
+    # One each, for MLflow's plots and sorting; together, for reading.
+    params |= {f"knob.{k}": str(v) for k, v in spec["knobs"].items()}
     params["knobs"] = ", ".join(f"{k}={v}" for k, v in sorted(spec["knobs"].items())) or "none"
     params["steps"] = str(cost.get("steps", spec["steps"] or "default"))
     params |= {"seed": str(cell.seed), "images": str(spec["images"])}
@@ -314,6 +316,8 @@ def _files(cell: Cell, results: Results) -> Iterator[tuple[str, bytes]]:
         path = folder / name
         if path.is_file():
             yield name, path.read_bytes()
+    if not cell.shards and "trace" in cell.bodies.get("latency", {}):  # timed only, as with random weights
+        yield "trace.json", json.dumps(cell.bodies["latency"]["trace"]).encode("utf-8")
     if cell.shards:
         yield "trace.json", _trace(cell)
         grid = _grid(cell, results)
