@@ -1,9 +1,9 @@
 """What the C library does with freed memory: kept here, so that timings compare what methods compute.
 
 glibc gives large freed blocks back to the system, which hands them out again a page fault at a time. A network's
-activations are such blocks. On two cores of the embedded world that was a third of the unaccelerated model's time;
-but a method that keeps tensors from step to step holds the top of the heap, nothing is given back, and it was
-credited with the difference.
+activations are such blocks. On two cores that was a quarter of the embedded world's unaccelerated time; but a method
+that keeps tensors from step to step holds the top of the heap, less is given back, and it was credited with the
+difference (benchmarks/heap.py shows both ways).
 """
 
 from __future__ import annotations
