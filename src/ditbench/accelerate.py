@@ -14,6 +14,7 @@ from ditbench.faults import Fault
 from ditbench.methods import Method, get_method
 
 if TYPE_CHECKING:  # `import ditbench` loads no torch: a workflow is planned without it
+    from ditbench.engine.graphs import RecordedRun
     from ditbench.engine.ledger import Bill
     from ditbench.engine.run import Run
     from ditbench.engine.trace import Trace
@@ -27,8 +28,11 @@ class Accelerated:
     pipeline calls its network in it.
     """
 
-    def __init__(self, pipeline: Any, method: Method | Plan, parts: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self, pipeline: Any, method: Method | Plan, parts: Mapping[str, Callable[[], Any]], graphs: bool = False
+    ) -> None:
         from ditbench.backbones.families import backbone_of
+        from ditbench.engine.graphs import Recorder
         from ditbench.engine.run import take_place
 
         self.pipeline, self.method, self._parts = pipeline, method, parts
@@ -40,7 +44,8 @@ class Accelerated:
         self.network, self.scheduler = pipeline.transformer, pipeline.scheduler
         self.backbone = backbone_of(self.network)
         self._steps = 0
-        self._run: Run | None = None
+        self._run: Run | RecordedRun | None = None
+        self._recorder = Recorder() if graphs else None
         self._give_back: Callable[[], None] | None = take_place(self.network, self._forward)
         self._set_timesteps, self._step = self.scheduler.set_timesteps, self.scheduler.step
         # Pipelines read from the signatures what their sampler takes (sigmas, eta, a generator).
@@ -72,7 +77,10 @@ class Accelerated:
                 raise Fault(
                     "the pipeline's sampler has not been given its steps yet: call the pipeline, not its network"
                 )
-            self._run = self._make_run(*args, **kwargs)
+            if self._recorder is None:
+                self._run = self._make_run(*args, **kwargs)
+            else:
+                self._run = self._recorder.run(lambda: self._make_run(*args, **kwargs), args, kwargs, self._steps)
         return self._run.forward(*args, **kwargs)
 
     def _make_run(self, *args: Any, **kwargs: Any) -> Run:
@@ -133,6 +141,8 @@ class Accelerated:
         if self._give_back is not None:
             self._give_back()
             self._give_back = None
+            if self._recorder is not None:
+                self._recorder.forget()
             del self.scheduler.set_timesteps
             del self.scheduler.step
 
@@ -174,7 +184,7 @@ def _with_signature(method: Callable[..., Any], original: Callable[..., Any]) ->
     return called
 
 
-def accelerate(pipeline: Any, method: str | Method | Plan, **knobs: Any) -> Accelerated:
+def accelerate(pipeline: Any, method: str | Method | Plan, *, graphs: bool = False, **knobs: Any) -> Accelerated:
     """Applies a method, by name with its knobs or as an object, or a plan, to a diffusers pipeline.
 
     >>> with ditbench.accelerate(pipeline, "fora", interval=2) as accelerated:  # doctest: +SKIP
@@ -183,6 +193,10 @@ def accelerate(pipeline: Any, method: str | Method | Plan, **knobs: Any) -> Acce
 
     With a plan, `fill`, `selector` and `decider` are what makes one, with fresh state, for each call of the pipeline (a
     class, for instance); without a fill, what is not computed is reused.
+
+    With `graphs`, on a GPU and for plans that decide nothing while sampling, the first call of the pipeline is recorded
+    as CUDA graphs and later ones with as many samples, steps and tokens replay them: the same images to the last bit,
+    without waiting for Python between kernels. It takes the memory of one more run, until `restore`.
     """
     if isinstance(method, str):
         method = get_method(method, knobs)
@@ -190,7 +204,7 @@ def accelerate(pipeline: Any, method: str | Method | Plan, **knobs: Any) -> Acce
         unknown = sorted(set(knobs) - {"fill", "selector", "decider"})
         if unknown:
             raise Fault(f"a plan has no knob {unknown[0]!r}; with a plan go fill, selector and decider")
-        return Accelerated(pipeline, method, knobs)
+        return Accelerated(pipeline, method, knobs, graphs)
     elif knobs:
         raise Fault("knobs go with a method's name; a method given as an object has its own")
-    return Accelerated(pipeline, method, {})
+    return Accelerated(pipeline, method, {}, graphs)

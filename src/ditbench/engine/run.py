@@ -57,12 +57,12 @@ class Run:
                 f"{'/'.join(backbone.layout.names)}"
             )
         self.backbone, self.plan, self.tokens = backbone, plan, tokens
-        self._make_parts, self._by_itself = parts, by_itself
-        self._branches: list[Parts] = [parts()]
-        self._check(self._branches[0])
+        self.new_parts, self._by_itself = parts, by_itself
+        self.branches: list[Parts] = [parts()]
+        self._check(self.branches[0])
         # Plain lists: the loop reads one number per unit and must not touch a tensor for it.
         self._counts: list[list[int]] = plan.counts(tokens).tolist()
-        self._keeps: list[list[bool]] = _keeps(plan, tokens, self._branches[0].fill.wants_all).tolist()
+        self._keeps: list[list[bool]] = _keeps(plan, tokens, self.branches[0].fill.wants_all).tolist()
         self._readers = _readers(backbone, plan)
         self.step = 0
         self.trace = Trace.empty(Shape(plan.steps, plan.layout, tokens))
@@ -82,7 +82,14 @@ class Run:
     @property
     def kept_bytes(self) -> int:
         """What the fills hold now."""
-        return sum(parts.fill.nbytes() for parts in self._branches)
+        return sum(parts.fill.nbytes() for parts in self.branches)
+
+    def ready(self) -> None:
+        """Makes the parts for the next call of the network, where that is of a branch of guidance with none yet."""
+        if self._calls == len(self.branches):
+            if self.step > 0:
+                raise Fault("the network is called more often in this step than in the first")
+            self.branches.append(self.new_parts())
 
     def advance(self) -> None:
         """The next call of the network belongs to the next step."""
@@ -114,11 +121,8 @@ class Run:
         stream = self.backbone.enter(*args, **kwargs)
         if stream.tokens != self.tokens:
             raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.tokens}")
-        if self._calls == len(self._branches):
-            if self.step > 0:
-                raise Fault("the network is called more often in this step than in the first")
-            self._branches.append(self._make_parts())
-        parts = self._branches[self._calls]
+        self.ready()
+        parts = self.branches[self._calls]
         self._calls += 1
         if self._text_tokens is None:
             self._text_tokens = self.backbone.text_tokens(*args, **kwargs)
