@@ -95,7 +95,7 @@ def write(folder: Path, body: Any) -> Path:
 
 
 def test_every_figure_names_what_there_is_or_what_it_waits_for(audit: Audit) -> None:
-    assert len({figure.id for figure in audit.figures}) == len(audit.figures) == 86
+    assert len({figure.id for figure in audit.figures}) == len(audit.figures) == 88
     assert {figure.table for figure in audit.figures} == set(audit.tables)
     for figure in audit.figures:
         assert audit.world(figure) in {*world_names(), *audit.awaited.worlds}, figure.id

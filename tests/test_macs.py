@@ -51,7 +51,9 @@ def test_fewer_steps_and_other_texts() -> None:
 
 def test_the_command_prints_json_and_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["macs", "scenes", "fora", "--set", "interval=2", "direction=down", "--json"]) == 0
-    body = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert said.err == "macs: loading torch and diffusers\n"  # a sign of life, apart from what programs read
+    body = json.loads(said.out)
     assert body["knobs"] == {"interval": 2, "direction": "down"}
     assert {"linear", "attention", "thop", "total", "cfg_branches", "steps", "realised_ratio"} <= set(body)
     text = told(body)

@@ -1,9 +1,10 @@
 import time
 
 import pytest
+import torch
 
 from ditbench.faults import Fault
-from ditbench.stopwatch import contention, interleave, spread
+from ditbench.stopwatch import contention, interleave, peak_memory, spread
 
 
 def test_rounds_interleave_the_baseline_with_every_arm() -> None:
@@ -37,3 +38,22 @@ def test_what_makes_a_time_uncertain_is_said_of_processor_and_gpu() -> None:
     assert contention(0.5, None) == "other processes took 50% of the processor meanwhile"
     assert contention(0.0, 0.4) == "other processes kept the GPU busy 40% of the time before or after"
     assert contention(0.5, 0.4).count(" and ") == 1
+
+
+def test_the_peak_is_an_arms_own_and_the_highest_of_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, held = [0], iter([7, 5, 9, 4])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: gpu.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: gpu[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    peaks: dict[str, int] = {}
+    for arm in ("full", "arm", "full", "arm"):
+        with peak_memory("cuda:0", arm, peaks):
+            gpu[0] = max(gpu[0], next(held))
+    assert peaks == {"full": 9, "arm": 5}
+
+
+def test_on_a_cpu_no_peak_is_told() -> None:
+    peaks: dict[str, int] = {}
+    with peak_memory("cpu", "full", peaks):
+        pass
+    assert peaks == {}

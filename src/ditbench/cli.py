@@ -266,9 +266,12 @@ def _count(text: str) -> int:
 def _macs(options: argparse.Namespace) -> None:
     from ditbench.macs import count_macs, parse_knobs, told
 
+    method = parse_knobs(options.method, options.set)
+    # Before the first number most of the time goes into these two.
+    print("macs: loading torch and diffusers", file=sys.stderr, flush=True)
     counted = count_macs(
         options.world,
-        parse_knobs(options.method, options.set),
+        method,
         steps=options.steps,
         text_tokens=options.text_tokens,
         as_published=options.as_published,

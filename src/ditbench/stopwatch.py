@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -87,6 +88,8 @@ def time_arm(
     """Times whole sampling runs of an arm, interleaved with the full model's, and writes the arm's record.
 
     With random weights there are no embeddings: noise stands in for them, and nothing is decoded after the last step.
+    `peak_bytes` and `peak_bytes_baseline` of the record are the most GPU memory that tensors held in a run of the arm
+    and of the full model, weights included; on a CPU they are null.
     """
     from ditbench.generate import Sampler, Texts, read_batch
     from ditbench.records import Clock, read_record, write_record
@@ -113,7 +116,8 @@ def time_arm(
             )
             texts = Texts([entry["id"] for entry in entries], given, negative)
     ran: dict[str, Trace] = {}
-    runs = {each["arm"]: _runner(sampler, each, texts, ran) for each in (baseline, spec)}
+    peaks: dict[str, int] = {}
+    runs = {each["arm"]: _runner(sampler, each, texts, ran, peaks) for each in (baseline, spec)}
     before = None if device == "cpu" else gpu_load(device)
     neighbours = Neighbours()
     with clock("compute"):
@@ -137,6 +141,8 @@ def time_arm(
         "keeps_memory": sampler.keeps_memory,
         "seconds_per_image": spread([seconds / batch for seconds in timing.seconds]),
         "speedup": spread(timing.ratios),
+        "peak_bytes": peaks.get(spec["arm"]),
+        "peak_bytes_baseline": peaks.get(baseline["arm"]),
         "rounds_seconds": timing.seconds,
         "contended": bool(note),
         "load": taken,
@@ -160,12 +166,30 @@ def contention(processor: float, gpu: float | None) -> str:
     return " and ".join(parts)
 
 
-def _runner(sampler: Any, spec: dict[str, Any], texts: Any, ran: dict[str, Trace]) -> Callable[[], None]:
-    def run() -> None:
-        _, ran[spec["arm"]] = sampler.draw(spec, texts)
-        if sampler.device != "cpu":
-            import torch
+def _runner(
+    sampler: Any, spec: dict[str, Any], texts: Any, ran: dict[str, Trace], peaks: dict[str, int]
+) -> Callable[[], None]:
+    arm = spec["arm"]
 
-            torch.cuda.synchronize(sampler.device)
+    def run() -> None:
+        with peak_memory(sampler.device, arm, peaks):
+            _, ran[arm] = sampler.draw(spec, texts)
 
     return run
+
+
+@contextmanager
+def peak_memory(device: str, arm: str, peaks: dict[str, int]) -> Iterator[None]:
+    """Waits for the GPU at the end, and keeps the most bytes that tensors held there in any run of an arm.
+
+    On a CPU it notes nothing: the system knows one peak per process, and both arms run in this one.
+    """
+    if device == "cpu":
+        yield
+        return
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    yield
+    torch.cuda.synchronize(device)
+    peaks[arm] = max(peaks.get(arm, 0), torch.cuda.max_memory_allocated(device))

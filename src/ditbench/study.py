@@ -21,9 +21,12 @@ from ditbench.mistakes import ARM, lines_of, possible, shown, told
 COSTS = (
     "macs-linear",
     "macs-attention",
+    "macs-thop",  # as the thop tool counts: linear layers and LayerNorms
     "macs-total",
+    "cache-bytes",  # kept between steps, for one sample
     "speedup",
     "seconds-per-image",
+    "peak-memory",  # GB on a GPU; none on a CPU
     "nominal-ratio",
     "realised-ratio",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ditbench.backbones import Backbone, Stream
 from ditbench.engine.deciders import Random
-from ditbench.engine.fills import Fill, Pass, Reuse
+from ditbench.engine.fills import Fill, Key, Pass, Reuse
 from ditbench.engine.layout import Unit
 from ditbench.engine.ledger import bill
 from ditbench.engine.plan import ASK, Plan
@@ -98,28 +99,85 @@ def test_a_full_plan_is_the_network_to_the_last_bit(
     assert all(torch.equal(e, a) for e, a in zip(expected, actual, strict=True))
 
 
+class Always(Reuse):
+    """Keeps what is there and wants every computation."""
+
+    wants_all = True
+
+
+class NoScatter(Always):
+    """A scatter that does nothing: what was kept of the first step stays."""
+
+    def complete(self, key: Key, step: int, rows: Rows, part: torch.Tensor) -> torch.Tensor | None:
+        return self.supply(key, step)
+
+
 @each_family
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scope", ["branch", "block", "span"])
-def test_every_token_through_the_gather_path_over_a_stale_cache(name: str, dtype: torch.dtype, scope: str) -> None:
-    """A scatter that does nothing, or positions that are not gathered, would leave the first step's values here."""
+def test_every_token_through_the_gather_path_is_the_network_but_for_rounding(
+    name: str, dtype: torch.dtype, scope: str
+) -> None:
     backbone = make(name, dtype)
-    tokens = backbone.tokens(**inputs(backbone, name, 0, 1))
-
-    class Always(Reuse):
-        wants_all = True
-
-    run = run_of(backbone, name, plan(backbone, [1.0] * STEPS, scope), Always, EveryToken())
-    # As many as there are, but not the way of a whole unit.
-    run._counts[1:] = [[_Some(tokens) for _ in step] for step in run._counts[1:]]
-    expected, actual = answers(backbone, name, None, 2), answers(backbone, name, run, 2)
-    stale = (expected[1] - expected[0]).abs().max()
-    for e, a in zip(expected, actual, strict=True):
-        scale = e.abs().max()
-        tolerance = 2e-5 * scale if dtype == torch.float32 else 0.06 * scale
-        assert (e - a).abs().max() < tolerance < stale
+    run = gathering(backbone, name, scope, Always)
+    assert off_by_rounding(backbone, name, answers(backbone, name, run, 2))
     kept = [run.trace.computed[step].sum() for step in range(STEPS)]
     assert kept[0] == kept[1] == kept[2]
+
+
+@each_family
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scope", ["branch", "block", "span"])
+def test_a_scatter_that_does_nothing_is_no_rounding(name: str, dtype: torch.dtype, scope: str) -> None:
+    """What the test above would say of it."""
+    backbone = make(name, dtype)
+    stale = answers(backbone, name, gathering(backbone, name, scope, NoScatter), 2)
+    assert not off_by_rounding(backbone, name, stale)
+
+
+def gathering(backbone: Backbone, name: str, scope: str, fill: Callable[[], Fill]) -> Run:
+    """A run that gathers every token, over what the first step left."""
+    run = run_of(backbone, name, plan(backbone, [1.0] * STEPS, scope), fill, EveryToken())
+    # As many as there are, but not the way of a whole unit.
+    tokens = backbone.tokens(**inputs(backbone, name, 0, 1))
+    run._counts[1:] = [[_Some(tokens) for _ in step] for step in run._counts[1:]]
+    return run
+
+
+def off_by_rounding(backbone: Backbone, name: str, actual: list[torch.Tensor]) -> bool:
+    """Whether answers are hardly farther from the same network in float64 than the network's own are.
+
+    Other shapes of the same products round otherwise, but not more: over all numbers by half as much again, at the
+    farthest of them by twice as much.
+    """
+    close = []
+    for own, found, true in zip(answers(backbone, name, None, 2), actual, _exact(backbone, name), strict=True):
+        allowed, off = (own.double() - true).abs(), (found.double() - true).abs()
+        spread = off.square().mean().sqrt() <= 1.5 * allowed.square().mean().sqrt()
+        close.append(bool(spread and off.max() <= 2 * allowed.max()))
+    return all(close)
+
+
+def _exact(backbone: Backbone, name: str) -> list[torch.Tensor]:
+    """The answers of the same weights to the same inputs, computed in float64."""
+    network = make(name, torch.float64).network
+    network.load_state_dict(backbone.network.state_dict())
+    return [network(**_widened(inputs(backbone, name, step, 2)))[0] for step in range(STEPS)]
+
+
+def _widened(given: dict[str, Any]) -> dict[str, Any]:
+    """Inputs in float64. FLUX.1 takes times and guidance a thousandfold, in its own dtype: rounded as an input is."""
+    wide: dict[str, Any] = {}
+    for key, value in given.items():
+        if isinstance(value, dict):
+            wide[key] = _widened(value)
+        elif not torch.is_tensor(value) or not value.is_floating_point():
+            wide[key] = value
+        elif "img_ids" in given and key in ("timestep", "guidance"):
+            wide[key] = (value * 1000).double() / 1000
+        else:
+            wide[key] = value.double()
+    return wide
 
 
 class _Some(int):

@@ -157,6 +157,7 @@ class Fabricated:
         share = 1 - plan.nominal_ratio
         linear = 61.3e9 * share * shape.steps / world.default_steps
         cost = {"linear": linear, "attention": 0.1 * linear, "total": 1.1 * linear, "steps": shape.steps}
+        cost |= {"thop": 1.01 * linear, "cache_bytes": 0.0 if spec.method == "full" else 524288.0}
         cost |= {"cfg_branches": 2, "realised_ratio": 1 - share, "nominal_ratio": 1 - share}
         write(folder / "cost.json", "cost", {"spec_hash": spec.hash, **cost})
         self._scores(spec, folder)
@@ -205,6 +206,7 @@ class Fabricated:
         seconds = {"value": 0.32 / value, "low": 0.31 / value, "high": 0.34 / value}
         body = {"spec_hash": spec.hash, "batch": 16, "rounds": 5, "seconds_per_image": seconds}
         body |= {"speedup": {"value": value, "low": low, "high": high}, "contended": False, "load": 0.0, "note": ""}
+        body |= {"peak_bytes": None, "peak_bytes_baseline": None}
         write(folder / "latency.json", "latency", body, timings)
 
     def remove(self, arm: str, *names: str) -> None:

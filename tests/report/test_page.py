@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -74,6 +75,15 @@ def test_every_number_of_the_table_leads_to_its_cell(tree: Any, embedded: Study)
     for needed in (spec.hash, "interval = 2", "0123456789ab", "Fabricated CPU 3.0 GHz", "bfloat16", "2.890, 3.300"):
         assert needed in cell
     assert 'href="#cell-scenes-fora-n2-seed0"' in text
+
+
+def test_a_cell_timed_on_a_gpu_tells_its_peak_beside_the_baselines(tree: Any, embedded: Study) -> None:
+    assert "peak GPU memory" not in build_page([embedded], tree.read())
+    path = tree.folder("fora-n2") / "latency.json"
+    body = json.loads(path.read_text(encoding="utf-8"))
+    peaks = {"peak_bytes": 3_500_000_000, "peak_bytes_baseline": 3_000_000_000}
+    path.write_text(json.dumps({**body, **peaks, "device": "cuda"}), encoding="utf-8")
+    assert "3.5 GB, of the baseline 3 GB" in build_page([embedded], tree.read())
 
 
 def test_failed_and_missing_cells_are_told_first(tree: Any, embedded: Study) -> None:

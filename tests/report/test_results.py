@@ -9,6 +9,7 @@ from typing import Any
 
 from ditbench.report.results import Cell, read_results
 from ditbench.report.timing import compute_share, time_spent
+from ditbench.study import COSTS
 
 
 def cell(tree: Any, arm: str) -> Cell:
@@ -26,6 +27,24 @@ def test_a_complete_cell_is_done_and_its_values_say_where_they_come_from(tree: A
     assert not found.differences["relations/scenes"].distinguishable
     assert found.differences["fid/scenes"].distinguishable
     assert found.plan is not None and found.plan["steps"] == len(found.plan["shares"])
+
+
+def test_memory_and_what_is_kept_have_units(tree: Any) -> None:
+    found = cell(tree, "fora-n2").values
+    kept, thop = found["cache-bytes"], found["macs-thop"]
+    assert (kept.value, kept.unit, kept.direction, kept.kind) == (524288.0, "B", "lower", "derived")
+    assert thop.value == 1.01 * found["macs-linear"].value and (thop.unit, thop.kind) == ("G", "derived")
+    assert "peak-memory" not in found  # timed on a CPU
+    path = tree.folder("fora-n2") / "latency.json"
+    body = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**body, "peak_bytes": 3_500_000_000}), encoding="utf-8")
+    peak = cell(tree, "fora-n2").values["peak-memory"]
+    assert (peak.value, peak.unit, peak.direction, peak.kind) == (3.5, "GB", "lower", "measured")
+    assert peak.source == "cells/scenes/fora-n2/seed0/latency.json"
+
+
+def test_every_cost_that_a_study_may_name_is_read(tree: Any) -> None:
+    assert set(COSTS) - {"peak-memory"} <= set(cell(tree, "fora-n2").values)
 
 
 def test_states_carry_their_reasons(tree: Any) -> None:

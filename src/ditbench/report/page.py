@@ -215,6 +215,9 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
         if latency.get("device", "cpu") != "cpu":
             load = latency.get("gpu_load")
             yield "others on the GPU", "not checked" if load is None else f"{load:.0%} of the time", False
+        if latency.get("peak_bytes") is not None:
+            peaks = (f"{latency[key] / 1e9:.3g} GB" for key in ("peak_bytes", "peak_bytes_baseline"))
+            yield "peak GPU memory", "{}, of the baseline {}".format(*peaks), False
         if latency["contended"]:
             yield "contended", str(latency["note"]), False
     for kind, p in cell.provenance.items():

@@ -267,11 +267,7 @@ def _values(bodies: dict[str, dict[str, Any]], folder: Path) -> Iterator[tuple[s
         )
         yield m["name"], value
     if cost := bodies.get("cost"):
-        source = str(folder / "cost.json")
-        for part in ("linear", "attention", "total"):
-            yield f"macs-{part}", Value(cost[part] / GIGA, None, None, None, "G", "lower", "derived", source=source)
-        for part in ("nominal", "realised"):
-            yield f"{part}-ratio", Value(cost[f"{part}_ratio"], direction="higher", kind="derived", source=source)
+        yield from _costs(cost, str(folder / "cost.json"))
     if latency := bodies.get("latency"):
         spread = f"slowest and fastest of {latency['rounds']} rounds"
         source = str(folder / "latency.json")
@@ -282,6 +278,18 @@ def _values(bodies: dict[str, dict[str, Any]], folder: Path) -> Iterator[tuple[s
             v = latency[key]
             n = latency["rounds"]
             yield measure, Value(v["value"], v["low"], v["high"], n, unit, direction, interval=spread, source=source)
+        # Null on a CPU, where a process has one peak for both arms.
+        if (peak := latency.get("peak_bytes")) is not None:
+            yield "peak-memory", Value(peak / GIGA, unit="GB", direction="lower", source=source)
+
+
+def _costs(cost: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]:
+    """The numbers of a cost record: MACs and ratios, and what is kept between steps for one sample."""
+    for part in ("linear", "attention", "thop", "total"):
+        yield f"macs-{part}", Value(cost[part] / GIGA, unit="G", direction="lower", kind="derived", source=source)
+    for part in ("nominal", "realised"):
+        yield f"{part}-ratio", Value(cost[f"{part}_ratio"], direction="higher", kind="derived", source=source)
+    yield "cache-bytes", Value(cost["cache_bytes"], unit="B", direction="lower", kind="derived", source=source)
 
 
 def _differences(scores: dict[str, Any] | None) -> Iterator[tuple[str, Difference]]:

@@ -22,7 +22,7 @@ PIXELS_PER_LETTER, PADDING = 8, 48
 def metric_name(measure: str) -> str:
     """A measure's name as MLflow shows it best: flat."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", measure)
-    return f"{name}_G" if name.startswith("macs_") else name
+    return f"{name}_G" if name.startswith("macs_") else f"{name}_GB" if name == "peak_memory" else name
 
 
 def view_state(studies: Sequence[Study]) -> dict[str, object]:
