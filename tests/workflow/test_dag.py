@@ -267,3 +267,9 @@ def test_the_page_of_a_failed_run_is_not_taken_for_the_page_of_another_study(tre
     assert tree.planned(*words) == AFTER
     assert tree.snakemake(*words).returncode == 0
     assert tree.planned(*words) == {}
+
+
+@pytest.mark.parametrize("name", ["judges/trunk", "judges/reader", "recipe/defects", "recipe/training"])
+def test_an_edit_to_what_judges_are_made_of_trains_them_again(tree: Tree, name: str) -> None:
+    said = tree.snakemake("-n", "-p", "judge_weights").stdout
+    assert f"src/ditbench/worlds/scenes/{name}.py" in said

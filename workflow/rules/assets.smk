@@ -36,7 +36,16 @@ rule backbone:
 
 rule judge_weights:
     input:
-        expand(f"{RECIPE}/{{name}}.py", name=["grammar", "renderer", "recipe/judges"]),
+        expand(
+            f"{RECIPE}/{{name}}.py",
+            name=[
+                "grammar",
+                "renderer",
+                *(f"judges/{name}" for name in ["dual", "preference", "reader", "trunk"]),
+                *(f"recipe/{name}" for name in ["changes", "defects", "dual_task", "judges", "preference_task"]),
+                *(f"recipe/{name}" for name in ["reader_task", "training"]),
+            ],
+        ),
     output:
         expand(
             f"{ASSETS}/scenes/{{name}}",
