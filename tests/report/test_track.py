@@ -295,6 +295,23 @@ def test_the_whole_way_from_a_config_to_the_record(
     assert "4 runs of world scenes" in told and body["experiments"][0]["table"] in told
 
 
+def test_runs_carry_the_hash_of_the_configuration_that_asked_for_them(
+    tree: Any, published: Callable[[], dict[str, Any]]
+) -> None:
+    from ditbench.config import Config, keep_settings
+
+    first, second = (Config(images=8, shard=4, batch=batch, results=str(tree.root)) for batch in (16, 8))
+    hashes = [Path(keep_settings(config)).stem for config in (first, second)]
+    assert len(set(hashes)) == 2
+    ids = []
+    for config, expected in zip((first, second), hashes, strict=True):
+        # Other settings change what is said of a cell's run, and leave the run: its records are the same.
+        body = track.publish(config, None, tree.root / "published.json")
+        ids.append([run["run_id"] for run in body["runs"]])
+        assert {run.data.tags["config.hash"] for run in runs_of(tree.root)} == {expected}
+    assert ids[0] == ids[1]
+
+
 def test_the_user_interface_goes_when_it_is_told_to(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
     """SIGTERM to the command ends the server and what the server started."""
     import signal

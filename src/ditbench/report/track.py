@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ditbench.config import Config
 
 KEY, DIGEST, FOLDER = "ditbench.key", "ditbench.digest", "ditbench.results"
+# The name of the settings' file in <results>/configs. Not in the digest: other settings, an added arm for instance,
+# leave a cell what it was.
+CONFIG = "config.hash"
 # Part of every digest: a higher number publishes every cell anew.
 FORMAT = 1
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
@@ -378,6 +381,7 @@ def _period(cell: Cell) -> tuple[int, int]:
 
 def publish(config: Config, results: str | Path | None, out: str | Path, code: str | None = None) -> dict[str, Any]:
     """Publishes every finished or failed cell of a config, and writes a record of the runs and their links."""
+    from ditbench.config import kept_settings
     from ditbench.records import Clock, write_record
 
     clock = Clock()
@@ -385,7 +389,7 @@ def publish(config: Config, results: str | Path | None, out: str | Path, code: s
         found = load_results(config, results)
         studies = [load_study(name) for name in config.studies]
     with clock("write"):
-        body = publish_results(found, studies, tracking_uri(config, found.root))
+        body = publish_results(found, studies, tracking_uri(config, found.root), kept_settings(config).stem)
     write_record(out, "published", body, timings=clock.seconds, code=code)
     for each in body["experiments"]:
         count = sum(run["world"] == each["world"] for run in body["runs"])
@@ -395,8 +399,11 @@ def publish(config: Config, results: str | Path | None, out: str | Path, code: s
     return body
 
 
-def publish_results(results: Results, studies: Sequence[Study], uri: str) -> dict[str, Any]:
-    """Publishes results that have been read; returns the runs and the links that open them."""
+def publish_results(results: Results, studies: Sequence[Study], uri: str, settings: str = "") -> dict[str, Any]:
+    """Publishes results that have been read; returns the runs and the links that open them.
+
+    `settings` is the hash of the configuration that asked for them, a tag of every run.
+    """
     plans = [(cell, publication(cell, results, studies)) for cell in results.cells if cell.state != "not run"]
     experiments, runs = [], []
     with locked(uri):
@@ -408,6 +415,7 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str) -> dic
                 for cell, plan in plans:
                     if cell.world == world:
                         run_id, action = _publish_one(client, experiment, plan)
+                        _tag_settings(client, run_id, settings)
                         ids.append(run_id)
                         row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
                         row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
@@ -505,6 +513,12 @@ def _publish_one(client: MlflowClient, experiment: str, plan: Publication) -> tu
             client.delete_run(run.info.run_id)
             action = "replaced" if action == "written" else action
     return kept, action
+
+
+def _tag_settings(client: MlflowClient, run_id: str, settings: str) -> None:
+    """Says on a run which configuration was the last to ask for it, where that has changed."""
+    if settings and client.get_run(run_id).data.tags.get(CONFIG) != settings:
+        client.set_tag(run_id, CONFIG, settings)
 
 
 def _abandoned(client: MlflowClient, run: Any) -> bool:
