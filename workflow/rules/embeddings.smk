@@ -20,6 +20,7 @@ rule embeddings:
     resources:
         mem_mb=3000,
         gpu=GPUS,
+    # No retries: what fails for want of memory, room or a file fails so again.
     shell:
         "OMP_NUM_THREADS={threads} ditbench embed --world {wildcards.world} --captions {input.captions} "
         "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -40,6 +40,8 @@ rule images:
     resources:
         mem_mb=4000,
         gpu=GPUS,
+    # No retries: what fails for want of memory, room or a file fails so again. A run that was killed is continued by
+    # starting it again, and loses no shard that is there.
     shell:
         "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {input.captions} "
         "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "

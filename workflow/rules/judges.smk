@@ -25,6 +25,7 @@ rule scores:
     resources:
         mem_mb=4000,
         gpu=GPUS,
+    # No retries: what fails for want of memory, room or a file fails so again.
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
         "--captions {input.captions} {params.references} {params.judges} --device {params.device} "
