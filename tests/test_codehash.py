@@ -41,6 +41,10 @@ OTHERS = {
     "audit": {"storage.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN)},
     "publish": {"storage.py", "engine/trace.py"},
     "report": {"storage.py"},
+    "backbone": set(),
+    "judge_weights": {"storage.py", "worlds/scenes/recipe/export.py"},  # for the name of the accelerator
+    # The card shows what other stages made: weights, scores and pictures.
+    "model_card": {"storage.py", *(f"worlds/scenes/{name}.py" for name in ("grammar", "pipeline", "renderer"))},
 }
 
 
@@ -65,6 +69,13 @@ def test_the_table_names_what_the_stages_files_import(stage: str) -> None:
     needed = {file for path in named for file in imported(path)} - named
     forgotten = {str(file.relative_to(PACKAGE)) for file in needed if file.name not in PLUMBING}
     assert forgotten - OTHERS[stage] == set()
+
+
+def test_what_decides_the_shipped_weights_is_in_the_hash_of_their_stage() -> None:
+    from ditbench.worlds.scenes.recipe import export, judges
+
+    for stage, recipe in (("backbone", export.RECIPE_FILES), ("judge_weights", judges.RECIPE_FILES)):
+        assert {PACKAGE / "worlds" / "scenes" / name for name in recipe} <= set(source_files(stage))
 
 
 def test_weights_count_for_the_stages_that_load_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,7 @@ def _add_assets(assets: argparse.ArgumentParser) -> None:
         if name == "model-card":
             sub.add_argument("--config", type=Path, default=Path("config.yaml"))
             sub.add_argument("--results", type=Path)
+            sub.add_argument("--kept", action="store_true", help="from the records in --folder alone, without a run")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -468,6 +469,9 @@ def _train_judges(options: argparse.Namespace) -> None:
 
 def _model_card(options: argparse.Namespace) -> None:
     from ditbench.config import load_config
-    from ditbench.worlds.scenes.recipe.card import card_from_results
+    from ditbench.worlds.scenes.recipe.card import card_from_results, write_card
 
+    if options.kept:
+        write_card(options.folder)
+        return
     card_from_results(options.folder, load_config(options.config), options.results)

@@ -21,6 +21,8 @@ _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit"
 _NETWORKS = ("worlds/base.py", "worlds/real", *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")))
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
 _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
+_SCENES = tuple(f"worlds/scenes/{name}.py" for name in ("grammar", "renderer", "settings", "model"))
+_RECIPE = "worlds/scenes/recipe"
 STAGES: dict[str, tuple[str, ...]] = {
     "captions": ("caption_sets.py",),
     "references": ("caption_sets.py", "storage.py"),
@@ -53,6 +55,16 @@ STAGES: dict[str, tuple[str, ...]] = {
     ),
     "publish": ("report", "study.py", "runs.py"),
     "report": ("report", "study.py", "runs.py"),
+    # How the embedded world's weights are made: what `recipe_hash` counts, and what writes the files.
+    "backbone": (*_SCENES, *(f"{_RECIPE}/{name}.py" for name in ("lesson", "backbone", "export"))),
+    "judge_weights": (
+        "worlds/scenes/grammar.py",
+        "worlds/scenes/renderer.py",
+        "worlds/scenes/judges",
+        *(f"{_RECIPE}/{name}.py" for name in ("judges", "changes", "defects", "training")),
+        *(f"{_RECIPE}/{name}_task.py" for name in ("reader", "dual", "preference")),
+    ),
+    "model_card": (f"{_RECIPE}/card.py", "worlds/scenes/settings.py"),
 }
 # Modules of those folders that the stage does not run.
 _APART = {

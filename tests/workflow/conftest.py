@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "config.yaml", "profiles", "workflow", "studies", "src")
+PARTS = ("Snakefile", "config.yaml", "configs", "profiles", "workflow", "studies", "src")
 
 # Answers any stage: notes its words, fails where FAIL says so, else writes what the rule expects.
 STAND_IN = """\
@@ -28,6 +28,11 @@ STAND_IN = """\
 import json, os, sys
 from pathlib import Path
 
+ASSETS = (
+    ("train-backbone", ("transformer.safetensors", "text_encoder.safetensors", "backbone.json")),
+    ("train-judges", ("reader.safetensors", "dual.safetensors", "preference.safetensors", "judges.json")),
+    ("model-card", ("README.md", "quality.json", "samples.png")),
+)
 words = sys.argv[1:]
 if words[0] == "warm":  # nothing heavy is stood in for
     sys.exit()
@@ -43,11 +48,20 @@ if words[0] == "report":
     results = Path(config["results"])
     made = [results / "report" / "index.html"]
     made += [results / "studies" / s / f"table.{{f}}" for s in config["studies"] for f in ("md", "tex", "csv", "html")]
+elif words[0] == "assets":
+    made = [Path(value("--folder")) / name for name in dict(ASSETS)[words[1]]]
 else:
     made = [Path(value("--out"))] if "--out" in words else []
 for path in made:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(" ".join(words))
+"""
+
+# Answers the run within a run that measures new weights.
+STAND_IN_RUN = """\
+#!/bin/sh
+echo "snakemake $*" >>calls.log
+echo "weights $DITBENCH_SCENES_ASSETS" >>calls.log
 """
 
 
@@ -107,10 +121,11 @@ def copy_tree(root: Path) -> Tree:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """A fresh copy in which `ditbench` is the stand-in."""
     made = copy_tree(tmp_path_factory.mktemp("tree"))
-    program = made.root / "bin" / "ditbench"
-    program.parent.mkdir()
-    program.write_text(STAND_IN.format(python=sys.executable))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    folder = made.root / "bin"
+    folder.mkdir()
+    for name, text in (("ditbench", STAND_IN.format(python=sys.executable)), ("snakemake", STAND_IN_RUN)):
+        (folder / name).write_text(text)
+        (folder / name).chmod((folder / name).stat().st_mode | stat.S_IXUSR)
     return made
 
 

@@ -269,7 +269,38 @@ def test_the_page_of_a_failed_run_is_not_taken_for_the_page_of_another_study(tre
     assert tree.planned(*words) == {}
 
 
-@pytest.mark.parametrize("name", ["judges/trunk", "judges/reader", "recipe/defects", "recipe/training"])
-def test_an_edit_to_what_judges_are_made_of_trains_them_again(tree: Tree, name: str) -> None:
-    said = tree.snakemake("-n", "-p", "judge_weights").stdout
-    assert f"src/ditbench/worlds/scenes/{name}.py" in said
+ASSETS = ("assets", "--config", "results=shipped")
+
+
+@pytest.fixture(scope="module")
+def trained(finished: Tree) -> Tree:
+    """The finished tree, where the shipped weights were made too."""
+    done = finished.snakemake(*ASSETS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return finished
+
+
+def test_the_card_of_new_weights_is_written_from_a_run_with_them(trained: Tree) -> None:
+    *trainings, run, weights, card = trained.calls()[-5:]
+    assert sorted(call.split()[1] for call in trainings) == ["train-backbone", "train-judges"]
+    assert "--configfile configs/scenes-quality.yaml" in run and "results=shipped/assets/quality" in run
+    assert weights == f"weights {trained.root / 'shipped' / 'assets' / 'scenes'}"
+    assert card.startswith("assets model-card --folder shipped/assets/scenes")
+    assert card.endswith("--results shipped/assets/quality")
+    assert not (trained.root / "shipped" / "run.json").exists()  # no run of the study, of which `spent` would tell
+    assert trained.planned(*ASSETS) == {}
+
+
+@pytest.mark.parametrize(
+    ("edited", "jobs"),
+    [
+        ("src/ditbench/worlds/scenes/judges/trunk.py", {"judge_weights": 1, "model_card": 1}),
+        ("src/ditbench/worlds/scenes/recipe/lesson.py", {"backbone": 1, "model_card": 1}),
+        ("src/ditbench/worlds/scenes/grammar.py", {"backbone": 1, "judge_weights": 1, "model_card": 1}),
+        ("src/ditbench/worlds/scenes/recipe/card.py", {"model_card": 1}),
+        ("src/ditbench/engine/run.py", {}),
+    ],
+    indirect=["edited"],
+)
+def test_an_edit_of_a_recipe_makes_anew_what_it_makes(trained: Tree, edited: Tree, jobs: dict[str, int]) -> None:
+    assert edited.planned(*ASSETS) == (Counter(jobs) + Counter(assets=1) if jobs else {})

@@ -1,25 +1,17 @@
 # How the shipped weights of the embedded world were made: `snakemake assets`, hours on two cores, resumable.
 # What it makes lies under results/assets/scenes; a person who wants to ship it copies it to assets/scenes.
 
-ASSETS = f"{RESULTS}/assets"
-WORK = f"{RESULTS}/assets/work"
-RECIPE = "src/ditbench/worlds/scenes"
-
 
 rule backbone:
-    input:
-        expand(
-            f"{RECIPE}/{{name}}.py",
-            name=["grammar", "renderer", "settings", "model", "recipe/lesson", "recipe/backbone", "recipe/export"],
-        ),
     output:
         expand(
             f"{ASSETS}/scenes/{{name}}", name=["transformer.safetensors", "text_encoder.safetensors", "backbone.json"]
         ),
     params:
+        code=code_hash("backbone"),
         device=CONFIG.device,
         place=lambda wildcards, output: Path(output[0]).parent,
-        work=WORK,
+        work=checkpoints("backbone"),
     log:
         f"{LOGS}/assets/backbone.log",
     benchmark:
@@ -35,26 +27,16 @@ rule backbone:
 
 
 rule judge_weights:
-    input:
-        expand(
-            f"{RECIPE}/{{name}}.py",
-            name=[
-                "grammar",
-                "renderer",
-                *(f"judges/{name}" for name in ["dual", "preference", "reader", "trunk"]),
-                *(f"recipe/{name}" for name in ["changes", "defects", "dual_task", "judges", "preference_task"]),
-                *(f"recipe/{name}" for name in ["reader_task", "training"]),
-            ],
-        ),
     output:
         expand(
             f"{ASSETS}/scenes/{{name}}",
             name=["reader.safetensors", "dual.safetensors", "preference.safetensors", "judges.json"],
         ),
     params:
+        code=code_hash("judge_weights"),
         device=CONFIG.device,
         place=lambda wildcards, output: Path(output[0]).parent,
-        work=WORK,
+        work=checkpoints("judge_weights"),
     log:
         f"{LOGS}/assets/judges.log",
     benchmark:
@@ -69,7 +51,38 @@ rule judge_weights:
         "--device {params.device} 2>&1 | tee {log} >&2"
 
 
+rule model_card:
+    # The quality of these weights is that of a study drawn with them: a run of its own, in a folder of its own, because
+    # this one was planned with the weights that are shipped.
+    input:
+        weights=rules.backbone.output,
+        judges=rules.judge_weights.output,
+        config="configs/scenes-quality.yaml",
+    output:
+        expand(f"{ASSETS}/scenes/{{name}}", name=["README.md", "quality.json", "samples.png"]),
+    params:
+        code=code_hash("model_card"),
+        device=CONFIG.device,
+        place=lambda wildcards, output: Path(output[0]).parent,
+        results=f"{ASSETS}/quality",
+    log:
+        f"{LOGS}/assets/model_card.log",
+    benchmark:
+        f"{BENCHMARKS}/assets/model_card.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=8000,
+        gpu=GPUS,
+    retries: 2
+    shell:
+        "(DITBENCH_SCENES_ASSETS=$(cd {params.place}; pwd) snakemake --nolock --cores {threads} "
+        "--configfile {input.config} --config results={params.results} device={params.device}; "
+        "ditbench assets model-card --folder {params.place} --config {input.config} "
+        "--results {params.results}) 2>&1 | tee {log} >&2"
+
+
 rule assets:
     input:
         rules.backbone.output,
         rules.judge_weights.output,
+        rules.model_card.output,

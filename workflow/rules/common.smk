@@ -44,6 +44,7 @@ EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
 REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}.json"
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
+ASSETS = f"{RESULTS}/assets"
 FAILED_RUN = f"{RESULTS}/report/failed-run.txt"
 PUBLISHED = f"{RESULTS}/published.json"
 PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
@@ -76,8 +77,9 @@ def claim_results():
 
 
 def asks_for_cells():
-    """Whether a run is asked for more than the audit, which is no run of the configuration's study: it has no plan."""
-    return set(workflow.dag_settings.targets) != {"macs_audit"}
+    """Whether a run is asked for more than the audit and the shipped weights, which are no part of any study."""
+    targets = set(workflow.dag_settings.targets)
+    return not targets or bool(targets - {"macs_audit", "backbone", "judge_weights", "model_card", "assets"})
 
 
 def start_warm_process():
@@ -153,6 +155,11 @@ def code_of_cell(stage):
 def code_of_world(stage):
     """The hash of the code that a stage runs in a world."""
     return lambda wildcards: code_hash(stage, wildcards.world)
+
+
+def checkpoints(stage):
+    """Where training goes on: a folder for each recipe, since one's checkpoints are no start for another."""
+    return f"{ASSETS}/work/{code_hash(stage)}"
 
 
 def captions_source():
