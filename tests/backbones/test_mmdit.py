@@ -149,7 +149,7 @@ def test_the_last_block_writes_no_text() -> None:
     assert wrote == {0, 1}
     run = run_of(backbone, "sd3", plan(backbone, [1.0, 0.0]))
     answers(backbone, "sd3", run, 1)
-    texts = [key for key in run._branches[0].fill._last if key.stream == "text"]  # type: ignore[attr-defined]
+    texts = [key for key in run.branches[0].fill._last if key.stream == "text"]  # type: ignore[attr-defined]
     assert len(texts) == 4
 
 
