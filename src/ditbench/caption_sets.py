@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,27 @@ SPLIT = "evaluation"
 REFERENCE_SEED = 1_000_003
 
 
-def caption_id(text: str) -> str:
-    """Twelve hex digits that name a caption in files and decide its starting noise."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def caption_id(text: str, occurrence: int = 1) -> str:
+    """Twelve hex digits that name a caption in files and decide its starting noise; a repetition adds its number."""
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return name if occurrence == 1 else f"{name}-{occurrence}"
+
+
+def caption_ids(texts: Sequence[str]) -> list[str]:
+    """A name for each caption, no two alike: a caption that stands in a set again has noise of its own."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for text in texts:
+        seen[text] += 1
+        ids.append(caption_id(text, seen[text]))
+    return ids
 
 
 def read_caption_file(path: Path, count: int) -> list[str]:
-    """The first `count` distinct lines of a UTF-8 text file; empty lines and repetitions are told and passed over."""
+    """The first `count` captions of a UTF-8 text file, one a line; empty lines are passed over.
+
+    A caption may stand there several times, as in sets that people wrote; how many do is told on stderr.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -37,15 +52,18 @@ def read_caption_file(path: Path, count: int) -> list[str]:
     # Only line feeds end a caption: splitlines would also break at exotic separators inside one.
     lines = [unicodedata.normalize("NFC", line.strip()) for line in text.replace("\r\n", "\n").split("\n")]
     filled = [line for line in lines if line]
-    distinct = list(dict.fromkeys(filled))
-    empty, repeated = len(lines) - len(filled) - (1 if lines[-1] == "" else 0), len(filled) - len(distinct)
+    empty = len(lines) - len(filled) - (1 if lines[-1] == "" else 0)
+    if len(filled) < count:
+        raise Fault(f"{path} holds {len(filled)} captions, {count} are asked for; lower `images` or add lines")
+    taken = filled[:count]
+    repeated = count - len(set(taken))
     if empty or repeated:
-        print(f"{path}: passed over {empty} empty and {repeated} repeated lines", file=sys.stderr)
-    if len(distinct) < count:
-        raise Fault(
-            f"{path} holds {len(distinct)} distinct captions, {count} are asked for; lower `images` or add lines"
+        print(
+            f"{path}: passed over {empty} empty lines; {repeated} of {count} captions repeat an earlier one and are "
+            "drawn from other noise",
+            file=sys.stderr,
         )
-    return distinct[:count]
+    return taken
 
 
 def write_captions(
@@ -64,7 +82,7 @@ def write_captions(
         "seed": seed,
         "count": len(texts),
         "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
-        "captions": [{"id": caption_id(text), "text": text} for text in texts],
+        "captions": [{"id": name, "text": text} for name, text in zip(caption_ids(texts), texts, strict=True)],
     }
     write_record(out, "captions", body, timings=clock.seconds, code=code)
 
