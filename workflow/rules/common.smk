@@ -159,7 +159,7 @@ def code_of_world(stage):
 
 def checkpoints(stage):
     """Where training goes on: a folder for each recipe, since one's checkpoints are no start for another."""
-    return f"{ASSETS}/work/{code_hash(stage)}"
+    return f"{ASSETS}/checkpoints/{code_hash(stage)}"
 
 
 def captions_source():
