@@ -75,7 +75,7 @@ def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("renderer.py", {"references", "score"}),
+        ("renderer.py", {"backbone", "judge_weights", "references", "score"}),
         ("pipeline.py", {"embed", "generate", "time"}),
         ("statistics.py", {"score"}),
         ("ledger.py", {"cost", "audit"}),
