@@ -18,9 +18,9 @@ rule embeddings:
     threads: 1
     priority: FIRST
     resources:
-        mem_mb=3000,
+        mem_mb=more_each_time(3000),
         gpu=GPUS,
-    # No retries: what fails for want of memory, room or a file fails so again.
+    retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench embed --world {wildcards.world} --captions {input.captions} "
         "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -38,10 +38,9 @@ rule images:
     threads: 1
     priority: longest_first
     resources:
-        mem_mb=4000,
+        mem_mb=more_each_time(4000),
         gpu=GPUS,
-    # No retries: what fails for want of memory, room or a file fails so again. A run that was killed is continued by
-    # starting it again, and loses no shard that is there.
+    retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {input.captions} "
         "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "

@@ -23,9 +23,9 @@ rule scores:
         f"{BENCHMARKS}/scores/{{world}}.{{arm}}.seed{{seed}}.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=more_each_time(4000),
         gpu=GPUS,
-    # No retries: what fails for want of memory, room or a file fails so again.
+    retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
         "--captions {input.captions} {params.references} {params.judges} --device {params.device} "

@@ -24,9 +24,9 @@ rule latency:
     threads: workflow.cores
     priority: -1  # images are worth looking at first
     resources:
-        mem_mb=4000,
+        mem_mb=more_each_time(4000),
         gpu=GPUS,
-    retries: 1
+    retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench time --spec {input.spec} --baseline {input.baseline} "
         "--captions {input.captions} {params.embeddings} --rounds {params.rounds} --batch {params.batch} "
