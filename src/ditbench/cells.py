@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -169,3 +169,25 @@ def studies_of(config: Config, spec: Spec) -> list[str]:
 def shard_ranges(config: Config) -> list[tuple[int, int]]:
     """The caption indices of each shard, first and last inclusive."""
     return [(a, min(a + config.shard, config.images) - 1) for a in range(0, config.images, config.shard)]
+
+
+def damage(shards: Sequence[Path]) -> str:
+    """What is wrong with the archives of some shards' records, and how to mend it; nothing where all are whole.
+
+    Sizes alone are compared, which takes no time: contents are checked by whoever reads them.
+    """
+    from ditbench.records import read_record
+
+    found = []
+    for path in shards:
+        record = read_record(path, "shard")
+        archive = path.with_name(record["file"])
+        size = archive.stat().st_size if archive.is_file() else None
+        if size is None:
+            found.append(f"{archive} is missing")
+        elif size != record["bytes"]:
+            found.append(f"{archive} has {size:,} bytes instead of {record['bytes']:,}")
+    if not found:
+        return ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{found[0]}{more}; delete the .json beside it and run again"

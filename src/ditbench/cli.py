@@ -219,13 +219,16 @@ def _range(knob: Any) -> str:
 def _cells(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from ditbench.cells import cell_table, studies_of
+    from ditbench.cells import cell_table, damage, studies_of
     from ditbench.config import load_config
     from ditbench.report.results import load_results
 
     config = load_config(options.config)
     specs = cell_table(config)
-    states = {cell.hash: cell.state_text for cell in load_results(config, options.results).cells}
+    cells = load_results(config, options.results).cells
+    # The records say what was made; what became of the images since is seen in their files only.
+    damaged = {cell.hash: damage(cell.shards) for cell in cells}
+    states = {c.hash: f"damaged: {damaged[c.hash]}" if damaged[c.hash] else c.state_text for c in cells}
     if options.json:
         bodies = [
             {**asdict(s), "hash": s.hash, "studies": studies_of(config, s), "state": states[s.hash]} for s in specs

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from ditbench.report.results import Cell, read_results
 from ditbench.report.timing import compute_share, time_spent
 from ditbench.study import COSTS
@@ -117,3 +119,28 @@ def test_a_stage_that_serves_all_cells_tells_its_failure_in_every_one(tree: Any)
     cells = {cell.arm: cell for cell in tree.read().cells}
     assert cells["full"].state_text == "failed: text embeddings: the weights are damaged"
     assert cells["fora-n2"].state == "failed"
+
+
+def test_a_shard_that_was_damaged_afterwards_is_told_by_its_size(tree: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from ditbench.cells import damage
+    from ditbench.cli import main
+
+    cell = next(cell for cell in tree.read().cells if cell.arm == "fora-n2")
+    assert damage(cell.shards) == ""
+    first, second = (path.with_suffix(".zip") for path in cell.shards)
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-1])
+    told = damage(cell.shards)
+    assert (
+        told
+        == f"{first} has {len(whole) - 1:,} bytes instead of {len(whole):,}; delete the .json beside it and run again"
+    )
+    second.unlink()
+    assert "(and 1 more)" in damage(cell.shards)
+    first.write_bytes(whole)
+    assert damage(cell.shards).startswith(f"{second} is missing; ")
+    config = tree.root / "c.yaml"
+    config.write_text("{images: 8, shard: 4}")
+    assert main(("cells", "--config", str(config), "--results", str(tree.root), "--json")) == 0
+    states = {body["arm"]: body["state"] for body in json.loads(capsys.readouterr().out)}
+    assert states["fora-n2"].startswith(f"damaged: {second} is missing") and states["full"] == "done"
