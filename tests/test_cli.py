@@ -84,18 +84,19 @@ def test_the_time_of_the_last_run_is_told_with_its_own_settings(
     config = load_config(CONFIG).model_copy(update={"results": str(results)})
     settings = keep_settings(config)
     words = ("spent", "--results", str(results), "--config")
-    assert said(capsys, *words, settings).strip() == f"no run is noted in {results}"
+    assert refused(capsys, *words, settings) == f"ditbench: no run is noted in {results}\n"
+    assert refused(capsys, *words, settings, "--json") == f"ditbench: no run is noted in {results}\n"
     began = time.time() - 100
     write_record(
         results / NAME,
         "run",
         {"settings": Path(settings).name, "began": began, "cores": 2, "gpus": 0} | {"ended": None},
     )
-    assert said(capsys, *words, settings).strip() == f"the last run in {results} has made no record yet"
+    assert f"the last run in {results} has made no record yet" in refused(capsys, *words, settings)
     write_record(results / "published.json", "published", {}, timings={"write": 1.0})
     assert "on 2 cores, with 1 job." in said(capsys, *words, settings)
     assert json.loads(said(capsys, *words, settings, "--json"))["worker_seconds"]["writing"] == 1.0
-    assert f"had other settings: ditbench spent --config {settings}" in said(capsys, *words, CONFIG)
+    assert f"had other settings: ditbench spent --config {settings}" in refused(capsys, *words, CONFIG)
 
 
 def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

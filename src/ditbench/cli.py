@@ -104,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     sub = add("warm", _warm, "load the heavy libraries once, for the commands of a run")
     sub.add_argument("--socket", type=Path, required=True, help="where commands find it ($DITBENCH_WARM)")
     sub.add_argument("--run", type=int, required=True, help="the process with which it ends")
-    add("mlflow", _mlflow, "start the MLflow pages on this run's store", "config", "results")
+    sub = add("mlflow", _mlflow, "start the MLflow pages on this run's store, until Ctrl+C", "config", "results")
+    sub.add_argument("--port", type=_count, default=5000, help="5000 if not given; the next free one if it is taken")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine alone if not given")
     _add_assets(add("assets", lambda options: options.step(options), "make the shipped weights of the embedded world"))
     return top
 
@@ -413,8 +415,10 @@ def _spent(options: argparse.Namespace) -> None:
 
     found = load_results(load_config(options.config), options.results)
     wall = wall_time(found.run, found.jobs)
+    if wall is None:
+        raise Fault(_no_run(found.root, found.run is None))
     if options.json:
-        body = wall and {
+        body = {
             "wall_seconds": wall.seconds,
             "workers": wall.run.workers,
             "unit": wall.run.unit,
@@ -423,8 +427,6 @@ def _spent(options: argparse.Namespace) -> None:
             "worker_seconds": wall.work,
         }
         print(json.dumps(body, indent=1))
-    elif wall is None:
-        print(_no_run(found.root, found.run is None))
     else:
         whole = sum(wall.work.values())
         print(told(wall))
@@ -453,7 +455,7 @@ def _mlflow(options: argparse.Namespace) -> None:
     from ditbench.config import load_config
     from ditbench.report.track import serve
 
-    serve(load_config(options.config), options.results)
+    serve(load_config(options.config), options.results, options.port, options.host)
 
 
 def _train_backbone(options: argparse.Namespace) -> None:

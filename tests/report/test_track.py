@@ -321,13 +321,15 @@ def test_the_user_interface_goes_when_it_is_told_to(tree: Any, published: Callab
     import psutil
 
     published()
-    code = (
-        "from ditbench.config import Config; from ditbench.report.track import serve;"
-        f"serve(Config(results={str(tree.root)!r}), port=5870)"
-    )
-    with (tree.root / "ui.log").open("w") as log:
-        command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True)
-    assert command.stdout is not None and "/#/experiments/" in command.stdout.readline()
+    words = ["mlflow", "--config", "config.yaml", "--results", str(tree.root), "--port", "5870"]
+    taken = socket.create_server(("127.0.0.1", 5870))
+    with (tree.root / "ui.log").open("w") as log, taken:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "ditbench", *words], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        # The next port serves where the one that was asked for is taken.
+        assert command.stdout is not None and ":5871/#/experiments/" in command.stdout.readline()
+    assert "port 5870 is taken, 5871 serves" in (tree.root / "ui.log").read_text()
     parent, children, until = psutil.Process(command.pid), [], time.monotonic() + 60
     while not children and time.monotonic() < until:
         time.sleep(0.2)

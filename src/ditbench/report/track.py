@@ -583,10 +583,10 @@ def _log_captions(client: MlflowClient, run_id: str, captions: tuple[str, str]) 
 # The user interface
 
 
-def serve(config: Config, results: str | Path | None = None, port: int = 5000) -> None:
-    """Starts MLflow's user interface on the results' store, for this machine only, until it is interrupted.
+def serve(config: Config, results: str | Path | None = None, port: int = 5000, host: str = "127.0.0.1") -> None:
+    """Starts MLflow's user interface on the results' store until it is interrupted.
 
-    Where `port` is taken, the next free one serves.
+    Only this machine can open it, unless `host` says otherwise. Where `port` is taken, the next free one serves.
     """
     import signal
     import subprocess
@@ -595,13 +595,15 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000) -
     uri = tracking_uri(config, root)
     if uri.startswith("http"):
         raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
-    port = _free_port(port)
+    asked, port = port, _free_port(port)
+    if port != asked:
+        print(f"port {asked} is taken, {port} serves", file=sys.stderr)
     with locked(uri):
         experiments = open_store(uri).search_experiments(filter_string="name LIKE 'ditbench/%'")
     for experiment in experiments:
         print(f"{experiment.name}: {table_link(uri, experiment.experiment_id, port)}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
     # Without this MLflow starts seven more processes, for jobs that we do not have.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # A group of its own: MLflow's server starts another process, and both must go when we are told to stop.
