@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     add("cost", _cost, "bill what a cell's traces say was executed", "spec", "shards", "out", "code")
     sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "device", "out", "code")
     sub.add_argument("--references", type=Path, help="the world's reference images, where it has any")
-    sub.add_argument("--judges", nargs="*", help="which judges; all of the world's if none is named")
+    sub.add_argument("--judges", nargs="*", help="which judges; the world's that have their weights if none is named")
+    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
     sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
     sub = add("time", _time, "time an arm interleaved with the full model", "spec", *_DRAWING, "out", "code")
     sub.add_argument("--embeddings", type=Path, help="of the captions; random weights need none")
@@ -156,14 +157,15 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _worlds(options: argparse.Namespace) -> None:
+    from ditbench.judges import judges_of
     from ditbench.worlds import get_world, world_names
 
     worlds, given = [get_world(name) for name in world_names()], _given_weights(options.config)
     places = {world.name: world.weights_place(given.get(world.name)) for world in worlds}
     if options.json:
         keys = ["name", "summary", "family", "default_steps", "guidance", "cfg_branches", "dtype", "image_size"]
-        keys += ["size_text", "tokens", "text_tokens", "judge_names"]
-        bodies = [{key: getattr(world, key) for key in keys} for world in worlds]
+        keys += ["size_text", "tokens", "text_tokens"]
+        bodies = [{key: getattr(w, key) for key in keys} | {"judge_names": judges_of(w.name)} for w in worlds]
         for body in bodies:
             body["weights"], body["weights_found"] = places[body["name"]]
         print(json.dumps(bodies, indent=1))
@@ -173,7 +175,7 @@ def _worlds(options: argparse.Namespace) -> None:
         place, there = places[w.name]
         found = f"{place}: {'found' if there else 'not on this machine'}"
         sampling = (w.size_text, w.default_steps, w.guidance, w.tokens, w.text_tokens or "-")
-        rows.append((w.name, w.family, *sampling, ", ".join(w.judge_names), found))
+        rows.append((w.name, w.family, *sampling, ", ".join(judges_of(w.name)), found))
     _table(("world", "family", "size", "steps", "guidance", "tokens", "text", "judges", "weights"), rows)
 
 
@@ -373,7 +375,16 @@ def _score(options: argparse.Namespace) -> None:
             options.judges or None,
             options.device,
             options.code,
+            _places(options.judge_weights),
         )
+
+
+def _places(pairs: Sequence[str]) -> dict[str, str]:
+    """The places of judges' weights, from KEY=PLACE."""
+    wrong = [pair for pair in pairs if not all(pair.partition("=")[::2])]
+    if wrong:
+        raise Fault(f"--judge-weights: {wrong[0]!r} must be KEY=PLACE")
+    return {key: place for key, _, place in (pair.partition("=") for pair in pairs)}
 
 
 def _time(options: argparse.Namespace) -> None:

@@ -69,6 +69,7 @@ class Config(_Part):
     references: Count = 2000
     judges: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = None
     weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    judge_weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
     stopwatch: StopwatchConfig = StopwatchConfig()
     studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
@@ -191,16 +192,18 @@ def retyped(value: Any) -> Any:
 
 
 def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
+    from ditbench.judges import judges_of
+    from ditbench.judges.registry import weight_keys
     from ditbench.methods import method_names
     from ditbench.methods.registry import method_class
     from ditbench.study import not_of_arms, study_names, study_path
-    from ditbench.worlds import get_world, world_names
+    from ditbench.worlds import world_names
 
     world = body.get("world", "scenes")
     if isinstance(world, str) and world not in world_names():
         yield f"world: no world {world!r}{possible(world, world_names())}"
     elif isinstance(world, str):
-        known = get_world(world).judge_names
+        known = judges_of(world)
         for i, judge in enumerate(_list(body.get("judges"))):
             if isinstance(judge, str) and judge not in known:
                 yield f"judges.{i}: no judge {judge!r} in world {world}{possible(judge, known)}"
@@ -208,6 +211,10 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in world_names():
             yield f"weights.{name}: no world {name!r}{possible(str(name), world_names())}"
+    judged_with = body.get("judge_weights")
+    for name in judged_with if isinstance(judged_with, Mapping) else ():
+        if name not in weight_keys():
+            yield f"judge_weights.{name}: no judge needs {name!r}{possible(str(name), weight_keys())}"
     for i, study in enumerate(_list(body.get("studies"))):
         try:
             path = study_path(str(study))

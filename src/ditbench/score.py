@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
-from ditbench.judges import Judge, Pictures, Result, get_judge, judges_of
+from ditbench.judges import Judge, Pictures, Result, default_judges, get_judge
 from ditbench.records import Clock, read_record, write_record
 from ditbench.storage import replacing
 from ditbench.weights import need_images, need_one_weights
@@ -28,18 +28,20 @@ def score_cell(
     judges: Sequence[str] | None = None,
     device: str = "cpu",
     code: str | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the scores record `out` and `samples.parquet` beside it.
 
     `references_json` is None for worlds without reference images. `full_shard_jsons` are the full arm's shards of the
-    same captions; without them (for the full arm itself) nothing is compared in pairs. `judges` defaults to all that
-    can judge the cell's world.
+    same captions; without them (for the full arm itself) nothing is compared in pairs. `judges` defaults to those of
+    the cell's world whose weights are at hand; `places` are the configuration's `judge_weights`.
     """
     clock = Clock()
     spec = read_record(spec_path, "spec")
     need_images(spec)
     need_one_weights(spec, [read_record(path, "shard") for path in shard_jsons])
-    chosen = [get_judge(name, device) for name in judges or judges_of(spec["world"])]
+    names = judges or default_judges(spec["world"], places)
+    chosen = [get_judge(name, device, places) for name in names]
     with clock("load"):
         for member in chosen:
             member.load()

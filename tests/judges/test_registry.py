@@ -1,17 +1,38 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ditbench.faults import Fault
-from ditbench.judges import Judge, get_judge, judge_names, judges_of
-from ditbench.judges.registry import _classes
-from ditbench.worlds import get_world
+from ditbench.judges import Judge, Weights, default_judges, get_judge, judge_names, judges_of
+from ditbench.judges.registry import _classes, weight_keys
 
 
 def test_judges_are_found_and_serve_the_worlds_that_name_them() -> None:
     assert {"attributes", "clip", "fid", "hps", "psnr"} <= set(judge_names())
-    assert set(get_world("scenes").judge_names) <= set(judges_of("scenes"))
-    assert judges_of("a world without judges of its own") == ["psnr"]
+    assert {"attributes", "clip", "fid", "hps", "psnr"} <= set(judges_of("scenes"))
+    assert "psnr" in judges_of("a world without judges of its own")
+    assert "attributes" not in judges_of("a world without judges of its own")
+
+
+def test_weights_that_are_missing_are_one_sentence(tmp_path: Path) -> None:
+    weights = Weights("some-net", "a network, net.pt", "https://example.org/net.pt")
+    sentence = (
+        r"judge x needs a network, net.pt, .*example.org/net.pt; give its place as `judge_weights: \{some-net: PATH\}`"
+    )
+    with pytest.raises(Fault, match=sentence):
+        weights.need({}, "x")
+    with pytest.raises(Fault, match=r"judge_weights.some-net: there is no file .*net.pt; it must be a network"):
+        weights.need({"some-net": str(tmp_path / "net.pt")}, "x")
+    (tmp_path / "net.pt").write_bytes(b"")
+    assert weights.need({"some-net": str(tmp_path / "net.pt")}, "x") == tmp_path / "net.pt"
+
+
+def test_judges_without_their_weights_do_not_run_by_themselves() -> None:
+    waiting = {judge for names in weight_keys().values() for judge in names}
+    assert not waiting & set(default_judges("scenes"))
+    assert {"fid", "psnr"} <= set(default_judges("scenes"))
 
 
 @pytest.mark.parametrize("name", judge_names())

@@ -183,6 +183,12 @@ def weights_option(wildcards):
     return f"--weights {shlex.quote(given)}" if given else ""
 
 
+def judge_weights_option():
+    """Where judges' weights are, as the command line takes it."""
+    places = " ".join(shlex.quote(f"{key}={place}") for key, place in CONFIG.judge_weights.items())
+    return f"--judge-weights {places}" if places else ""
+
+
 def draws_images(spec):
     """Whether a cell has images; one that has none is timed and billed only."""
     return get_world(spec.world).no_images(spec.weights) is None

@@ -16,6 +16,7 @@ rule scores:
         full=lambda wildcards, input: f"--full-shards {' '.join(input.full)}" if input.full else "",
         references=lambda wildcards, input: f"--references {input.references}" if input.references else "",
         judges=f"--judges {' '.join(CONFIG.judges)}" if CONFIG.judges else "",
+        judge_weights=judge_weights_option(),
         device=CONFIG.device,
     log:
         f"{LOGS}/scores/{{world}}.{{arm}}.seed{{seed}}.log",
@@ -28,6 +29,6 @@ rule scores:
     retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
-        "--captions {input.captions} {params.references} {params.judges} --device {params.device} "
+        "--captions {input.captions} {params.references} {params.judges} {params.judge_weights} --device {params.device} "
         "--out {output} --code {params.code} "
         "2> >(tee {log} >&2)"

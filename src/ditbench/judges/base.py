@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ditbench.faults import Fault
+from ditbench.judges.weights import Weights
 from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, wilson
 
 if TYPE_CHECKING:
@@ -108,9 +109,22 @@ class Judge(ABC):
     needs_full: ClassVar[bool] = False
     # Reads what captions mean, so that they must be sentences of the world's grammar.
     needs_grammar: ClassVar[bool] = False
+    # What it reads that is not shipped; a world's judges run by themselves only where all of it is at hand.
+    needs: ClassVar[tuple[Weights, ...]] = ()
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
+        """`places` are the configuration's `judge_weights`."""
         self.device = device
+        self.places = dict(places or {})
+
+    def place(self, weights: Weights) -> Path:
+        """Where some weights are; a Fault where they are not on this machine."""
+        return weights.need(self.places, self.name)
+
+    @classmethod
+    def ready(cls, places: Mapping[str, str]) -> bool:
+        """Whether everything that it needs is on this machine."""
+        return all(weights.find(places) is not None for weights in cls.needs)
 
     @abstractmethod
     def load(self) -> None:

@@ -7,7 +7,7 @@ Inception; they are whitened on renders, so that every direction counts alike. P
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -30,8 +30,8 @@ class Fid(Judge):
     summary: ClassVar[str] = "Frechet distance to real pictures in the attribute reader's features (fid/scenes)"
     worlds: ClassVar[tuple[str, ...]] = ("scenes",)
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device)
+    def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
+        super().__init__(device, places)
         self._to: tuple[tuple[Path, ...], FrechetTo] | None = None
 
     @cached_property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from ditbench.faults import Fault
 from ditbench.judges.base import Judge
 
-_NOT_JUDGES = {"base", "registry"}
+_NOT_JUDGES = {"base", "registry", "weights"}
 
 
 @cache
@@ -41,16 +42,30 @@ def judges_of(world: str) -> list[str]:
     return [name for name, judge in _classes().items() if world in judge.worlds or "*" in judge.worlds]
 
 
+def default_judges(world: str, places: Mapping[str, str] | None = None) -> list[str]:
+    """The judges of a world that need no weights besides those at hand: what runs where `judges` is not set."""
+    return [name for name in judges_of(world) if _classes()[name].ready(places or {})]
+
+
+def weight_keys() -> dict[str, list[str]]:
+    """The keys that `judge_weights` may have, each with the judges that need it."""
+    found: dict[str, list[str]] = {}
+    for name, judge in _classes().items():
+        for weights in judge.needs:
+            found.setdefault(weights.key, []).append(name)
+    return found
+
+
 def grammar_judges(world: str) -> list[str]:
     """The names of those judges of a world that read its grammar's captions only."""
     return [name for name in judges_of(world) if _classes()[name].needs_grammar]
 
 
-def get_judge(name: str, device: str = "cpu") -> Judge:
-    """A judge by its name; its weights are read when it first measures."""
+def get_judge(name: str, device: str = "cpu", places: Mapping[str, str] | None = None) -> Judge:
+    """A judge by its name; its weights are read when it first measures, from `places` or the hub's cache."""
     classes = _classes()
     if name not in classes:
         near = difflib.get_close_matches(name, classes, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise Fault(f"no judge {name!r}{hint} Possible: {', '.join(classes)}")
-    return classes[name](device)
+    return classes[name](device, places)

@@ -50,7 +50,6 @@ class World(ABC):
     size_text: str  # [frames x] height x width, for a person
     tokens: int
     text_tokens: int
-    judge_names: tuple[str, ...]
     has_captions: bool = True  # of its own, besides those of a file
     has_references: bool = True
 

@@ -55,7 +55,6 @@ class DiffusersWorld(World):
         self.family, self.tokens, self.text_tokens = file.network.class_, file.tokens, file.text_tokens
         self.size_text = "x".join(map(str, [*([file.frames] if file.frames else []), *file.size]))
         # Those who judge any world; reference images, and judges who need them, are still to come.
-        self.judge_names = ("psnr",)
         self.has_references = False
         self.has_captions = file.text_tokens == 0
 

@@ -39,7 +39,6 @@ class Scenes(World):
     size_text = f"{settings.IMAGE_SIZE}x{settings.IMAGE_SIZE}"
     tokens = settings.TOKENS
     text_tokens = settings.TEXT_LENGTH
-    judge_names = ("fid", "attributes", "clip", "hps", "psnr")
 
     def sources(self, stage: str) -> list[Path]:
         here, assets = Path(__file__).parent, assets_folder()
