@@ -100,7 +100,7 @@ class Accelerated:
                 lambda: Parts(**{name: make() for name, make in made.items()}),
                 by_itself=False,
             )
-        return run_of(self.method, self.backbone, shape, by_itself=False)
+        return run_of(self.method, self.backbone, shape, by_itself=False, halves=_halves(args, kwargs))
 
     @property
     def trace(self) -> Trace:
@@ -153,6 +153,20 @@ class Accelerated:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+
+
+def _halves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many branches of guidance a batch holds: two where its second half starts from the noise of its first.
+
+    Pipelines do not say whether they guide; at the first step their batch does.
+    """
+    import torch
+
+    latent = args[0] if args else kwargs.get("hidden_states")
+    if latent is None or not torch.is_tensor(latent) or latent.is_meta or len(latent) % 2:
+        return 1
+    first, second = latent.chunk(2)
+    return 2 if torch.equal(first, second) else 1
 
 
 def _resampled(sigmas: Any, method: Method) -> Any:

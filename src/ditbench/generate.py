@@ -146,7 +146,7 @@ class Sampler:
         steps = method.steps(spec["steps"] or self.world.default_steps)
         shape = self.world.shape(steps)
         assert self.handle.backbone is not None
-        run = run_of(method, self.handle.backbone, shape, spec["seed"], by_itself=False)
+        run = run_of(method, self.handle.backbone, shape, spec["seed"], by_itself=False, halves=self.world.halves)
         noise = torch.from_numpy(batch_noise(spec["seed"], texts.ids, self.world.noise_shape()))
         with attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)

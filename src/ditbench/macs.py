@@ -60,6 +60,7 @@ def count_macs(
         "whole": charged.whole,
         "partial": charged.partial,
         "outside": charged.outside,
+        "selecting": charged.selecting,
         "sites_left_out": charged.left_out,
         "cache_bytes": run.trace.cache_bytes,
         "cache_dtype": str(inputs_dtype(inputs)).removeprefix("torch."),
@@ -115,6 +116,8 @@ def told(counted: Mapping[str, Any]) -> str:
         line = f"{name:48}{scaled(value):>16}"
         lines.append(line + (f"{scaled(branches * value):>16}" if branches > 1 else ""))
     total = counted["total"] or 1.0
+    if counted["selecting"]:
+        lines.append(f"{'besides: looking for tokens to compute':48}{scaled(counted['selecting']):>16}")
     lines += [
         "",
         f"computed for all tokens {counted['whole'] / total:.1%}, for some {counted['partial'] / total:.1%}, "

@@ -12,8 +12,10 @@ from ditbench.engine.run import Parts, Run
 from ditbench.methods import Method
 
 
-def run_of(method: Method, backbone: Backbone, shape: Shape, seed: int = 0, by_itself: bool = True) -> Run:
-    """A run of a method on a backbone, with fresh state; `by_itself` as in `Run`."""
+def run_of(
+    method: Method, backbone: Backbone, shape: Shape, seed: int = 0, by_itself: bool = True, halves: int = 1
+) -> Run:
+    """A run of a method on a backbone, with fresh state; `by_itself` and `halves` as in `Run`."""
     network: Any = backbone.network
     # A network without values (`meta`) has no generator either.
     generator = torch.Generator("cpu" if network.device.type == "meta" else network.device).manual_seed(seed)
@@ -21,4 +23,4 @@ def run_of(method: Method, backbone: Backbone, shape: Shape, seed: int = 0, by_i
     def parts() -> Parts:
         return Parts(method.fill(shape), method.selector(shape, generator), method.decider(shape))
 
-    return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself)
+    return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself, halves)

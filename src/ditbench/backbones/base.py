@@ -22,6 +22,8 @@ class Backbone(ABC):
     network_class: ClassVar[str]
     network: Any  # a diffusers model: their attributes have no types
     layout: Layout
+    # Where image and text attend jointly, whether the text's tokens come first.
+    text_leads: ClassVar[bool] = False
 
     def shape(self, steps: int, *args: Any, **kwargs: Any) -> Shape:
         """The sites of a run of `steps` steps on such inputs of the network's forward."""

@@ -53,6 +53,7 @@ class FluxBackbone(Backbone):
     """`FluxTransformer2DModel` as units."""
 
     network_class: ClassVar[str] = "FluxTransformer2DModel"
+    text_leads: ClassVar[bool] = True
 
     def __init__(self, network: FluxTransformer2DModel) -> None:
         self.network = network

@@ -44,6 +44,8 @@ class Stream:
     origin: tuple[Stream, Rows] | None = None
     # How often something was computed that belongs to no branch, in samples: the ledger bills it.
     notes: Counter[str] = field(default_factory=Counter)
+    # How many branches of guidance the batch holds, one after the other; 1 where it is not known to hold two.
+    halves: int = 1
     # Additions that are still to be made: a gate (None: 1) and what it multiplies.
     pending: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
 

@@ -6,11 +6,14 @@ gate, of a block or a span what it adds to the stream. Tensors are [batch, token
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from ditbench.backbones import Stream
     from ditbench.engine.rows import Rows
 
 
@@ -42,6 +45,17 @@ class Fill(Protocol):
         """The memory that is kept from one step to the next."""
 
 
+@runtime_checkable
+class Finishing(Protocol):
+    """A fill that has the last word on what a step hands to the network's head."""
+
+    def finish(self, step: int, stream: Stream) -> None:
+        """Called after all units of a step."""
+
+    def passes(self, step: int) -> list[bool]:
+        """For each unit whether it is passed over in a step, which then costs less than one that is filled."""
+
+
 class Reuse:
     """Missing tokens receive what their unit last computed for them."""
 
@@ -64,6 +78,35 @@ class Reuse:
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._last.values())
+
+
+class HandOn(Reuse):
+    """Reuse, but where a network is passed over to its end, its head is given what the last step gave it.
+
+    `passed` marks such sites [step, unit]; they receive nothing.
+    """
+
+    def __init__(self, passed: NDArray[np.bool_]) -> None:
+        super().__init__()
+        self._passed: list[list[bool]] = passed.tolist()
+        self._hidden: Tensor | None = None
+
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        return None if self._passed[step][key.unit] else super().supply(key, step)
+
+    def finish(self, step: int, stream: Stream) -> None:
+        if self._passed[step][-1]:
+            assert self._hidden is not None, "the first step is computed"
+            stream.hidden = self._hidden
+        elif step + 1 < len(self._passed) and self._passed[step + 1][-1]:
+            # Not a copy: the stream ends here, and the head writes to none of its tensors.
+            self._hidden = stream.hidden
+
+    def passes(self, step: int) -> list[bool]:
+        return self._passed[step]
+
+    def nbytes(self) -> int:
+        return super().nbytes() + (0 if self._hidden is None else self._hidden.nbytes)
 
 
 class Misplaced(Reuse):

@@ -22,7 +22,9 @@ class Bill:
     """MACs of one image, one CFG branch, the whole run.
 
     `whole`, `partial` and `outside` split the total: sites computed for all tokens, for some, and what belongs to no
-    branch (embeddings, modulation, head). `left_out` is the share of sites that computed nothing.
+    branch (embeddings, modulation, head). `left_out` is the share of sites that computed nothing. `selecting` is what
+    looking for the tokens to compute took besides (maps of attention made once more); no published figure counts it,
+    so it stands apart from the total.
     """
 
     linear: float
@@ -32,6 +34,7 @@ class Bill:
     partial: float
     outside: float
     left_out: float
+    selecting: float = 0.0
 
     @property
     def total(self) -> float:
@@ -70,6 +73,7 @@ def bill(trace: Trace, costs: Costs) -> Bill:
         partial=(linear + attention - of_whole) / trace.samples,
         outside=outside / trace.samples,
         left_out=1 - int(trace.ran.sum()) / sites,
+        selecting=int(trace.selecting.sum()) / trace.samples,
     )
 
 

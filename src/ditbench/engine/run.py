@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ditbench.engine.fills import Fill, Key
+from ditbench.engine.fills import Fill, Finishing, Key
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.trace import Trace
+from ditbench.engine.watch import Glance, attending, watcher_of
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
@@ -45,11 +46,18 @@ class Run:
     """Executes `plan` on `backbone`.
 
     A step is one call of the network, or as many as come before `advance` if `by_itself` is off: a pipeline that
-    calls its network for one branch of guidance after the other stays in one step so.
+    calls its network for one branch of guidance after the other stays in one step so. `halves` is 2 where a batch
+    holds both branches of guidance, the first half for the one and the second, in the same order, for the other.
     """
 
     def __init__(
-        self, backbone: Backbone, plan: Plan, tokens: int, parts: Callable[[], Parts], by_itself: bool = True
+        self,
+        backbone: Backbone,
+        plan: Plan,
+        tokens: int,
+        parts: Callable[[], Parts],
+        by_itself: bool = True,
+        halves: int = 1,
     ) -> None:
         if plan.layout != backbone.layout:
             raise Fault(
@@ -57,7 +65,7 @@ class Run:
                 f"{'/'.join(backbone.layout.names)}"
             )
         self.backbone, self.plan, self.tokens = backbone, plan, tokens
-        self.new_parts, self._by_itself = parts, by_itself
+        self.new_parts, self._by_itself, self.halves = parts, by_itself, halves
         self.branches: list[Parts] = [parts()]
         self._check(self.branches[0])
         # Plain lists: the loop reads one number per unit and must not touch a tensor for it.
@@ -81,8 +89,9 @@ class Run:
 
     @property
     def kept_bytes(self) -> int:
-        """What the fills hold now."""
-        return sum(parts.fill.nbytes() for parts in self.branches)
+        """What the fills and the selectors hold now."""
+        held: list[Any] = [part for parts in self.branches for part in (parts.fill, parts.selector)]
+        return sum(part.nbytes() for part in held if hasattr(part, "nbytes"))
 
     def ready(self) -> None:
         """Makes the parts for the next call of the network, where that is of a branch of guidance with none yet."""
@@ -105,7 +114,10 @@ class Run:
 
     def kind(self, step: int) -> tuple[Any, ...]:
         """What a step does: steps of one kind compute and keep the same units, for as many tokens."""
-        return (*self._counts[step], *self._keeps[step])
+        fill, watcher = self.branches[0].fill, watcher_of(self.branches[0].selector)
+        watched = [watcher.watches(branch, step) for branch in range(len(self.plan.layout))] if watcher else []
+        passed = fill.passes(step) if isinstance(fill, Finishing) else []
+        return (*self._counts[step], *self._keeps[step], *watched, *passed)
 
     def repeat(self, like: int) -> None:
         """Counts this step as an earlier one of its kind, without running it: where only the cost is asked for."""
@@ -121,6 +133,9 @@ class Run:
         stream = self.backbone.enter(*args, **kwargs)
         if stream.tokens != self.tokens:
             raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.tokens}")
+        if self.halves > 1 and stream.samples % self.halves:
+            raise Fault(f"a batch of {stream.samples} cannot hold {self.halves} branches of guidance of equal size")
+        stream.halves = self.halves
         self.ready()
         parts = self.branches[self._calls]
         self._calls += 1
@@ -147,6 +162,7 @@ class _Pass:
         # The part of the stream that the last unit gathered, for the next one that asks for the same tokens.
         self.rows: Rows | None = None
         self.part: Stream | None = None
+        self.watcher = watcher_of(parts.selector)
 
     def run(self) -> None:
         counts, keeps = self.run_._counts[self.step], self.run_._keeps[self.step]
@@ -165,6 +181,22 @@ class _Pass:
             else:
                 assert self.parts.selector is not None
                 self._some(number, self.parts.selector.choose(unit, self.step, self.stream, count))
+        if isinstance(self.parts.fill, Finishing):
+            self.parts.fill.finish(self.step, self.stream)
+
+    def _compute(self, stream: Stream, branch: int, rows: Rows | None = None) -> Output:
+        """A branch's output; a selector that wants to may look on."""
+        watcher = self.watcher
+        if watcher is None or not watcher.watches(branch, self.step):
+            return self.backbone.compute(stream, branch)
+        with attending() as seen:
+            output = self.backbone.compute(stream, branch)
+        attention = seen[0] if seen else None
+        keys = attention.keys.shape[2] if attention is not None else stream.tokens
+        first = keys - stream.tokens if self.backbone.text_leads else 0
+        glance = Glance(stream, rows, output, attention, slice(first, first + stream.tokens))
+        self.run_.trace.selecting[self.step] += watcher.see(branch, self.step, glance)
+        return output
 
     def _whole(self, number: int, keep: bool) -> None:
         """A unit for all tokens, with the network's own operations."""
@@ -172,13 +204,13 @@ class _Pass:
         self.rows = self.part = None
         self._record(number, stream.tokens, stream.samples)
         if unit.single:
-            output = self.backbone.compute(stream, unit.start)
+            output = self._compute(stream, unit.start)
             self.backbone.add(stream, unit.start, output)
             given: Output | None = output
         else:
             before = (stream.hidden, stream.text)
             for branch in range(unit.start, unit.stop):
-                self.backbone.add(stream, branch, self.backbone.compute(stream, branch))
+                self.backbone.add(stream, branch, self._compute(stream, branch))
             given = _difference(stream, *before) if keep else None
         if keep and given is not None:
             self.parts.fill.keep(Key(number, "image"), self.step, given.image)
@@ -208,14 +240,14 @@ class _Pass:
         part = self.part
         self._record(number, part.tokens, part.samples)
         if unit.single:
-            output = self.backbone.compute(part, unit.start)
+            output = self._compute(part, unit.start, rows)
             gate, text_gate = self.backbone.gates(self.stream, unit.start)
             own_gate = gate if rows.samples is None or gate is None else gate[rows.samples]
             part.defer(own_gate, output.image)
         else:
             before = (part.hidden, part.text)
             for branch in range(unit.start, unit.stop):
-                self.backbone.add(part, branch, self.backbone.compute(part, branch))
+                self.backbone.add(part, branch, self._compute(part, branch, rows))
             output, gate, text_gate = _difference(part, *before), None, None
         whole = fill.complete(Key(number, "image"), self.step, rows, output.image)
         if whole is not None:

@@ -15,6 +15,7 @@ from ditbench.faults import Fault
 Counts = NDArray[np.int64]
 
 _SITES = ("computed", "squares", "ran", "whole")
+_STEPS = ("entered", "selecting")
 
 
 @dataclass
@@ -23,8 +24,9 @@ class Trace:
 
     At every site [step, branch]: `computed` tokens, the sum of their `squares` (each sample's count squared, which
     attention costs grow with), how many samples `ran` it at all, and how many for their `whole` tokens. At every step:
-    samples that `entered` the network. `noted` counts at every step what belongs to no branch (text projections,
-    modulations), in samples. `cache_bytes` is the most that was kept from one step to the next, for one sample.
+    samples that `entered` the network, and the MACs of `selecting`, of all samples together. `noted` counts at every
+    step what belongs to no branch (text projections, modulations), in samples. `cache_bytes` is the most that was kept
+    from one step to the next, for one sample.
     """
 
     shape: Shape
@@ -36,6 +38,11 @@ class Trace:
     samples: int = 0
     noted: dict[str, Counts] = field(default_factory=dict)
     cache_bytes: float = 0.0
+    selecting: Counts = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        if not len(self.selecting):
+            self.selecting = np.zeros(self.shape.steps, dtype=np.int64)
 
     @classmethod
     def empty(cls, shape: Shape) -> Trace:
@@ -65,14 +72,14 @@ class Trace:
 
     def repeat(self, like: int, step: int) -> None:
         """Counts for `step` what was counted for the step `like`."""
-        for counts in (*(getattr(self, name) for name in (*_SITES, "entered")), *self.noted.values()):
+        for counts in (*(getattr(self, name) for name in (*_SITES, *_STEPS)), *self.noted.values()):
             counts[step] = counts[like]
 
     def add(self, other: Trace) -> None:
         """Counts the runs of `other` as well."""
         if other.shape != self.shape:
             raise Fault(f"traces of different shapes cannot be added: {_said(self.shape)} and {_said(other.shape)}")
-        for name in (*_SITES, "entered"):
+        for name in (*_SITES, *_STEPS):
             getattr(self, name)[...] += getattr(other, name)
         self.samples += other.samples
         for name, counts in other.noted.items():
@@ -101,7 +108,7 @@ class Trace:
             "layout": self.shape.layout.to_json(),
             "tokens": self.shape.tokens,
             "samples": self.samples,
-            **{name: getattr(self, name).tolist() for name in (*_SITES, "entered")},
+            **{name: getattr(self, name).tolist() for name in (*_SITES, *_STEPS)},
             "noted": {name: counts.tolist() for name, counts in sorted(self.noted.items())},
             "cache_bytes": self.cache_bytes,
         }
@@ -109,7 +116,8 @@ class Trace:
     @classmethod
     def from_summary(cls, body: dict[str, Any]) -> Trace:
         shape = Shape(body["steps"], Layout.from_json(body["layout"]), body["tokens"])
-        counts: Any = {name: np.asarray(body[name], dtype=np.int64) for name in (*_SITES, "entered")}
+        # Records from before there was anything to select by have no `selecting`.
+        counts: Any = {name: np.asarray(body.get(name, []), dtype=np.int64) for name in (*_SITES, *_STEPS)}
         noted = {name: np.asarray(values, dtype=np.int64) for name, values in body["noted"].items()}
         rest: Any = {"samples": body["samples"], "noted": noted, "cache_bytes": body["cache_bytes"]}
         return cls(shape, **counts, **rest)

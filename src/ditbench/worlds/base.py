@@ -58,6 +58,11 @@ class World(ABC):
         """How often the network sees each image in a step: twice under classifier-free guidance."""
         return 2 if self.guidance > 1 else 1
 
+    @property
+    def halves(self) -> int:
+        """How many branches of guidance the network sees in one batch."""
+        return self.cfg_branches
+
     @abstractmethod
     def sources(self, stage: str) -> list[Path]:
         """The world's own files that a stage of the workflow uses, weights included."""

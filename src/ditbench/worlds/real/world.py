@@ -62,6 +62,10 @@ class DiffusersWorld(World):
     def cfg_branches(self) -> int:
         return 2 if self.guidance > 1 and self.file.guidance.branches in ("batched", "in-turn") else 1
 
+    @property
+    def halves(self) -> int:
+        return 1 if self.file.guidance.branches == "in-turn" else self.cfg_branches
+
     def sources(self, stage: str) -> list[Path]:
         if stage == "captions":
             return [_HERE / "classes.py"]

@@ -1,0 +1,130 @@
+"""Looks on while a branch attends: queries, keys and values as they enter the fused kernel, for selectors to read.
+
+The branch computes as always, with its own fused attention and to the last bit; only sums over rows or columns of the
+attention map are made beside it, in chunks, so that no map is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from ditbench.backbones import Output, Stream
+    from ditbench.engine.rows import Rows
+
+# As many numbers of an attention map are held at once.
+CHUNK = 1 << 25
+
+
+class Attention(NamedTuple):
+    """What one call of the fused kernel was given, [samples, heads, tokens, head width]; `bias` is added to scores."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Glance:
+    """One computed branch, as a selector sees it.
+
+    `stream` holds the tokens that were computed: all of them, or `rows` of the whole. `attention` is None for a branch
+    that does not attend. Where image and text attend jointly, the image's tokens are `image` of the kernel's.
+    """
+
+    stream: Stream
+    rows: Rows | None
+    output: Output
+    attention: Attention | None
+    image: slice
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A selector that wants to see branches as they are computed."""
+
+    def watches(self, branch: int, step: int) -> bool:
+        """Whether it wants to see a branch at a step."""
+
+    def see(self, branch: int, step: int, glance: Glance) -> int:
+        """Called after the branch was computed and before it is added; answers with the MACs that looking took."""
+
+
+def watcher_of(selector: object) -> Watching | None:
+    """A selector as one that looks on, if it does."""
+    return selector if isinstance(selector, Watching) else None
+
+
+class _Kernel(TorchFunctionMode):
+    """Notes what the fused kernel is given, whoever calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Attention] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            names = ("query", "key", "value", "attn_mask")
+            by_name = {**dict(zip(names, args, strict=False)), **given}
+            self.seen.append(Attention(*(by_name.get(name) for name in names)))  # type: ignore[arg-type]
+        return func(*args, **given)
+
+
+@contextmanager
+def attending() -> Iterator[list[Attention]]:
+    """Within the context, what every call of the fused kernel is given is noted in the list."""
+    kernel = _Kernel()
+    with kernel:
+        yield kernel.seen
+
+
+def map_rows(attention: Attention) -> Iterator[tuple[slice, Tensor]]:
+    """The attention map, softmax over keys, some queries at a time: [samples, heads, queries, keys] in float32."""
+    queries, keys = attention.queries, attention.keys
+    samples, heads, count, width = queries.shape
+    step = max(1, CHUNK // max(1, samples * heads * keys.shape[2]))
+    bias = attention.bias
+    for first in range(0, count, step):
+        part = slice(first, min(first + step, count))
+        scores = (queries[:, :, part] @ keys.transpose(-1, -2)).float() * width**-0.5
+        if bias is not None:
+            own = bias[..., part, :] if bias.shape[-2] > 1 else bias
+            scores = scores.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else scores + own.float()
+        yield part, scores.softmax(-1)
+
+
+def received(attention: Attention) -> Tensor:
+    """How much attention every key receives: the map's mean over heads, summed over queries, [samples, keys]."""
+    total = None
+    for _, rows in map_rows(attention):
+        columns = rows.sum(2).mean(1)
+        total = columns if total is None else total + columns
+    assert total is not None
+    return total
+
+
+def entropies(attention: Attention) -> Tensor:
+    """The entropy of every query's attention, averaged over heads before it is taken, [samples, queries]."""
+    found = []
+    for _, rows in map_rows(attention):
+        shares = rows.mean(1)
+        found.append(-(shares * (shares + 1e-7).log()).sum(-1))
+    return torch.cat(found, dim=1)
+
+
+def map_macs(attention: Attention) -> int:
+    """The MACs of making the map once more."""
+    samples, heads, count, width = attention.queries.shape
+    return samples * heads * count * attention.keys.shape[2] * width
