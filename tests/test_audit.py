@@ -38,7 +38,8 @@ GOLDEN = {
     "cr2-pruning-512": ("exact", 775.5316),
     "cr2-image": ("not reproduced", 4282.5165),
     "sm3-512": ("within rounding", 1.8363),
-    "ds1-toca": ("waits", None),
+    "ds4-toca": ("exact", 5.9928),
+    "ds9-toca": ("waits", None),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch.nn import functional
 
 from ditbench.backbones import Stream
@@ -74,7 +75,7 @@ def test_attention_received_is_the_mean_map_s_column_sums(
     monkeypatch.setattr(watch, "CHUNK", chunk)
     backbone = make(name)
     stream = backbone.enter(**inputs(backbone, name, 0, 2))
-    with watch.attending() as seen:
+    with watch.attending(2) as seen:
         output = backbone.compute(stream, 0)
     (attention,) = seen
     # The fused kernel's own answer, from the explicit map.
@@ -91,11 +92,27 @@ def test_attention_received_is_the_mean_map_s_column_sums(
     first = TEXT if backbone.text_leads else 0
     changed = backbone.enter(**inputs(backbone, name, 0, 2))
     changed.hidden = changed.hidden + torch.randn_like(changed.hidden)
-    with watch.attending() as again:
+    with watch.attending(2) as again:
         backbone.compute(changed, 0)
     moved = (again[0].values != attention.values).any(-1).any(1).any(0)
     assert moved.nonzero().flatten().tolist() == list(range(first, first + stream.tokens))
     assert output.image.shape[1] == stream.tokens
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_plain_processor_shows_what_the_fused_kernel_does(masked: bool) -> None:
+    backbone = make("pixart")
+    given = inputs(backbone, "pixart", 0, 2, masked)
+    found = []
+    for processor in (AttnProcessor2_0(), AttnProcessor()):
+        backbone.network.set_attn_processor(processor)
+        stream = backbone.enter(**given)
+        with watch.attending(2) as seen:
+            backbone.compute(stream, 1)
+        (attention,) = seen
+        found.append((attention.values, watch.entropies(attention), watch.received(attention)))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+    assert (found[0][2][:, -1] < 1e-6).all() == masked
 
 
 def test_a_mask_is_part_of_the_map() -> None:

@@ -189,7 +189,7 @@ class _Pass:
         watcher = self.watcher
         if watcher is None or not watcher.watches(branch, self.step):
             return self.backbone.compute(stream, branch)
-        with attending() as seen:
+        with attending(stream.samples) as seen:
             output = self.backbone.compute(stream, branch)
         attention = seen[0] if seen else None
         keys = attention.keys.shape[2] if attention is not None else stream.tokens

@@ -103,7 +103,7 @@ class AttentionReceived(Score):
     sees: ClassVar[tuple[str, ...]] = SELF
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
-        assert glance.attention is not None, "a branch that attends calls the fused kernel"
+        assert glance.attention is not None, "a branch that attends shows how"
         return received(glance.attention)[:, glance.image], map_macs(glance.attention)
 
 
@@ -114,7 +114,7 @@ class CrossEntropy(Score):
     sees: ClassVar[tuple[str, ...]] = CROSS
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
-        assert glance.attention is not None, "a branch that attends calls the fused kernel"
+        assert glance.attention is not None, "a branch that attends shows how"
         return 1 + entropies(glance.attention), map_macs(glance.attention)
 
     def shared(self, values: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class _SmallNorm(Score):
     part: ClassVar[str]
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
-        assert glance.attention is not None, "a branch that attends calls the fused kernel"
+        assert glance.attention is not None, "a branch that attends shows how"
         vectors: Tensor = getattr(glance.attention, self.part)[:, :, glance.image]
         return (1 - vectors.float().norm(dim=-1)).sum(1), 0
 

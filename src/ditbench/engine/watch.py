@@ -65,11 +65,17 @@ def watcher_of(selector: object) -> Watching | None:
 
 
 class _Kernel(TorchFunctionMode):
-    """Notes what the fused kernel is given, whoever calls it."""
+    """Notes what the fused kernel is given, whoever calls it, or the two products that stand for it.
 
-    def __init__(self) -> None:
+    diffusers' plain processor, which is faster on some CPUs, makes scores with `baddbmm` and mixes values with `bmm`,
+    each head of each sample by itself.
+    """
+
+    def __init__(self, samples: int) -> None:
         super().__init__()
+        self.samples = samples
         self.seen: list[Attention] = []
+        self._scored: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -79,13 +85,24 @@ class _Kernel(TorchFunctionMode):
             names = ("query", "key", "value", "attn_mask")
             by_name = {**dict(zip(names, args, strict=False)), **given}
             self.seen.append(Attention(*(by_name.get(name) for name in names)))  # type: ignore[arg-type]
+        elif func is torch.baddbmm:
+            bias, queries, keys = args
+            used = bias if given.get("beta", 1) else None
+            self._scored = (queries, keys.transpose(-1, -2), used)
+        elif func is torch.bmm and self._scored is not None:
+            (queries, keys, used), self._scored = self._scored, None
+            apart = [self._heads(part) for part in (queries, keys, args[1])]
+            self.seen.append(Attention(apart[0], apart[1], apart[2], None if used is None else self._heads(used)))
         return func(*args, **given)
+
+    def _heads(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(0, (self.samples, -1))
 
 
 @contextmanager
-def attending() -> Iterator[list[Attention]]:
-    """Within the context, what every call of the fused kernel is given is noted in the list."""
-    kernel = _Kernel()
+def attending(samples: int) -> Iterator[list[Attention]]:
+    """Within the context, what every call of the fused kernel is given for `samples` samples is noted in the list."""
+    kernel = _Kernel(samples)
     with kernel:
         yield kernel.seen
 
