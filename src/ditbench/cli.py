@@ -29,7 +29,7 @@ def run_here(words: Sequence[str]) -> int:
     """Runs a subcommand in this very process."""
     options = parser().parse_args(words)
     try:
-        options.command(options)
+        status = options.command(options)
     except Fault as fault:
         if os.environ.get("DITBENCH_DEBUG"):
             raise
@@ -37,7 +37,8 @@ def run_here(words: Sequence[str]) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return status or 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Callable[[argparse.Namespace], None], help_: str, *options: str
+        name: str, command: Callable[[argparse.Namespace], int | None], help_: str, *options: str
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         sub.set_defaults(command=command)
@@ -57,6 +58,30 @@ def parser() -> argparse.ArgumentParser:
     add("worlds", _worlds, "list the worlds, and whether their weights are there", "config", "json")
     add("methods", _methods, "list the methods and their knobs", "json")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
+    for name, command, text, count in (
+        ("show", _show, "say everything about a cell", 1),
+        ("diff", _diff, "say what differs between two cells", 2),
+    ):
+        sub = add(name, command, text, "config", "results", "json")
+        sub.add_argument("cells", nargs=count, metavar="CELL", help="world/arm/seedN, an arm, or the start of its hash")
+        if count == 2:
+            sub.add_argument("--other-results", type=Path, help="where the second cell is, if elsewhere")
+            sub.add_argument(
+                "--other-config", type=Path, help="the configuration that the second cell is of, if another"
+            )
+    sub = add("recommend", _recommend, "say which arm to take, from what is finished", "config", "results", "json")
+    sub.add_argument("--world", help="the configuration's if not given")
+    sub.add_argument("--speedup", type=float, help="at least so many times as fast as full")
+    sub.add_argument("--quality-loss", metavar="SHARE", help="at most so much of full's quality lost: 1%% or 0.01")
+    sub.add_argument("--measure", help="what quality is measured by; the study's if not given")
+    sub = add(
+        "verify", _verify, "draw and score a sample of a finished run again, and compare", "config", "results", "json"
+    )
+    sub.add_argument("cells", nargs="*", metavar="CELL", help="all finished cells if none is named")
+    sub.add_argument("--images", type=_count, default=8, help="images of each cell that are drawn again")
+    sub.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    sub.add_argument("--device", help="the configuration's if not given")
+    sub.add_argument("--sets", action="store_true", help="judges of whole sets too, over all stored images")
     add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
 
     sub = add("macs", _macs, "say what a method costs in a world, without weights", "json")
@@ -248,6 +273,68 @@ def _cells(options: argparse.Namespace) -> None:
 
 def _knobs(knobs: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in knobs.items()) or "-"
+
+
+def _show(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.inspect import show
+    from ditbench.inspect.cells import find_cell, load
+
+    found = load(load_config(options.config), options.results)
+    cell = find_cell(found, options.cells[0])
+    data = show.as_data(cell, found.root)
+    print(json.dumps(data, indent=1) if options.json else show.told(cell, found.root))
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.inspect import diff
+    from ditbench.inspect.cells import find_cell, load
+
+    config = load_config(options.config)
+    other = load_config(options.other_config) if options.other_config else config
+    first = load(config, options.results)
+    elsewhere = options.other_results or (options.results if options.other_config is None else None)
+    second = load(other, elsewhere)
+    pair = (find_cell(first, options.cells[0]), find_cell(second, options.cells[1]))
+    found = diff.diff(*pair, (first.root, second.root))
+    print(json.dumps(diff.as_data(found), indent=1) if options.json else diff.told(found))
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.inspect import recommend
+    from ditbench.inspect.cells import load
+    from ditbench.study import load_study
+
+    if options.speedup is None and options.quality_loss is None:
+        raise Fault("say what you want: --speedup 1.8, --quality-loss 1%, or both")
+    config = load_config(options.config)
+    world = options.world or config.world
+    studies = [study for study in map(load_study, config.studies) if study.world == world]
+    measure = options.measure or next((study.figure.y for study in studies), None)
+    if measure is None:
+        raise Fault(f"no study of world {world} names a measure of quality: give one as --measure")
+    loss = recommend.parse_loss(options.quality_loss) if options.quality_loss else None
+    wish = recommend.Wish(world, measure, options.speedup, loss)
+    controls = {name for study in studies for name in study.controls}
+    advice = recommend.recommend(load(config, options.results), wish, controls)
+    print(json.dumps(recommend.as_data(advice), indent=1) if options.json else recommend.told(advice))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from ditbench.config import load_config
+    from ditbench.inspect import verify
+    from ditbench.inspect.cells import find_cell, load
+
+    config = load_config(options.config)
+    found = load(config, options.results)
+    cells = [find_cell(found, name) for name in options.cells] or [c for c in found.cells if c.state == "done"]
+    report = verify.verify(
+        config, found, cells, options.images, options.seed, options.device or config.device, options.sets
+    )
+    print(json.dumps(verify.as_data(report), indent=1) if options.json else verify.told(report))
+    return 0 if report.equal else 1
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -15,7 +15,20 @@ PACKAGE = Path(__file__).parent
 # What each stage runs, relative to the package; a folder stands for all its modules. The files of a world, its block
 # family and its weights are the world's to name (`World.sources`), and a method's file counts only for its own cells.
 _ENGINE = (
-    *("layout", "plan", "rows", "fills", "selectors", "scores", "scored", "watch", "deciders", "run", "trace"),
+    *(
+        "layout",
+        "plan",
+        "rows",
+        "fills",
+        "selectors",
+        "scores",
+        "scored",
+        "watch",
+        "chance",
+        "deciders",
+        "run",
+        "trace",
+    ),
     "costs",
 )
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)

@@ -139,14 +139,21 @@ class Sampler:
 
         from ditbench.engine.run import attached
         from ditbench.methods import get_method
-        from ditbench.noise import batch_noise
+        from ditbench.noise import batch_noise, chance_seed
         from ditbench.sampling import run_of
 
         method = get_method(spec["method"], spec["knobs"])
         steps = method.steps(spec["steps"] or self.world.default_steps)
         shape = self.world.shape(steps)
         assert self.handle.backbone is not None
-        run = run_of(method, self.handle.backbone, shape, spec["seed"], by_itself=False, halves=self.world.halves)
+        run = run_of(
+            method,
+            self.handle.backbone,
+            shape,
+            by_itself=False,
+            halves=self.world.halves,
+            seeds=[chance_seed(spec["seed"], caption) for caption in texts.ids],
+        )
         noise = torch.from_numpy(batch_noise(spec["seed"], texts.ids, self.world.noise_shape()))
         with attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
@@ -241,13 +248,19 @@ def write_plan(spec: dict[str, Any], out: Path) -> None:
 
 def write_cost(spec_path: Path, ran_records: Sequence[Path], out: Path, code: str | None = None) -> None:
     """Bills what the traces of the cell's shards say was executed; where it has no images, its latency's does."""
+    from ditbench.records import read_record, write_record
+
+    write_record(out, "cost", cost_body(read_record(spec_path, "spec"), ran_records), code=code)
+
+
+def cost_body(spec: dict[str, Any], ran_records: Sequence[Path]) -> dict[str, Any]:
+    """The cost record of a cell, from the records that hold its traces."""
     from ditbench.engine.costs import Costs
     from ditbench.engine.ledger import bill
     from ditbench.methods import get_method
-    from ditbench.records import read_record, write_record
+    from ditbench.records import read_record
     from ditbench.worlds import get_world
 
-    spec = read_record(spec_path, "spec")
     world = get_world(spec["world"])
     trace: Trace | None = None
     kind = "latency" if world.no_images(spec.get("weights")) else "shard"
@@ -263,7 +276,7 @@ def write_cost(spec_path: Path, ran_records: Sequence[Path], out: Path, code: st
         raise Fault(f"{spec['arm']} has no shards: nothing was run that could be billed")
     charged = bill(trace, costs)
     plan = get_method(spec["method"], spec["knobs"]).plan(trace.shape)
-    body = {
+    return {
         "spec_hash": spec["hash"],
         **asdict(charged),
         "total": charged.total,
@@ -274,4 +287,3 @@ def write_cost(spec_path: Path, ran_records: Sequence[Path], out: Path, code: st
         "nominal_ratio": plan.nominal_ratio,
         "convention": "MACs of one image, one CFG branch, the whole sampling run",
     }
-    write_record(out, "cost", body, code=code)

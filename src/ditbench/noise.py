@@ -23,3 +23,9 @@ def starting_noise(seed: int, caption_id: str, shape: tuple[int, ...]) -> NDArra
 def batch_noise(seed: int, caption_ids: Sequence[str], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Noise of several images, [captions, *shape]."""
     return np.stack([starting_noise(seed, caption_id, shape) for caption_id in caption_ids])
+
+
+def chance_seed(seed: int, caption_id: str) -> int:
+    """What else chance does to an image hangs on: a number of 63 bits that has nothing to do with its noise."""
+    digest = hashlib.sha256(f"{seed}:{caption_id}:chance".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

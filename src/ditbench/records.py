@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -70,6 +71,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
+def environment_hash() -> str:
+    """Sixteen hex digits over the name and version of every installed package: equal locks, equal digits."""
+    from importlib.metadata import distributions
+
+    found = {(dist.metadata["Name"] or "").lower().replace("_", "-"): dist.version for dist in distributions()}
+    found.pop("ditbench", None)  # its own code has a hash of its own
+    lines = "".join(f"{name}=={number}\n" for name, number in sorted(found.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
 def _hardware() -> dict[str, Any]:
     import sys
 
@@ -107,6 +119,7 @@ def provenance(timings: Mapping[str, float] | None = None, code: str | None = No
         "python": platform.python_version(),
         "torch": _version("torch"),
         "diffusers": _version("diffusers"),
+        "environment": environment_hash(),
         "hardware": _hardware(),
         "threads": _threads(),
         "host_load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,15 @@ from ditbench.methods import Method
 
 
 def run_of(
-    method: Method, backbone: Backbone, shape: Shape, seed: int = 0, by_itself: bool = True, halves: int = 1
+    method: Method,
+    backbone: Backbone,
+    shape: Shape,
+    seed: int = 0,
+    by_itself: bool = True,
+    halves: int = 1,
+    seeds: Sequence[int] | None = None,
 ) -> Run:
-    """A run of a method on a backbone, with fresh state; `by_itself` and `halves` as in `Run`."""
+    """A run of a method on a backbone, with fresh state; `by_itself`, `halves` and `seeds` as in `Run`."""
     network: Any = backbone.network
     # A network without values (`meta`) has no generator either.
     generator = torch.Generator("cpu" if network.device.type == "meta" else network.device).manual_seed(seed)
@@ -23,4 +30,4 @@ def run_of(
     def parts() -> Parts:
         return Parts(method.fill(shape), method.selector(shape, generator), method.decider(shape))
 
-    return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself, halves)
+    return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself, halves, seeds)

@@ -133,7 +133,7 @@ class Given(Score):
         super().__init__(layout, generator())
         self.values = values
 
-    def of(self, unit: Unit, stream: Stream) -> torch.Tensor:
+    def of(self, unit: Unit, step: int, stream: Stream) -> torch.Tensor:
         return self.values
 
 
@@ -201,7 +201,7 @@ def test_the_best_of_a_neighbourhood_gains() -> None:
 def test_scores_have_unit_length_and_random_ones_are_the_generator_s() -> None:
     assert normalised(torch.tensor([[3.0, 4.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
     layout = Layout.regular(1, ("mlp",))
-    first, second = (RandomScore(layout, generator()).of(Unit(0, 1), Stream(torch.zeros(2, 5, 1))) for _ in range(2))
+    first, second = (RandomScore(layout, generator()).of(Unit(0, 1), 0, Stream(torch.zeros(2, 5, 1))) for _ in range(2))
     assert torch.equal(first, second)
     assert first.unique().numel() == 10
 

@@ -46,6 +46,8 @@ class Stream:
     notes: Counter[str] = field(default_factory=Counter)
     # How many branches of guidance the batch holds, one after the other; 1 where it is not known to hold two.
     halves: int = 1
+    # A number for each sample that its own chance hangs on; None where nobody gave any.
+    seeds: Tensor | None = None
     # Additions that are still to be made: a gate (None: 1) and what it multiplies.
     pending: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
 
@@ -112,6 +114,7 @@ class Stream:
             return part
         assert rows.whole_samples, "some tokens of some samples are not supported"
         part.text = None if self.text is None else self.text[rows.samples]
+        part.seeds = None if self.seeds is None else self.seeds[rows.samples]
         part.conditions = {n: None if c is None else c[rows.samples] for n, c in self.conditions.items()}
         part.memo = {}
         return part

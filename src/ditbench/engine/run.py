@@ -6,13 +6,14 @@ leak into the next call, whatever its batch, its steps or the way the last one e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ditbench.engine.fills import Fill, Finishing, Key
@@ -48,6 +49,7 @@ class Run:
     A step is one call of the network, or as many as come before `advance` if `by_itself` is off: a pipeline that
     calls its network for one branch of guidance after the other stays in one step so. `halves` is 2 where a batch
     holds both branches of guidance, the first half for the one and the second, in the same order, for the other.
+    `seeds` has a number for each image, so that what chance does to it does not hang on the batch it is in.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Run:
         parts: Callable[[], Parts],
         by_itself: bool = True,
         halves: int = 1,
+        seeds: Sequence[int] | None = None,
     ) -> None:
         if plan.layout != backbone.layout:
             raise Fault(
@@ -66,6 +69,7 @@ class Run:
             )
         self.backbone, self.plan, self.tokens = backbone, plan, tokens
         self.new_parts, self._by_itself, self.halves = parts, by_itself, halves
+        self._seeds = None if seeds is None else torch.tensor([*seeds] * halves, device=backbone.network.device)
         self.branches: list[Parts] = [parts()]
         self._check(self.branches[0])
         # Plain lists: the loop reads one number per unit and must not touch a tensor for it.
@@ -135,7 +139,9 @@ class Run:
             raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.tokens}")
         if self.halves > 1 and stream.samples % self.halves:
             raise Fault(f"a batch of {stream.samples} cannot hold {self.halves} branches of guidance of equal size")
-        stream.halves = self.halves
+        if self._seeds is not None and len(self._seeds) != stream.samples:
+            raise Fault(f"the network was given {stream.samples} samples, there are seeds for {len(self._seeds)}")
+        stream.halves, stream.seeds = self.halves, self._seeds
         self.ready()
         parts = self.branches[self._calls]
         self._calls += 1

@@ -69,7 +69,7 @@ class ScoredTokens:
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
         number = self._number[unit.start]
         halves = 2 if self.terms.shared and stream.halves == 2 else 1
-        values = self.score.of(unit, stream)
+        values = self.score.of(unit, step, stream)
         if halves == 2:
             values = self.score.shared(values.unflatten(0, (2, -1)))
         total = normalised(values)

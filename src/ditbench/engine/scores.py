@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ditbench.engine.chance import uniform
 from ditbench.engine.watch import entropies, map_macs, received
 from ditbench.faults import Fault
 
@@ -73,7 +74,7 @@ class Score(ABC):
         """One number for each computed image token, [samples, tokens], and the MACs that took."""
         raise NotImplementedError
 
-    def of(self, unit: Unit, stream: Stream) -> Tensor:
+    def of(self, unit: Unit, step: int, stream: Stream) -> Tensor:
         """The score of every image token [samples, tokens] for a unit, before it is normalised."""
         return self._of_block[self.layout.branches[unit.start].block]
 
@@ -169,7 +170,7 @@ class Similarity(Score):
             self._outputs[branch] = glance.rows.put(self._outputs[branch], glance.output.image)
         return 0
 
-    def of(self, unit: Unit, stream: Stream) -> Tensor:
+    def of(self, unit: Unit, step: int, stream: Stream) -> Tensor:
         # Of a unit of several branches, what the last of them gave out.
         last = self._outputs[unit.stop - 1]
         return 1 - functional.cosine_similarity(stream.hidden.float(), last.float(), dim=-1)
@@ -183,7 +184,7 @@ class Norm(Score):
 
     name: ClassVar[str] = "norm"
 
-    def of(self, unit: Unit, stream: Stream) -> Tensor:
+    def of(self, unit: Unit, step: int, stream: Stream) -> Tensor:
         return stream.hidden.float().norm(dim=-1)
 
 
@@ -192,9 +193,8 @@ class RandomScore(Score):
 
     name: ClassVar[str] = "random"
 
-    def of(self, unit: Unit, stream: Stream) -> Tensor:
-        draw = torch.empty(stream.samples, stream.tokens, device=stream.device)
-        return draw.uniform_(generator=None if draw.is_meta else self.generator)
+    def of(self, unit: Unit, step: int, stream: Stream) -> Tensor:
+        return uniform(stream, step, unit.start, self.generator)
 
     def shared(self, values: Tensor) -> Tensor:
         return values[0]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
+from ditbench.engine.chance import uniform
 from ditbench.engine.rows import Rows
 
 if TYPE_CHECKING:
@@ -32,6 +31,5 @@ class RandomTokens:
         self.generator = generator
 
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
-        draw = torch.empty(stream.samples, stream.tokens, device=stream.device)
-        draw.uniform_(generator=None if draw.is_meta else self.generator)
+        draw = uniform(stream, step, unit.start, self.generator)
         return Rows(draw.topk(count, dim=1).indices.sort(dim=1).values, stream.tokens)

@@ -107,6 +107,8 @@ class Judge(ABC):
     worlds: ClassVar[tuple[str, ...]]  # "*": every world
     # Compares with the full arm's images; the full arm itself is not judged.
     needs_full: ClassVar[bool] = False
+    # Judges a set of pictures as a whole: it has no values of single ones.
+    of_sets: ClassVar[bool] = False
     # Reads what captions mean, so that they must be sentences of the world's grammar.
     needs_grammar: ClassVar[bool] = False
     # What it reads that is not shipped; a world's judges run by themselves only where all of it is at hand.

@@ -179,14 +179,14 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
         "anchor": cell.anchor,
         "label": f"{label} in {cell.world}, seed {cell.seed}",
         "state": cell.state_text,
-        "facts": list(_cell_facts(cell)),
+        "facts": list(cell_facts(cell)),
         "measures": [_measure(cell, name) for name in cell.values],
         "jobs": [_job(job) for job in cell.jobs],
         "seconds": timing.duration(sum(sum(timing.parts_of(job).values()) for job in cell.jobs)),
     }
 
 
-def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
+def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     """Name, text, and whether the text is code."""
     spec = cell.spec
     knobs = ", ".join(f"{name} = {value}" for name, value in spec["knobs"].items())
@@ -234,7 +234,7 @@ def _cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
 
 def _measure(cell: Cell, name: str) -> dict[str, Any]:
     value, paired = cell.values[name], cell.differences.get(name)
-    digits = _decimals(value.value)
+    digits = decimals_of(value.value)
     both = value.low is not None and value.high is not None
     return {
         "name": name,
@@ -253,7 +253,7 @@ def _difference(paired: Difference, digits: int) -> str:
     return f"{sign}{number(paired.difference, digits)} {ends}"
 
 
-def _decimals(value: float) -> int:
+def decimals_of(value: float) -> int:
     """As many decimals as show four digits of a number."""
     if value == 0 or not math.isfinite(value):
         return 0

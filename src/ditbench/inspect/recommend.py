@@ -1,0 +1,207 @@
+"""Which arm to take: of the finished cells, those on the Pareto front that are fast enough or good enough."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ditbench.cells import BASELINE
+from ditbench.faults import Fault
+from ditbench.mistakes import possible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ditbench.report.results import Cell, Results, Value
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: a speed-up of at least `speedup`, a loss of quality of at most `loss` of full's, or both."""
+
+    world: str
+    measure: str
+    speedup: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An arm with what speaks for it. `loss` is the share of full's quality that it loses; below 0 it gains."""
+
+    arm: str
+    method: str
+    knobs: dict[str, Any]
+    steps: int | None
+    speedup: Value
+    quality: Value
+    loss: float
+    same: bool | None  # not distinguishable from full; None where nobody has compared
+    on_front: bool = True
+
+    @property
+    def line(self) -> str:
+        """What applies the arm to a pipeline."""
+        words = "".join(f", {name}={value!r}" for name, value in self.knobs.items())
+        steps = f"  # with num_inference_steps={self.steps}" if self.steps else ""
+        return f'ditbench.accelerate(pipe, "{self.method}"{words}){steps}'
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The arms that satisfy a wish, best first; where there are none, the `nearest`."""
+
+    wish: Wish
+    full: Value
+    choices: list[Choice] = field(default_factory=list)
+    nearest: list[Choice] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)  # arms that are not finished
+
+
+def parse_loss(text: str) -> float:
+    """A loss of quality, `1%` or `0.01`, as a share."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
+    if match is None:
+        raise Fault(f"--quality-loss: {text!r} must be a percentage such as 1% or a share such as 0.01")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Advice:
+    """The arms of a world that satisfy a wish. Controls are never recommended; of several seeds the first counts."""
+    cells = [cell for cell in results.cells if cell.world == wish.world]
+    if not cells:
+        worlds = list(dict.fromkeys(cell.world for cell in results.cells))
+        raise Fault(f"--world: no cell of world {wish.world!r}{possible(wish.world, worlds)}")
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.arm, cell)
+    baseline = first.get(BASELINE)
+    if baseline is None or wish.measure not in baseline.values:
+        known = [name for name, value in (baseline.values if baseline else {}).items() if value.direction]
+        raise Fault(f"--measure: the full arm has no {wish.measure!r}{possible(wish.measure, known)}")
+    full = baseline.values[wish.measure]
+    if full.value == 0:
+        raise Fault(f"--measure: {wish.measure} of the full arm is 0, of which nothing can be lost")
+    passed_over = {BASELINE, *controls}
+    arms = {arm: cell for arm, cell in first.items() if arm not in passed_over}
+    there = [_choice(cell, wish, full) for cell in arms.values() if {"speedup", wish.measure} <= set(cell.values)]
+    waiting = [arm for arm, cell in arms.items() if not {"speedup", wish.measure} <= set(cell.values)]
+    front = _front(there)
+    good = [choice for choice in front if _satisfies(choice, wish)]
+    # Fast enough: the best one first. Good enough: the fastest one first.
+    good.sort(key=lambda c: c.loss if wish.speedup is not None else -c.speedup.value)
+    nearest: list[Choice] = []
+    if not good and there:
+        by_speed = max(there, key=lambda c: c.speedup.value)
+        by_quality = min(there, key=lambda c: c.loss)
+        nearest = list({c.arm: c for c in (by_speed, by_quality)}.values())
+    return Advice(wish, full, good, nearest, waiting)
+
+
+def _choice(cell: Cell, wish: Wish, full: Value) -> Choice:
+    quality = cell.values[wish.measure]
+    change = (quality.value - full.value) / abs(full.value)
+    paired = cell.differences.get(wish.measure)
+    spec = cell.spec
+    return Choice(
+        cell.arm,
+        spec["method"],
+        dict(spec["knobs"]),
+        spec["steps"],
+        cell.values["speedup"],
+        quality,
+        change if full.direction == "lower" else -change,
+        None if paired is None else not paired.distinguishable,
+    )
+
+
+def _front(choices: Sequence[Choice]) -> list[Choice]:
+    """Those that no other one beats in speed and in quality."""
+
+    def beaten(one: Choice) -> bool:
+        return any(
+            (other.speedup.value >= one.speedup.value and other.loss <= one.loss)
+            and (other.speedup.value > one.speedup.value or other.loss < one.loss)
+            for other in choices
+        )
+
+    return [choice for choice in choices if not beaten(choice)]
+
+
+def _satisfies(choice: Choice, wish: Wish) -> bool:
+    fast = wish.speedup is None or choice.speedup.value >= wish.speedup
+    return fast and (wish.loss is None or choice.loss <= wish.loss)
+
+
+def as_data(advice: Advice) -> dict[str, Any]:
+    """For a program."""
+
+    def shown(choice: Choice) -> dict[str, Any]:
+        return {
+            "arm": choice.arm,
+            "method": choice.method,
+            "knobs": choice.knobs,
+            "steps": choice.steps,
+            "speedup": _ends(choice.speedup),
+            "quality": _ends(choice.quality),
+            "loss": choice.loss,
+            "indistinguishable_from_full": choice.same,
+            "apply": choice.line,
+        }
+
+    return {
+        "world": advice.wish.world,
+        "measure": advice.wish.measure,
+        "asked": {"speedup": advice.wish.speedup, "quality_loss": advice.wish.loss},
+        "full": _ends(advice.full),
+        "choices": [shown(choice) for choice in advice.choices],
+        "nearest": [shown(choice) for choice in advice.nearest],
+        "waiting": advice.waiting,
+    }
+
+
+def _ends(value: Value) -> dict[str, Any]:
+    return {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
+
+
+def told(advice: Advice) -> str:
+    """For a person."""
+    from ditbench.inspect.show import decimals
+
+    wish, digits = advice.wish, decimals(advice.full.value)
+    asked = [f"a speed-up of {wish.speedup:g} or more" if wish.speedup is not None else ""]
+    asked.append(f"at most {wish.loss:.1%} of quality lost" if wish.loss is not None else "")
+    lines = [f"{wish.world}, {' and '.join(filter(None, asked))}; quality is {wish.measure}"]
+    lines.append(f"full: {_interval(advice.full, digits)}")
+    shown = advice.choices or advice.nearest
+    if not shown:
+        lines += ["", "no other arm is finished"]
+    elif not advice.choices:
+        lines += ["", "no arm satisfies that; the fastest and the best there are:"]
+    for choice in shown:
+        verdict = {True: ", not distinguishable from full", False: "", None: ", not compared with full in pairs"}
+        way = "loses" if choice.loss >= 0 else "gains"
+        lines += [
+            "",
+            f"{choice.arm}: {_interval(choice.speedup, 2)} times as fast, {wish.measure} "
+            f"{_interval(choice.quality, digits)}, {way} {abs(choice.loss):.1%}{verdict[choice.same]}",
+            f"    {choice.line}",
+        ]
+    if advice.choices:
+        asked_speed = wish.speedup
+        unsure = [
+            c.arm for c in advice.choices if asked_speed and c.speedup.low is not None and c.speedup.low < asked_speed
+        ]
+        if unsure:
+            lines += ["", f"in their slowest round {', '.join(unsure)} fell short of the speed asked for"]
+    if advice.waiting:
+        lines += ["", f"not finished, and so not considered: {', '.join(advice.waiting)}"]
+    return "\n".join(lines)
+
+
+def _interval(value: Value, digits: int) -> str:
+    text = f"{value.value:.{digits}f}"
+    if value.low is not None and value.high is not None:
+        text += f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return text

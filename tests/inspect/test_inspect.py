@@ -1,0 +1,168 @@
+"""Questions to a fabricated run: cells are found, shown and compared, and the right arm is recommended."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ditbench.faults import Fault
+from ditbench.inspect import diff, recommend, show
+from ditbench.inspect.cells import find_cell
+from ditbench.inspect.recommend import Wish, parse_loss
+from ditbench.report.results import Results
+from tests.report.conftest import IMAGES, Fabricated
+
+FID = "fid/scenes"
+
+
+@pytest.fixture
+def results(tree: Fabricated) -> Results:
+    return tree.read()
+
+
+@pytest.mark.parametrize("called", ["scenes/fora-n2/seed0", "fora-n2", "fora-n2/seed0", "scenes/fora-n2"])
+def test_a_cell_goes_by_any_part_of_its_name_that_is_its_own(results: Results, called: str) -> None:
+    cell = find_cell(results, called)
+    assert cell.arm == "fora-n2"
+    assert find_cell(results, cell.hash[:6]) is cell
+
+
+def test_a_name_that_is_nobody_s_or_of_several_is_one_sentence(results: Results) -> None:
+    with pytest.raises(Fault, match=r"no cell 'fora-n3'.* Possible: scenes/full/seed0"):
+        find_cell(results, "fora-n3")
+    with pytest.raises(Fault, match=r"'seed0' may be any of scenes/full/seed0, .*; say which"):
+        find_cell(results, "seed0")
+
+
+def test_a_cell_is_shown_with_everything_its_records_say(results: Results) -> None:
+    cell = find_cell(results, "fora-n2")
+    text = show.told(cell, results.root)
+    for said in (
+        cell.hash,
+        "interval = 2",
+        "3.080",
+        "[2.890, 3.300]",
+        "+0.940",
+        "Fabricated CPU",
+        "5 of 10 steps",
+        "G",
+    ):
+        assert said in text
+    assert re.search(r"relations/scenes .*not distinguishable", text)
+    data = json.loads(json.dumps(show.as_data(cell, results.root)))
+    assert data["measures"][FID]["value"] == 3.08
+    assert data["differences"]["relations/scenes"]["distinguishable"] is False
+    assert data["provenance"]["shard"]["git"].startswith("0123")
+
+
+def test_a_cell_that_is_not_there_yet_is_shown_as_such(tree: Fabricated) -> None:
+    tree.remove("fora-n2")
+    results = tree.read()
+    text = show.told(find_cell(results, "fora-n2"), results.root)
+    assert "not run" in text.splitlines()[0]
+    assert "measure" not in text
+
+
+def samples(tree: Fabricated, arm: str, **columns: list[float | None]) -> None:
+    table = pa.table({"caption_id": tree.ids, **columns})
+    pq.write_table(table, tree.folder(arm) / "samples.parquet")
+
+
+def test_what_differs_between_two_cells(tree: Fabricated) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.3, 0.01, IMAGES)
+    flags = [1.0, 1.0, None, 0.0, 1.0, 1.0, 1.0, 1.0]
+    samples(tree, "fora-n2", **{"clip/scenes": base.tolist(), "attributes/scenes": flags})
+    changed = [0.0 if i < 2 else flag for i, flag in enumerate(flags)]
+    samples(tree, "broken", **{"clip/scenes": (base - 0.1).tolist(), "attributes/scenes": changed})
+    results = tree.read()
+    pair = (find_cell(results, "fora-n2"), find_cell(results, "broken"))
+    found = diff.diff(*pair, (results.root, results.root))
+    changes = {change.place: (change.first, change.second) for change in found.spec}
+    assert changes["method"] == ("fora", "broken")
+    assert changes["knobs.interval"] == (2, 4)
+    assert found.provenance == []
+    measures = {m.measure: m for m in found.measures}
+    clip, attributes = measures["clip/scenes"].paired, measures["attributes/scenes"].paired
+    assert clip is not None and clip.value == pytest.approx(-0.1) and clip.excludes_zero()
+    assert attributes is not None and attributes.n == IMAGES - 1
+    assert attributes.value == pytest.approx(-2 / 7)
+    assert "Bonett-Price" in attributes.method
+    assert measures[FID].paired is None
+    text = diff.told(found)
+    assert "interval: 2 -> 4" in text and "what ran them\n  the same" in text and "-0.1000 [" in text
+    assert json.loads(json.dumps(diff.as_data(found)))["cells"] == ["scenes/fora-n2/seed0", "scenes/broken/seed0"]
+
+
+def test_cells_of_other_captions_or_counts_are_not_compared(tree: Fabricated) -> None:
+    results = tree.read()
+    first, second = find_cell(results, "fora-n2"), find_cell(results, "broken")
+    elsewhere = replace(
+        second,
+        spec={**second.spec, "captions": "other", "images": 16},
+        values={**second.values, FID: replace(second.values[FID], n=16, interval="delete-a-group jackknife")},
+    )
+    first = replace(
+        first, values={**first.values, FID: replace(first.values[FID], interval="delete-a-group jackknife")}
+    )
+    found = diff.diff(first, elsewhere, (results.root, results.root))
+    assert found.unpaired == "their images, captions differ"
+    told = {m.measure: m.refused for m in found.measures}
+    assert told[FID] == f"of {IMAGES} and 16 images, and such a distance falls with their number"
+    assert told["clip/scenes"] == ""
+    others = replace(first, bodies={**first.bodies, "scores": {**first.bodies["scores"], "references": 5}})
+    (refused,) = [m.refused for m in diff.diff(first, others, (results.root,) * 2).measures if m.measure == FID]
+    assert refused == "against different references"
+    assert "not comparable: against different references" in diff.told(diff.diff(first, others, (results.root,) * 2))
+
+
+def test_the_best_arm_that_is_fast_enough_is_recommended(results: Results) -> None:
+    advice = recommend.recommend(results, Wish("scenes", FID, speedup=1.8), controls={"broken"})
+    # FORA is slower and worse than fewer steps here: not on the front.
+    assert [choice.arm for choice in advice.choices] == ["fewer-steps-50"]
+    (choice,) = advice.choices
+    assert choice.loss == pytest.approx((2.71 - 2.14) / 2.14)
+    assert choice.line == 'ditbench.accelerate(pipe, "fewer-steps", share=0.5)'
+    assert "1.96 [1.91, 2.00] times as fast" in recommend.told(advice)
+    # A control is fast, and never recommended.
+    advice = recommend.recommend(results, Wish("scenes", FID, speedup=3.0), controls={"broken"})
+    assert advice.choices == [] and [choice.arm for choice in advice.nearest] == ["fewer-steps-50"]
+    assert "no arm satisfies that" in recommend.told(advice)
+
+
+def test_quality_is_counted_in_its_own_direction(results: Results) -> None:
+    wish = Wish("scenes", "relations/scenes", loss=parse_loss("1%"))
+    advice = recommend.recommend(results, wish, controls={"broken"})
+    assert [choice.arm for choice in advice.choices] == ["fewer-steps-50"]
+    assert advice.choices[0].loss == pytest.approx((0.942 - 0.938) / 0.942)
+    assert advice.choices[0].same is True
+    assert "not distinguishable from full" in recommend.told(advice)
+    assert json.loads(json.dumps(recommend.as_data(advice)))["choices"][0]["indistinguishable_from_full"] is True
+
+
+def test_arms_that_are_not_finished_are_named(tree: Fabricated) -> None:
+    tree.remove("fewer-steps-50", "latency.json")
+    advice = recommend.recommend(tree.read(), Wish("scenes", FID, speedup=1.8), controls={"broken"})
+    assert [choice.arm for choice in advice.choices] == ["fora-n2"]
+    assert advice.waiting == ["fewer-steps-50"]
+    assert recommend.told(advice).endswith("not considered: fewer-steps-50")
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.02", 0.02), (" 2.5 % ", 0.025), (".5%", 0.005)])
+def test_a_loss_is_a_percentage_or_a_share(text: str, share: float) -> None:
+    assert parse_loss(text) == pytest.approx(share)
+
+
+def test_wrong_wishes_are_one_sentence(results: Results) -> None:
+    with pytest.raises(Fault, match="'one' must be a percentage such as 1%"):
+        parse_loss("one")
+    with pytest.raises(Fault, match=r"--world: no cell of world 'scene'; did you mean 'scenes'"):
+        recommend.recommend(results, Wish("scene", FID, speedup=2))
+    with pytest.raises(Fault, match=r"--measure: the full arm has no 'fid'; did you mean 'fid/scenes'|Possible: "):
+        recommend.recommend(results, Wish("scenes", "fid", speedup=2))

@@ -1,0 +1,153 @@
+"""A real run of a few images is verified, and what somebody has changed since is found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ditbench.caption_sets import write_captions, write_references
+from ditbench.cells import cell_table
+from ditbench.cli import main
+from ditbench.config import Config, check_config
+from ditbench.generate import embed, generate_shard, write_cost, write_plan
+from ditbench.inspect.cells import load
+from ditbench.inspect.verify import Check, verify
+from ditbench.judges.psnr import Psnr
+from ditbench.records import read_record, write_record
+from ditbench.score import score_cell
+from ditbench.storage import read_shard, write_shard
+from ditbench.worlds import get_world
+
+SETTINGS = {
+    "images": 4,
+    "shard": 2,
+    "references": 8,
+    "judges": ["clip", "psnr", "fid"],
+    "arms": {
+        "full": {"method": "full", "steps": 2},
+        "random": {"method": "toca", "knobs": {"score": "random"}, "steps": 3},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A finished run, stage by stage as the workflow makes it; its stopwatch is made up."""
+    root = tmp_path_factory.mktemp("verified") / "results"
+    study = {
+        "title": "two arms",
+        "world": "scenes",
+        "rows": [
+            {"arm": "full", "method": "full", "steps": 2, "label": "full"},
+            {"arm": "random", "method": "toca", "knobs": {"score": "random"}, "steps": 3, "label": "random"},
+        ],
+        "columns": [{"measure": "fid/scenes", "label": "FID"}, {"measure": "speedup", "label": "speedup"}],
+        "figure": {"x": "speedup", "y": "fid/scenes"},
+        "baseline": "full",
+    }
+    (root.parent / "studies").mkdir(parents=True)
+    (root.parent / "studies" / "two.yaml").write_text(json.dumps(study))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root.parent)
+        config = check_config({**SETTINGS, "arms": {}, "studies": ["two"], "results": str(root)})
+        specs = cell_table(config)
+        world, name = get_world("scenes"), specs[0].captions
+        captions, embeddings = (root / kind / "scenes" / f"{name}.json" for kind in ("captions", "embeddings"))
+        write_captions(world, name, 4, 0, captions)
+        embed("scenes", captions, embeddings)
+        references = root / "references" / "scenes" / "renders-8.json"
+        write_references(world, 8, references)
+        shards: dict[str, list[Path]] = {}
+        for spec in specs:
+            folder = Path(spec.folder(root))
+            body = {**asdict(spec), "hash": spec.hash}
+            write_plan(asdict(spec), folder / "plan.json")
+            write_record(folder / "spec.json", "spec", body)
+            shards[spec.arm] = [folder / "shards" / f"{a:05d}-{a + 1:05d}.json" for a in (0, 2)]
+            for first, path in zip((0, 2), shards[spec.arm], strict=True):
+                generate_shard(folder / "spec.json", captions, embeddings, first, first + 1, path, batch=2)
+            write_cost(folder / "spec.json", shards[spec.arm], folder / "cost.json")
+            full = shards["full"] if spec.arm != "full" else None
+            score_cell(
+                folder / "spec.json",
+                shards[spec.arm],
+                captions,
+                references,
+                full,
+                folder / "scores.json",
+                config.judges,
+            )
+            value = {"value": 1.0, "low": 1.0, "high": 1.0}
+            latency = {"spec_hash": spec.hash, "batch": 2, "rounds": 1, "seconds_per_image": value, "speedup": value}
+            latency |= {"contended": False, "load": 0.0, "note": "", "peak_bytes": None, "peak_bytes_baseline": None}
+            write_record(folder / "latency.json", "latency", latency)
+        (root.parent / "config.yaml").write_text(json.dumps(config.model_dump()))
+    return config, root
+
+
+@pytest.fixture
+def inside(made: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made[1].parent)
+    return made[1]
+
+
+def checks(made: tuple[Config, Path], sets: bool = False) -> dict[str, dict[str, Check]]:
+    config, _ = made
+    found = load(config, None)
+    report = verify(config, found, found.cells, images=3, seed=0, device="cpu", sets=sets)
+    return {cell.cell.split("/")[1]: {check.what: check for check in cell.checks} for cell in report.cells}
+
+
+def test_a_run_that_nobody_touched_holds(made: tuple[Config, Path], inside: Path) -> None:
+    found = checks(made, sets=True)
+    # Drawn in a batch of three instead of two twos, tokens chosen at random: the same images all the same.
+    for arm in ("full", "random"):
+        assert {found[arm][what].verdict for what in ("plan", "cost", "images")} == {"equal"}
+        assert found[arm]["images"].of == 3
+        assert found[arm]["clip/scenes"].verdict in ("equal", "close")
+        assert found[arm]["fid/scenes"].verdict in ("equal", "close")
+    assert found["random"]["psnr-to-full"].verdict == "equal"
+    assert read_record(inside / "verify.json", "verify")["equal"] is True
+
+
+def test_what_was_changed_since_is_found(
+    made: tuple[Config, Path], inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = inside / "cells" / "scenes" / "random" / "seed0"
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for path in (folder / "shards").glob("*.zip"):
+        ids, images = read_shard(path)
+        images[:, 0, 0, 0] ^= 1
+        write_shard(path, images, ids)
+    table = pq.read_table(folder / "samples.parquet").to_pydict()
+    table["clip/scenes"] = [value + 0.01 for value in table["clip/scenes"]]
+    pq.write_table(pa.table(table), folder / "samples.parquet")
+    cost = json.loads((folder / "cost.json").read_text())
+    (folder / "cost.json").write_text(json.dumps({**cost, "linear": cost["linear"] + 1}))
+    try:
+        assert main(["verify", "random", "--images", "2"]) == 1
+        text = capsys.readouterr().out
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
+    assert "images: differs (2): 2 images differ" in text and "by up to 1 of 255" in text
+    assert "clip/scenes: differs (2): by up to 0.01" in text
+    assert "cost: differs" in text and "linear: " in text
+    assert "fid: it judges the whole set, with --sets again too" in text
+    assert text.endswith("NOT EQUAL: see what differs above\n")
+
+
+def test_cells_that_are_not_finished_are_refused(made: tuple[Config, Path], inside: Path) -> None:
+    latency = inside / "cells" / "scenes" / "random" / "seed0" / "latency.json"
+    kept = latency.read_bytes()
+    latency.unlink()
+    try:
+        assert main(["verify", "random"]) == 2
+    finally:
+        latency.write_bytes(kept)
+    assert Psnr.of_sets is False
