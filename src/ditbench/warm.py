@@ -174,8 +174,10 @@ def load_libraries() -> None:
     from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel  # noqa: F401
 
     from ditbench.backbones.families import families
+    from ditbench.records import environment_hash
 
     families()
+    environment_hash()  # half a second that every job would spend
     torch.set_num_threads(1)
     with suppress(ImportError):  # the judges' own; without them their commands say what is missing
         from cleanfid import fid  # noqa: F401
