@@ -76,7 +76,7 @@ def test_an_arm_is_scored_with_intervals_and_compared_in_pairs(run: Path) -> Non
     assert (record["spec_hash"], record["n"]) == ("hash-soft", COUNT)
     measures = {m["name"]: m for m in record["measures"]}
     common = {"fid/scenes", "attributes/scenes", "objects/scenes", "relations/scenes", "clip/scenes", "hps/scenes"}
-    assert set(measures) == common | {"psnr-to-full"}
+    assert set(measures) == common | {"psnr-to-full", "ssim-to-full"}
     for measure in record["measures"]:
         assert measure["low"] <= measure["value"] <= measure["high"], measure
         assert measure["method_of_interval"] and measure["direction"] in ("lower", "higher")

@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("worlds", _worlds, "list the worlds, and whether their weights are there", "config", "json")
     add("methods", _methods, "list the methods and their knobs", "json")
+    add("judges", _judges, "list the judges, and whether what they need is there", "config", "json")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     for name, command, text, count in (
         ("show", _show, "say everything about a cell", 1),
@@ -204,15 +205,57 @@ def _worlds(options: argparse.Namespace) -> None:
     _table(("world", "family", "size", "steps", "guidance", "tokens", "text", "judges", "weights"), rows)
 
 
-def _given_weights(path: Path) -> dict[str, str]:
-    """The weights that a configuration names; none where there is none, or it is wrong: names are looked up here."""
+def _judges(options: argparse.Namespace) -> None:
+    from ditbench.judges.registry import judge_classes
+
+    places = _settings(options.config).get("judge_weights", {})
+    bodies = [
+        {
+            "name": judge.name,
+            "summary": judge.summary,
+            "worlds": list(judge.worlds),
+            "needs": [
+                {
+                    "key": w.key,
+                    "what": w.what,
+                    "offered": w.offered,
+                    "found": None if (found := w.find(places)) is None else str(found),
+                }
+                for w in judge.needs
+            ],
+        }
+        for judge in judge_classes().values()
+    ]
+    if options.json:
+        print(json.dumps(bodies, indent=1))
+        return
+    rows: list[tuple[str, ...]] = []
+    for judge in judge_classes().values():
+        missing = [w.key for w in judge.needs if w.find(places) is None]
+        worlds = ", ".join("any" if world == "*" else world for world in judge.worlds)
+        rows.append((judge.name, worlds, f"needs {', '.join(missing)}" if missing else "ready", judge.summary))
+    _table(("judge", "worlds", "state", "what it says"), rows)
+    absent = {w.key: w for judge in judge_classes().values() for w in judge.needs if w.find(places) is None}
+    if absent:
+        print("\nNot on this machine; give their places as `judge_weights: {KEY: PATH}`:")
+        _table(("key", "what", "where its owner offers it"), [(w.key, w.what, w.offered) for w in absent.values()])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """A configuration's settings; none where there is none, or it is wrong: names are looked up here."""
     from ditbench.config import load_config
 
     try:
-        return load_config(path).weights if path.exists() else {}
+        return load_config(path).model_dump() if path.exists() else {}
     except Fault as fault:
         print(f"ditbench: {path} is passed over: {fault}", file=sys.stderr)
         return {}
+
+
+def _given_weights(path: Path) -> dict[str, str]:
+    """The weights that a configuration names."""
+    given: dict[str, str] = _settings(path).get("weights", {})
+    return given
 
 
 def _methods(options: argparse.Namespace) -> None:

@@ -64,6 +64,7 @@ def score_cell(
         "measures": [_measure(result) for result in results],
         "paired": differences,
         "judge_seconds": seconds,
+        "judge_weights": {key: digest for member in chosen for key, digest in member.weights_read().items()},
     }
     write_record(out, "scores", body, timings=clock.seconds, code=code)
 

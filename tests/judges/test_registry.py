@@ -6,7 +6,7 @@ import pytest
 
 from ditbench.faults import Fault
 from ditbench.judges import Judge, Weights, default_judges, get_judge, judge_names, judges_of
-from ditbench.judges.registry import _classes, weight_keys
+from ditbench.judges.registry import judge_classes, weight_keys
 
 
 def test_judges_are_found_and_serve_the_worlds_that_name_them() -> None:
@@ -37,7 +37,7 @@ def test_judges_without_their_weights_do_not_run_by_themselves() -> None:
 
 @pytest.mark.parametrize("name", judge_names())
 def test_every_judge_says_what_it_is(name: str) -> None:
-    judge = _classes()[name]
+    judge = judge_classes()[name]
     assert issubclass(judge, Judge) and judge.name == name
     assert judge.summary and judge.worlds and judge.__doc__
 

@@ -140,6 +140,11 @@ def _refused(name: str, first: Cell, second: Cell) -> str:
     """Why two values of a measure may not be compared."""
     if first.world != second.world:
         return "of different worlds"
+    read = [cell.bodies.get("scores", {}).get("judge_weights", {}) for cell in (first, second)]
+    if name in _score_names(first) and any(
+        read[0].get(key) != read[1].get(key) for key in read[0].keys() & read[1].keys()
+    ):
+        return "by judges with other weights"
     mine, other = first.values[name], second.values[name]
     if "jackknife" not in mine.interval:  # of single pictures, or no measure of pictures at all
         return ""
@@ -149,6 +154,10 @@ def _refused(name: str, first: Cell, second: Cell) -> str:
     if references[0] != references[1]:
         return "against different references"
     return ""
+
+
+def _score_names(cell: Cell) -> set[str]:
+    return {measure["name"] for measure in cell.bodies.get("scores", {}).get("measures", [])}
 
 
 def as_data(found: Diff) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ditbench.faults import Fault
-from ditbench.judges.weights import Weights
+from ditbench.judges.weights import Weights, identity
 from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, wilson
 
 if TYPE_CHECKING:
@@ -99,6 +99,12 @@ def share_result(name: str, flags: NDArray[np.float64]) -> Result | None:
     return Result(name, "", "higher", wilson(counted), flags, is_share=True) if len(counted) else None
 
 
+def batches(images: NDArray[np.uint8], size: int = 256) -> Iterator[NDArray[np.uint8]]:
+    """Images some at a time, in their order."""
+    for first in range(0, len(images), size):
+        yield images[first : first + size]
+
+
 class Judge(ABC):
     """A metric. `name` is what a configuration calls it; its measures are named by their results."""
 
@@ -122,6 +128,10 @@ class Judge(ABC):
     def place(self, weights: Weights) -> Path:
         """Where some weights are; a Fault where they are not on this machine."""
         return weights.need(self.places, self.name)
+
+    def weights_read(self) -> dict[str, str]:
+        """What tells the weights that it reads from others, by their keys."""
+        return {weights.key: identity(self.place(weights)) for weights in self.needs if not weights.folder}
 
     @classmethod
     def ready(cls, places: Mapping[str, str]) -> bool:

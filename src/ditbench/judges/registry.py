@@ -16,14 +16,17 @@ _NOT_JUDGES = {"base", "registry", "weights"}
 
 
 @cache
-def _classes() -> dict[str, type[Judge]]:
+def judge_classes() -> dict[str, type[Judge]]:
+    """Every judge by its name."""
     found: dict[str, type[Judge]] = {}
     for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if info.name in _NOT_JUDGES:
             continue
         module = importlib.import_module(f"{__package__}.{info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Judge) and value.__module__ == module.__name__:
+            if not (isinstance(value, type) and issubclass(value, Judge) and value.__module__ == module.__name__):
+                continue
+            if not value.__name__.startswith("_"):  # what several judges of a file have in common
                 if value.name in found:
                     raise Fault(
                         f"two judges are called {value.name!r}: {found[value.name].__module__}, {module.__name__}"
@@ -34,23 +37,23 @@ def _classes() -> dict[str, type[Judge]]:
 
 def judge_names() -> list[str]:
     """The names of all judges."""
-    return list(_classes())
+    return list(judge_classes())
 
 
 def judges_of(world: str) -> list[str]:
     """The names of the judges that can judge a world."""
-    return [name for name, judge in _classes().items() if world in judge.worlds or "*" in judge.worlds]
+    return [name for name, judge in judge_classes().items() if world in judge.worlds or "*" in judge.worlds]
 
 
 def default_judges(world: str, places: Mapping[str, str] | None = None) -> list[str]:
     """The judges of a world that need no weights besides those at hand: what runs where `judges` is not set."""
-    return [name for name in judges_of(world) if _classes()[name].ready(places or {})]
+    return [name for name in judges_of(world) if judge_classes()[name].ready(places or {})]
 
 
 def weight_keys() -> dict[str, list[str]]:
     """The keys that `judge_weights` may have, each with the judges that need it."""
     found: dict[str, list[str]] = {}
-    for name, judge in _classes().items():
+    for name, judge in judge_classes().items():
         for weights in judge.needs:
             found.setdefault(weights.key, []).append(name)
     return found
@@ -58,12 +61,12 @@ def weight_keys() -> dict[str, list[str]]:
 
 def grammar_judges(world: str) -> list[str]:
     """The names of those judges of a world that read its grammar's captions only."""
-    return [name for name in judges_of(world) if _classes()[name].needs_grammar]
+    return [name for name in judges_of(world) if judge_classes()[name].needs_grammar]
 
 
 def get_judge(name: str, device: str = "cpu", places: Mapping[str, str] | None = None) -> Judge:
     """A judge by its name; its weights are read when it first measures, from `places` or the hub's cache."""
-    classes = _classes()
+    classes = judge_classes()
     if name not in classes:
         near = difflib.get_close_matches(name, classes, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,16 +1,20 @@
 """Weights that a judge needs and ditbench does not ship: where they are, and what to say where they are not.
 
 Nothing is ever downloaded. A configuration names places under `judge_weights`; what it does not name is looked for
-in the hub's cache on this machine.
+in the caches of the hub and of torch on this machine.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ditbench.faults import Fault
+
+_SAMPLE, _PLACES = 1 << 16, 16
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Weights:
     hub: str | None = None
     file: str | None = None
     folder: bool = False
+    torch_hub: str | None = None  # its name among the checkpoints that torch has downloaded
 
     def find(self, places: Mapping[str, str]) -> Path | None:
         """Where it is on this machine; None where nobody says and the hub's cache has none."""
@@ -49,6 +54,10 @@ class Weights:
         return path
 
     def _cached(self) -> Path | None:
+        if self.torch_hub is not None:
+            home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+            path = Path(home).expanduser() / "hub" / "checkpoints" / self.torch_hub
+            return path if path.is_file() else None
         if self.hub is None or self.file is None:
             return None
         from huggingface_hub import try_to_load_from_cache
@@ -57,3 +66,23 @@ class Weights:
         if not isinstance(found, str):
             return None
         return Path(found).parents[self.file.count("/")] if self.folder else Path(found)
+
+
+def identity(path: Path) -> str:
+    """Sixteen hex digits that tell a file from others: of its size, and of samples from all over it.
+
+    Whole checkpoints of gigabytes would take longer to read than to use.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}".encode())
+    with path.open("rb") as stream:
+        for number in range(_PLACES):
+            stream.seek(number * max(0, size - _SAMPLE) // max(_PLACES - 1, 1))
+            digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def unreadable(judge: str, weights: Weights, place: Path, error: Exception) -> Fault:
+    """What to say of a file that is not what it should be."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return Fault(f"judge {judge}: {place} is not {weights.what} ({lines[0]})")
