@@ -15,21 +15,8 @@ PACKAGE = Path(__file__).parent
 # What each stage runs, relative to the package; a folder stands for all its modules. The files of a world, its block
 # family and its weights are the world's to name (`World.sources`), and a method's file counts only for its own cells.
 _ENGINE = (
-    *(
-        "layout",
-        "plan",
-        "rows",
-        "fills",
-        "selectors",
-        "scores",
-        "scored",
-        "watch",
-        "chance",
-        "deciders",
-        "run",
-        "trace",
-    ),
-    "costs",
+    *("layout", "plan", "rows", "run", "trace", "costs"),
+    *("fills", "forecasts", "trajectory", "selectors", "scores", "scored", "watch", "chance", "deciders", "changes"),
 )
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))

@@ -28,6 +28,6 @@ def run_of(
     generator = torch.Generator("cpu" if network.device.type == "meta" else network.device).manual_seed(seed)
 
     def parts() -> Parts:
-        return Parts(method.fill(shape), method.selector(shape, generator), method.decider(shape))
+        return Parts(*method.parts(shape, generator))
 
     return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself, halves, seeds)

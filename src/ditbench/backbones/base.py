@@ -73,6 +73,13 @@ class Backbone(ABC):
         """Gates an output and adds it to the stream, with the operations, order and dtypes of the network's own."""
 
     @abstractmethod
+    def modulated_input(self, stream: Stream) -> Tensor:
+        """What the first block's attention reads of the image, or what the time alone modulates it by (Wan).
+
+        It tells how far the network's input has moved, as TeaCache has it. Nobody writes to it later.
+        """
+
+    @abstractmethod
     def leave(self, stream: Stream) -> Any:
         """The network's answer, in the form its forward gives it."""
 

@@ -159,6 +159,10 @@ class FluxBackbone(Backbone):
         text_tokens = stream.text.shape[1]
         return Output(output[:, text_tokens:], output[:, :text_tokens])
 
+    def modulated_input(self, stream: Stream) -> Tensor:
+        by_image, _ = self._modulation(stream, 0)
+        return by_image(self.network.transformer_blocks[0].norm1.norm(stream.hidden))
+
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         by_image, by_text = self._modulation(stream, branch)
         return by_image.gate, by_text.gate

@@ -185,6 +185,10 @@ class MMDiTBackbone(Backbone):
             # Normed, as both attentions read it: they share the norm. Earlier blocks' is no longer needed.
             stream.fed = {branch: layer.norm1.norm(stream.hidden)}
 
+    def modulated_input(self, stream: Stream) -> Tensor:
+        by = self._image_modulation(stream, 0)
+        return _shifted(self.network.transformer_blocks[0].norm1.norm(stream.hidden), by.scale_attn, by.shift_attn)
+
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         _, block, name = self._layer(branch)
         image = self._image_modulation(stream, block)

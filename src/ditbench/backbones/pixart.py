@@ -126,6 +126,11 @@ class PixArtBackbone(Backbone):
             return Output(layer.attn1(attended, attention_mask=stream.conditions["mask"]))
         return Output(layer.ff(layer.norm2(stream.hidden) * (1 + by.scale_mlp) + by.shift_mlp))
 
+    def modulated_input(self, stream: Stream) -> Tensor:
+        layer, by = self.network.transformer_blocks[0], self._modulation(stream, 0)
+        modulated: Tensor = layer.norm1(stream.hidden) * (1 + by.scale_self) + by.shift_self
+        return modulated
+
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         block, name = self.layout.branches[branch]
         if name == "cross":

@@ -124,6 +124,9 @@ class WanBackbone(Backbone):
         normed = (layer.norm3(hidden.float()) * (1 + by.scale_mlp) + by.shift_mlp).type_as(hidden)
         return Output(layer.ffn(normed))
 
+    def modulated_input(self, stream: Stream) -> Tensor:
+        return stream.condition("embedded_time")
+
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         block, name = self.layout.branches[branch]
         if name == "cross":

@@ -56,6 +56,17 @@ class Finishing(Protocol):
         """For each unit whether it is passed over in a step, which then costs less than one that is filled."""
 
 
+@runtime_checkable
+class Replacing(Protocol):
+    """A fill that does not add to the stream where a unit is left out, but puts another stream in its place."""
+
+    def keep_stream(self, unit: int, step: int, stream: Stream) -> None:
+        """Called after a unit was computed for all tokens, if a later step will need it."""
+
+    def replace(self, unit: int, step: int, stream: Stream) -> None:
+        """Called where no token of a unit is computed."""
+
+
 class Reuse:
     """Missing tokens receive what their unit last computed for them."""
 
@@ -107,6 +118,29 @@ class HandOn(Reuse):
 
     def nbytes(self) -> int:
         return super().nbytes() + (0 if self._hidden is None else self._hidden.nbytes)
+
+
+class Replace(Reuse):
+    """Where a unit is left out, the stream goes on as it last left that unit, whatever has entered it now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._streams: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
+        """What a unit added is not asked for."""
+
+    def keep_stream(self, unit: int, step: int, stream: Stream) -> None:
+        # A copy: later units add to the stream in place.
+        self._streams[unit] = (stream.hidden.clone(), stream.text)
+
+    def replace(self, unit: int, step: int, stream: Stream) -> None:
+        hidden, text = self._streams[unit]
+        stream.hidden = hidden.clone()
+        stream.text = text
+
+    def nbytes(self) -> int:
+        return sum(t.nbytes for pair in self._streams.values() for t in pair if t is not None)
 
 
 class Misplaced(Reuse):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditbench.engine.fills import Fill, Finishing, Key
+from ditbench.engine.fills import Fill, Finishing, Key, Replacing
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
@@ -218,6 +218,8 @@ class _Pass:
             for branch in range(unit.start, unit.stop):
                 self.backbone.add(stream, branch, self._compute(stream, branch))
             given = _difference(stream, *before) if keep else None
+        if keep and isinstance(self.parts.fill, Replacing):
+            self.parts.fill.keep_stream(number, self.step, stream)
         if keep and given is not None:
             self.parts.fill.keep(Key(number, "image"), self.step, given.image)
             if given.text is not None:
@@ -226,6 +228,9 @@ class _Pass:
     def _leave_out(self, number: int) -> None:
         """A unit of which nothing is computed."""
         self.rows = self.part = None
+        if isinstance(self.parts.fill, Replacing):
+            self.parts.fill.replace(number, self.step, self.stream)
+            return
         image = self.parts.fill.supply(Key(number, "image"), self.step)
         text = None
         if self._has_text(number):

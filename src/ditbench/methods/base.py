@@ -29,6 +29,25 @@ class Knob(NamedTuple):
     choices: tuple[Any, ...] | None
 
 
+class Trio(NamedTuple):
+    """The parts of one run beside its plan."""
+
+    fill: Fill
+    selector: Selector | None
+    decider: Decider | None
+
+
+# Of a threshold: nobody has said one. There is none that fits all networks, and one that does not fit does nothing.
+UNSET = -1.0
+
+
+def needs_threshold(method: Method, threshold: float) -> None:
+    """A Fault where a threshold is not set."""
+    if threshold < 0:
+        doc = method.knobs()["threshold"].doc
+        raise Fault(f"{method.name} needs a threshold ({doc}): which one fits hangs on network, steps and guidance")
+
+
 def knob(
     default: Any,
     doc: str,
@@ -106,3 +125,7 @@ class Method:
     def decider(self, shape: Shape) -> Decider | None:
         """Who decides, where a plan leaves it to sampling, with fresh state for one run."""
         return None
+
+    def parts(self, shape: Shape, generator: Generator) -> Trio:
+        """All three; overridden where one object is two of them."""
+        return Trio(self.fill(shape), self.selector(shape, generator), self.decider(shape))

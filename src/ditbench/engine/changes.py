@@ -1,0 +1,152 @@
+"""Deciders that look at change: a sample computes again when what they watch has changed enough.
+
+Each sample is decided by itself, unless it is `pooled` with the rest of the batch or with its other branch of guidance.
+What is watched is compared as the mean of absolute differences over the mean of absolute values.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ditbench.backbones import Backbone, Stream
+    from ditbench.engine.layout import Unit
+
+Pool = Literal["sample", "pair", "batch"]
+
+
+def relative_change(now: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """For each sample the mean absolute difference, and the mean absolute value before: [samples] each, in float32."""
+    apart = (now.float() - before.float()).abs().flatten(1).mean(1)
+    return apart, before.float().abs().flatten(1).mean(1)
+
+
+def pooled(values: Tensor, pool: Pool, halves: int) -> Tensor:
+    """Means over those who are decided together, [samples]."""
+    if pool == "batch":
+        return values.mean().expand_as(values)
+    if pool == "pair" and halves == 2:
+        return values.unflatten(0, (2, -1)).mean(0).repeat(2)
+    return values
+
+
+class Watcher(ABC):
+    """What deciders of change have in common: units before the one in question are computed, and looked at.
+
+    `probe` is the unit that is always computed; None where what is watched is known before any unit.
+    """
+
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit | None = None) -> None:
+        self.threshold, self.pool, self.forced, self.probe = threshold, pool, forced, probe
+        self.entered: Tensor | None = None
+
+    def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> Tensor:
+        if unit == self.probe:
+            self.entered = stream.hidden.clone()  # the run goes on writing to it
+            return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
+        compute = self.wants(step, stream, backbone)
+        if step == 0 or self.forced[step]:
+            compute = torch.ones_like(compute)
+        self.decided(step, stream, compute)
+        return compute
+
+    @abstractmethod
+    def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
+        """Which samples have changed enough, [samples]; called at every step, forced or not."""
+
+    @abstractmethod
+    def decided(self, step: int, stream: Stream, compute: Tensor) -> None:
+        """Called with what is computed in the end."""
+
+    def share(self, now: Tensor, before: Tensor, stream: Stream) -> Tensor:
+        """The relative change of each sample, or of those who are decided together."""
+        apart, size = relative_change(now, before)
+        return pooled(apart, self.pool, stream.halves) / pooled(size, self.pool, stream.halves).clamp_min(1e-12)
+
+
+class FirstBlock(Watcher):
+    """Watches what the first block adds, against the last step at which the sample computed the rest."""
+
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit) -> None:
+        super().__init__(threshold, pool, forced, probe)
+        self._reference: Tensor | None = None
+        self._now: Tensor | None = None
+
+    def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
+        assert self.entered is not None
+        self._now = stream.hidden - self.entered
+        if self._reference is None:
+            return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
+        return self.share(self._now, self._reference, stream) > self.threshold
+
+    def decided(self, step: int, stream: Stream, compute: Tensor) -> None:
+        assert self._now is not None
+        if self._reference is None:
+            self._reference = self._now
+        else:
+            self._reference = torch.where(compute[:, None, None], self._now, self._reference)
+
+
+class Accumulating(Watcher):
+    """Adds up a change from each step to the next, and computes when the sum reaches the threshold."""
+
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit | None = None) -> None:
+        super().__init__(threshold, pool, forced, probe)
+        self._before: Tensor | None = None
+        self._sum: Tensor | None = None
+
+    @abstractmethod
+    def watched(self, stream: Stream, backbone: Backbone) -> Tensor:
+        """What is compared from step to step; nobody writes to it later."""
+
+    def estimated(self, change: Tensor) -> Tensor:
+        """The change of the output that is expected of a change of what is watched."""
+        return change
+
+    def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
+        now = self.watched(stream, backbone)
+        before, self._before = self._before, now
+        if before is None or self._sum is None:
+            self._sum = torch.zeros(stream.samples, device=stream.device)
+            return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
+        self._sum = self._sum + self.estimated(self.share(now, before, stream))
+        return self._sum >= self.threshold
+
+    def decided(self, step: int, stream: Stream, compute: Tensor) -> None:
+        assert self._sum is not None
+        self._sum = torch.where(compute, torch.zeros_like(self._sum), self._sum)
+
+
+class ModulatedInput(Accumulating):
+    """Watches the network's first modulated input, through a polynomial.
+
+    `coefficients`, highest power first, were fitted for changes up to `most`: beyond it they are taken at `most`, and
+    where they are negative as 0, so that the sum cannot fall.
+    """
+
+    def __init__(
+        self, threshold: float, pool: Pool, forced: list[bool], coefficients: list[float], most: float
+    ) -> None:
+        super().__init__(threshold, pool, forced)
+        self.coefficients, self.most = coefficients, most
+
+    def watched(self, stream: Stream, backbone: Backbone) -> Tensor:
+        return backbone.modulated_input(stream)
+
+    def estimated(self, change: Tensor) -> Tensor:
+        change = change.clamp_max(self.most)
+        total = torch.zeros_like(change)
+        for coefficient in self.coefficients:
+            total = total * change + coefficient
+        return total.clamp_min(0)
+
+
+class ProbeFeature(Accumulating):
+    """Watches the stream behind the probe."""
+
+    def watched(self, stream: Stream, backbone: Backbone) -> Tensor:
+        return stream.hidden.clone()

@@ -1,0 +1,66 @@
+"""A fill that forecasts: what a unit would give out now, from how its outputs have changed from step to step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ditbench.engine.fills import Key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ditbench.engine.rows import Rows
+
+
+class Taylor:
+    """Missing outputs are a polynomial's, of up to `order`, through the last outputs that were computed.
+
+    Published differences (`divided` off) divide every order by the last spacing of steps and continue as a Taylor
+    series in (step - last); where spacings differ that is no polynomial through the outputs. Divided differences divide
+    each order by the spacing of its own ends, and continue as Newton's polynomial, which is. Both keep one tensor for
+    each order and one more. Differences are built from step `build_from` on. `wide` keeps them in float32.
+    """
+
+    stateless: ClassVar[bool] = False
+    wants_all: ClassVar[bool] = True
+
+    def __init__(self, order: int, divided: bool = False, build_from: int = 1, wide: bool = False) -> None:
+        self.order, self.divided, self.build_from, self.wide = order, divided, build_from, wide
+        # Of each key: differences of order 0, 1, …, and the steps that they are of, the last one first.
+        self._factors: dict[Key, list[Tensor]] = {}
+        self._steps: dict[Key, list[int]] = {}
+
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
+        old, steps = self._factors.get(key, []), self._steps.get(key, [])
+        # A copy of what others may write to, or the output itself where it is nobody else's.
+        newest = output.float() if self.wide else output.contiguous()
+        factors = [newest]
+        if old and step >= self.build_from:
+            for i, before in enumerate(old[: self.order]):
+                span = step - (steps[i] if self.divided else steps[0])
+                factors.append((factors[i] - before) / span)
+        self._factors[key] = factors
+        self._steps[key] = [step, *steps][: self.order + 1]
+
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        return self._forecast(key, step)
+
+    def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
+        return rows.put(self._forecast(key, step).clone(memory_format=torch.contiguous_format), part)
+
+    def _forecast(self, key: Key, step: int) -> Tensor:
+        factors, steps = self._factors[key], self._steps[key]
+        whole, weight = factors[0], 1.0
+        for i, factor in enumerate(factors[1:], start=1):
+            if self.divided:
+                weight *= step - steps[i - 1]
+                whole = whole + weight * factor
+            else:
+                whole = whole + ((step - steps[0]) ** i / math.factorial(i)) * factor
+        return whole
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for factors in self._factors.values() for tensor in factors)

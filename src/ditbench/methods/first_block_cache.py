@@ -1,0 +1,45 @@
+"""First-block cache, as ParaAttention and diffusers have it: the first block says whether the rest is worth it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import ASK, Plan
+from ditbench.methods.base import UNSET, Method, knob, needs_threshold
+
+if TYPE_CHECKING:
+    from ditbench.engine.deciders import Decider
+
+POOLS = ("sample", "pair", "batch")
+
+
+@dataclass(frozen=True)
+class FirstBlockCache(Method):
+    """The first block always; the others where it adds something else than when they were last computed.
+
+    What else is the relative change of what it adds to the image; where that is within the threshold, the other blocks
+    add again what they added then.
+    """
+
+    name: ClassVar[str] = "first-block-cache"
+    summary: ClassVar[str] = "the first block; the rest only where that has changed enough (online)"
+    paper: ClassVar[str] = "ParaAttention"
+
+    threshold: float = knob(UNSET, "change beyond which all is computed; 0.05 to 0.2 are used for FLUX", least=-1)
+    pool: str = knob("sample", "who is decided together; pair: both branches of guidance", choices=POOLS)
+
+    def plan(self, shape: Shape) -> Plan:
+        needs_threshold(self, self.threshold)
+        layout = shape.layout
+        units = (layout.span(0, 1), layout.span(1, layout.blocks))
+        # The probe is asked for too: that shows the decider the stream before it.
+        return Plan(layout, units, np.full((shape.steps, 2), ASK))
+
+    def decider(self, shape: Shape) -> Decider:
+        from ditbench.engine.changes import FirstBlock
+
+        return FirstBlock(self.threshold, self.pool, [False] * shape.steps, shape.layout.span(0, 1))  # type: ignore[arg-type]

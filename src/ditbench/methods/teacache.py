@@ -1,0 +1,73 @@
+"""TeaCache: timestep embedding tells (arXiv 2411.19108)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import ASK, Plan
+from ditbench.faults import Fault
+from ditbench.methods.base import UNSET, Method, knob, needs_threshold
+
+if TYPE_CHECKING:
+    from ditbench.engine.deciders import Decider
+
+# The published fits, highest power first.
+FITS: dict[str, tuple[float, ...]] = {
+    "identity": (1.0, 0.0),
+    "flux": (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
+    "wan-1.3b": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
+    "wan-1.3b-ret": (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
+    "wan-14b": (-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),
+    "wan-14b-ret": (-303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525),
+}
+
+
+@dataclass(frozen=True)
+class TeaCache(Method):
+    """The whole network, or what it added when it was last computed.
+
+    The relative change of the first block's modulated input from step to step (of the time's modulation in Wan) goes
+    through a polynomial, and adds up until the threshold. The first and the last step are always computed. Polynomials
+    were published for FLUX and Wan alone; `identity` takes the change as it is. A polynomial that is negative counts as
+    0, and changes beyond `most` as `most`.
+    """
+
+    name: ClassVar[str] = "teacache"
+    summary: ClassVar[str] = "the whole network only when its modulated input has changed enough (online)"
+    paper: ClassVar[str] = "arXiv 2411.19108"
+
+    threshold: float = knob(UNSET, "sum of changes at which all is computed; 0.25 to 0.8 for FLUX-dev", least=-1)
+    polynomial: str = knob("identity", "a published fit, or coefficients such as 2.5,-0.1,0, highest power first")
+    most: float = knob(1.0, "the largest change that the polynomial was fitted to", least=0)
+    first: int = knob(1, "steps at the start that are always computed", least=1)
+    last: int = knob(1, "steps at the end that are always computed", least=0)
+    pool: str = knob(
+        "sample", "who is decided together; pair: both branches of guidance", choices=("sample", "pair", "batch")
+    )
+
+    def coefficients(self) -> list[float]:
+        """The polynomial's, highest power first."""
+        if self.polynomial in FITS:
+            return list(FITS[self.polynomial])
+        try:
+            return [float(word) for word in self.polynomial.split(",")]
+        except ValueError:
+            raise Fault(
+                f"polynomial: {self.polynomial!r} must be one of {', '.join(FITS)}, or numbers with commas between"
+            ) from None
+
+    def plan(self, shape: Shape) -> Plan:
+        needs_threshold(self, self.threshold)
+        self.coefficients()
+        return Plan(shape.layout, (shape.layout.span(0, shape.layout.blocks),), np.full((shape.steps, 1), ASK))
+
+    def decider(self, shape: Shape) -> Decider:
+        from ditbench.engine.changes import ModulatedInput
+
+        step = np.arange(shape.steps)
+        forced = ((step < self.first) | (step >= shape.steps - self.last)).tolist()
+        return ModulatedInput(self.threshold, self.pool, forced, self.coefficients(), self.most)  # type: ignore[arg-type]
