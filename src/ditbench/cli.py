@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
             )
     sub = add("recommend", _recommend, "say which arm to take, from what is finished", "config", "results", "json")
     sub.add_argument("--world", help="the configuration's if not given")
-    sub.add_argument("--speedup", type=float, help="at least so many times as fast as full")
+    sub.add_argument("--speedup", type=_speedup, help="at least so many times as fast as full")
     sub.add_argument("--quality-loss", metavar="SHARE", help="at most so much of full's quality lost: 1%% or 0.01")
     sub.add_argument("--measure", help="what quality is measured by; the study's if not given")
     sub = add(
@@ -393,6 +393,15 @@ def _plan(options: argparse.Namespace) -> None:
         get_world(world).need_weights(config.weights.get(world))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
+
+
+def _speedup(text: str) -> float:
+    from ditbench.inspect.recommend import parse_speedup
+
+    try:
+        return parse_speedup(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0") from None
 
 
 def _count(text: str) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ditbench.cli import main
 from ditbench.faults import Fault
 from ditbench.inspect import diff, recommend, show
 from ditbench.inspect.cells import find_cell
@@ -122,6 +124,41 @@ def test_cells_of_other_captions_or_counts_are_not_compared(tree: Fabricated) ->
     assert "not comparable: against different references" in diff.told(diff.diff(first, others, (results.root,) * 2))
 
 
+def test_values_are_told_with_their_intervals(results: Results) -> None:
+    found = diff.diff(find_cell(results, "full"), find_cell(results, "fora-n2"), (results.root,) * 2)
+    (fid,) = [measure for measure in diff.as_data(found)["measures"] if measure["measure"] == FID]
+    assert (fid["first"]["value"], fid["first"]["low"], fid["second"]["high"]) == (2.14, 2.02, 3.3)
+    text = diff.told(found)
+    assert "2.140 [2.020, 2.290]" in text and "3.080 [2.890, 3.300]" in text
+    # What only one of them has is not left out in silence.
+    assert found.alone == ((), ("psnr-to-full",))
+    assert "only of the second: psnr-to-full" in text
+
+
+def test_speeds_of_other_machines_or_batches_are_not_compared(results: Results) -> None:
+    first, second = find_cell(results, "fora-n2"), find_cell(results, "broken")
+
+    def refused(latency: dict[str, Any], provenance: dict[str, Any]) -> dict[str, str]:
+        bodies = {**second.bodies, "latency": {**second.bodies["latency"], **latency}}
+        where = {**second.provenance, "latency": {**second.provenance["latency"], **provenance}}
+        other = replace(second, bodies=bodies, provenance=where)
+        return {m.measure: m.refused for m in diff.diff(first, other, (results.root,) * 2).measures}
+
+    assert set(refused({}, {}).values()) == {""}
+    batch = refused({"batch": 1}, {})
+    assert batch["speedup"] == batch["seconds-per-image"] == "timed with another batch"
+    assert batch["clip/scenes"] == batch["macs-linear"] == ""
+    machine = {"hardware": {"cpu": "another", "cores": 64, "gpu": None}}
+    assert refused({"batch": 1}, machine)["speedup"] == "timed with another hardware, batch"
+
+
+def test_the_packages_are_shown_where_records_know_them(results: Results) -> None:
+    cell = find_cell(results, "fora-n2")
+    assert "\npackages" not in show.told(cell, results.root)  # records from before there was such a hash
+    known = {kind: {**p, "environment": "c0ffee0123456789"} for kind, p in cell.provenance.items()}
+    assert re.search(r"packages +c0ffee0123456789\n", show.told(replace(cell, provenance=known), results.root))
+
+
 def test_the_best_arm_that_is_fast_enough_is_recommended(results: Results) -> None:
     advice = recommend.recommend(results, Wish("scenes", FID, speedup=1.8), controls={"broken"})
     # FORA is slower and worse than fewer steps here: not on the front.
@@ -157,6 +194,29 @@ def test_arms_that_are_not_finished_are_named(tree: Fabricated) -> None:
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.02", 0.02), (" 2.5 % ", 0.025), (".5%", 0.005)])
 def test_a_loss_is_a_percentage_or_a_share(text: str, share: float) -> None:
     assert parse_loss(text) == pytest.approx(share)
+
+
+def test_texts_among_the_knobs_are_quoted_as_the_method_is(results: Results) -> None:
+    advice = recommend.recommend(results, Wish("scenes", "relations/scenes", speedup=1), controls={"fewer-steps-50"})
+    lines = [choice.line for choice in (*advice.choices, *advice.nearest)]
+    assert 'ditbench.accelerate(pipe, "broken", interval=4, shift=0.375)' in lines
+    fora = recommend.recommend(results, Wish("scenes", FID, speedup=1), controls={"broken", "fewer-steps-50"})
+    assert fora.choices[0].line == 'ditbench.accelerate(pipe, "fora", interval=2, direction="up")'
+
+
+def test_what_an_arm_costs_is_no_quality(results: Results) -> None:
+    with pytest.raises(Fault, match=r"--measure: 'speedup' says what an arm costs.* Possible: fid/scenes, "):
+        recommend.recommend(results, Wish("scenes", "speedup", speedup=2))
+    with pytest.raises(Fault, match="the full arm has no 'macs'") as fault:
+        recommend.recommend(results, Wish("scenes", "macs", speedup=2))
+    assert "macs-linear" not in str(fault.value)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast"])
+def test_a_speed_up_that_nothing_could_have_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["recommend", "--speedup", text])
+    assert f"--speedup: {text!r} is not a number above 0" in capsys.readouterr().err
 
 
 def test_wrong_wishes_are_one_sentence(results: Results) -> None:

@@ -13,15 +13,18 @@ import pytest
 from ditbench.caption_sets import write_captions, write_references
 from ditbench.cells import cell_table
 from ditbench.cli import main
-from ditbench.config import Config, check_config
+from ditbench.config import Config, check_config, load_config
 from ditbench.generate import embed, generate_shard, write_cost, write_plan
 from ditbench.inspect.cells import load
 from ditbench.inspect.verify import Check, verify
 from ditbench.judges.psnr import Psnr
 from ditbench.records import read_record, write_record
 from ditbench.score import score_cell
+from ditbench.stopwatch import time_arm
 from ditbench.storage import read_shard, write_shard
-from ditbench.worlds import get_world
+from ditbench.worlds import RANDOM, get_world
+from tests.workflow.test_real_worlds import write_study
+from tests.worlds.real.miniature import write_world
 
 SETTINGS = {
     "images": 4,
@@ -140,6 +143,50 @@ def test_what_was_changed_since_is_found(
     assert "cost: differs" in text and "linear: " in text
     assert "fid: it judges the whole set, with --sets again too" in text
     assert text.endswith("NOT EQUAL: see what differs above\n")
+
+
+def test_of_random_weights_plan_and_cost_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = write_world(tmp_path, "dit")
+    (tmp_path / "studies").mkdir()
+    write_study(tmp_path, "timed", world, "realised-ratio")
+    (tmp_path / "config.yaml").write_text(
+        json.dumps(
+            {
+                "world": world,
+                "weights": {world: RANDOM},
+                "images": 2,
+                "shard": 2,
+                "studies": ["timed"],
+                "stopwatch": {"rounds": 1, "batch": 1},
+            }
+        )
+    )
+    config = load_config(Path("config.yaml"))
+    root, specs = Path(config.results), cell_table(config)
+    captions = root / "captions" / world / f"{specs[0].captions}.json"
+    write_captions(get_world(world), specs[0].captions, 2, 0, captions)
+    folders = {spec.arm: spec.folder(root) for spec in specs}
+    for spec in specs:
+        folder = folders[spec.arm]
+        write_plan(asdict(spec), folder / "plan.json")
+        write_record(folder / "spec.json", "spec", {**asdict(spec), "hash": spec.hash})
+    for folder in folders.values():
+        whole = folders["full"] / "spec.json"
+        time_arm(folder / "spec.json", whole, captions, None, folder / "latency.json", 1, 1, weights=RANDOM)
+        write_cost(folder / "spec.json", [folder / "latency.json"], folder / "cost.json")
+    assert main(["verify", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert len(cells) == 2
+    for cell in cells:
+        assert [(check["what"], check["verdict"]) for check in cell["checks"]] == [("plan", "equal"), ("cost", "equal")]
+        assert cell["passed_over"] == ["images and scores: this cell has none"]
+    cost = json.loads((folders["fora-n2"] / "cost.json").read_text())
+    (folders["fora-n2"] / "cost.json").write_text(json.dumps({**cost, "attention": cost["attention"] + 1}))
+    assert main(["verify"]) == 1
+    assert "cost: differs" in capsys.readouterr().out
 
 
 def test_cells_that_are_not_finished_are_refused(made: tuple[Config, Path], inside: Path) -> None:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.inspect.cells import cell_name
-from ditbench.inspect.show import decimals
+from ditbench.inspect.show import decimals, value_data, with_interval
 
 if TYPE_CHECKING:
-    from ditbench.report.results import Cell
+    from ditbench.report.results import Cell, Value
     from ditbench.statistics import Estimate
 
 # What of a spec decides whether two cells drew pictures of the same captions from the same noise.
 PAIRING = ("world", "images", "captions", "captions_sha256", "seed")
+# What the stopwatch measured.
+OF_STOPWATCH = ("speedup", "seconds-per-image", "peak-memory")
 # Of provenance, what may differ between any two jobs and says nothing.
 _CHANGING = ("created", "timings", "host_load")
 
@@ -38,8 +40,8 @@ class Comparison:
     """
 
     measure: str
-    first: float
-    second: float
+    first: Value
+    second: Value
     paired: Estimate | None
     refused: str = ""
 
@@ -53,6 +55,7 @@ class Diff:
     provenance: list[Change]
     measures: list[Comparison]
     unpaired: str  # why there are no paired differences
+    alone: tuple[tuple[str, ...], tuple[str, ...]]  # the measures that only the first has, and only the second
 
 
 def diff(first: Cell, second: Cell, roots: tuple[Path, Path]) -> Diff:
@@ -67,7 +70,12 @@ def diff(first: Cell, second: Cell, roots: tuple[Path, Path]) -> Diff:
         list(_provenance(first, second)),
         list(_measures(first, second, samples)),
         unpaired,
+        (_only(first, second), _only(second, first)),
     )
+
+
+def _only(one: Cell, other: Cell) -> tuple[str, ...]:
+    return tuple(name for name in one.values if name not in other.values)
 
 
 def _changes(first: dict[str, Any], second: dict[str, Any], place: str = "") -> Iterator[Change]:
@@ -133,13 +141,15 @@ def _measures(first: Cell, second: Cell, samples: tuple[dict[str, Any], ...] | N
                 if both.any():
                     shares = bool(np.isin(np.concatenate([old[both], new[both]]), (0, 1)).all())
                     paired = (paired_share if shares else paired_mean)(new[both], old[both])
-        yield Comparison(name, mine.value, other.value, paired, refused)
+        yield Comparison(name, mine, other, paired, refused)
 
 
 def _refused(name: str, first: Cell, second: Cell) -> str:
     """Why two values of a measure may not be compared."""
     if first.world != second.world:
         return "of different worlds"
+    if name in OF_STOPWATCH:
+        return _timed_otherwise(first, second)
     read = [cell.bodies.get("scores", {}).get("judge_weights", {}) for cell in (first, second)]
     if name in _score_names(first) and any(
         read[0].get(key) != read[1].get(key) for key in read[0].keys() & read[1].keys()
@@ -156,6 +166,19 @@ def _refused(name: str, first: Cell, second: Cell) -> str:
     return ""
 
 
+def _timed_otherwise(first: Cell, second: Cell) -> str:
+    """Which circumstances of the stopwatch differ; a ratio to `full` hangs on them as seconds do."""
+    times = [
+        {
+            **{name: cell.bodies.get("latency", {}).get(name) for name in ("device", "threads", "batch")},
+            "hardware": cell.provenance.get("latency", {}).get("hardware"),
+        }
+        for cell in (first, second)
+    ]
+    differing = [name for name in ("hardware", "device", "threads", "batch") if times[0][name] != times[1][name]]
+    return f"timed with another {', '.join(differing)}" if differing else ""
+
+
 def _score_names(cell: Cell) -> set[str]:
     return {measure["name"] for measure in cell.bodies.get("scores", {}).get("measures", [])}
 
@@ -169,14 +192,15 @@ def as_data(found: Diff) -> dict[str, Any]:
         "measures": [
             {
                 "measure": m.measure,
-                "first": m.first,
-                "second": m.second,
+                "first": value_data(m.first),
+                "second": value_data(m.second),
                 "refused": m.refused,
                 "paired": None if m.paired is None else vars(m.paired),
             }
             for m in found.measures
         ],
         "unpaired": found.unpaired,
+        "alone": [list(names) for names in found.alone],
     }
 
 
@@ -187,27 +211,37 @@ def told(found: Diff) -> str:
         lines += ["", title]
         lines += [f"  {c.place}: {_shown(c.first)} -> {_shown(c.second)}" for c in changes] or ["  the same"]
     lines += ["", "what was measured"]
-    if not found.measures:
-        lines.append("  no measure that both have")
-        return "\n".join(lines)
-    width = max(len(m.measure) for m in found.measures)
-    lines.append(
-        f"  {'measure'.ljust(width)}  {'first':>10}  {'second':>10}  second - first, 95 % interval, same captions"
-    )
-    lines += [_line(m, width) for m in found.measures]
-    if found.unpaired:
+    lines += _table(found.measures) or ["  no measure that both have"]
+    for place, names in zip(("first", "second"), found.alone, strict=True):
+        if names:
+            lines.append(f"  only of the {place}: {', '.join(names)}")
+    if found.unpaired and found.measures:
         lines.append(f"  no paired differences: {found.unpaired}")
     return "\n".join(lines)
 
 
-def _line(m: Comparison, width: int) -> str:
-    digits = max(decimals(m.first), decimals(m.second)) if m.first and m.second else decimals(m.first or m.second)
+def _table(measures: list[Comparison]) -> list[str]:
+    """A line for each measure, below what its columns are."""
+    if not measures:
+        return []
+    rows = [("measure", "first, 95 % interval", "second", "second - first, 95 % interval, same captions")]
+    rows += [_row(m) for m in measures]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"  {name.ljust(widths[0])}  {first.rjust(widths[1])}  {second.rjust(widths[2])}  {said}".rstrip()
+        for name, first, second, said in rows
+    ]
+
+
+def _row(m: Comparison) -> tuple[str, str, str, str]:
+    one, other = m.first.value, m.second.value
+    digits = max(decimals(one), decimals(other)) if one and other else decimals(one or other)
     said = m.refused and f"not comparable: {m.refused}"
     if m.paired is not None:
         p = m.paired
         same = "" if p.excludes_zero() else "  not distinguishable"
         said = f"{p.value:+.{digits}f} [{p.low:+.{digits}f}, {p.high:+.{digits}f}], n = {p.n}{same}"
-    return f"  {m.measure.ljust(width)}  {m.first:>10.{digits}f}  {m.second:>10.{digits}f}  {said}".rstrip()
+    return m.measure, with_interval(m.first, digits), with_interval(m.second, digits), said
 
 
 def _shown(value: Any) -> str:

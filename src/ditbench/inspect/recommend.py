@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ditbench.cells import BASELINE
 from ditbench.faults import Fault
 from ditbench.mistakes import possible
+from ditbench.study import COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +46,7 @@ class Choice:
     @property
     def line(self) -> str:
         """What applies the arm to a pipeline."""
-        words = "".join(f", {name}={value!r}" for name, value in self.knobs.items())
+        words = "".join(f", {name}={_quoted(value)}" for name, value in self.knobs.items())
         steps = f"  # with num_inference_steps={self.steps}" if self.steps else ""
         return f'ditbench.accelerate(pipe, "{self.method}"{words}){steps}'
 
@@ -57,6 +60,19 @@ class Advice:
     choices: list[Choice] = field(default_factory=list)
     nearest: list[Choice] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)  # arms that are not finished
+
+
+def _quoted(value: Any) -> str:
+    """As Python reads it, texts in the double quotes that the method's name has."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def parse_speedup(text: str) -> float:
+    """How many times as fast as the full arm; a ValueError where nothing could be."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
 
 
 def parse_loss(text: str) -> float:
@@ -77,8 +93,15 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
     for cell in cells:
         first.setdefault(cell.arm, cell)
     baseline = first.get(BASELINE)
+    known = [
+        name for name, value in (baseline.values if baseline else {}).items() if value.direction and name not in COSTS
+    ]
+    if wish.measure in COSTS:
+        raise Fault(
+            f"--measure: {wish.measure!r} says what an arm costs, not how good its images are"
+            f"{possible(wish.measure, known)}"
+        )
     if baseline is None or wish.measure not in baseline.values:
-        known = [name for name, value in (baseline.values if baseline else {}).items() if value.direction]
         raise Fault(f"--measure: the full arm has no {wish.measure!r}{possible(wish.measure, known)}")
     full = baseline.values[wish.measure]
     if full.value == 0:
@@ -167,13 +190,13 @@ def _ends(value: Value) -> dict[str, Any]:
 
 def told(advice: Advice) -> str:
     """For a person."""
-    from ditbench.inspect.show import decimals
+    from ditbench.inspect.show import decimals, with_interval
 
     wish, digits = advice.wish, decimals(advice.full.value)
     asked = [f"a speed-up of {wish.speedup:g} or more" if wish.speedup is not None else ""]
     asked.append(f"at most {wish.loss:.1%} of quality lost" if wish.loss is not None else "")
     lines = [f"{wish.world}, {' and '.join(filter(None, asked))}; quality is {wish.measure}"]
-    lines.append(f"full: {_interval(advice.full, digits)}")
+    lines.append(f"full: {with_interval(advice.full, digits)}")
     shown = advice.choices or advice.nearest
     if not shown:
         lines += ["", "no other arm is finished"]
@@ -184,8 +207,8 @@ def told(advice: Advice) -> str:
         way = "loses" if choice.loss >= 0 else "gains"
         lines += [
             "",
-            f"{choice.arm}: {_interval(choice.speedup, 2)} times as fast, {wish.measure} "
-            f"{_interval(choice.quality, digits)}, {way} {abs(choice.loss):.1%}{verdict[choice.same]}",
+            f"{choice.arm}: {with_interval(choice.speedup, 2)} times as fast, {wish.measure} "
+            f"{with_interval(choice.quality, digits)}, {way} {abs(choice.loss):.1%}{verdict[choice.same]}",
             f"    {choice.line}",
         ]
     if advice.choices:
@@ -198,10 +221,3 @@ def told(advice: Advice) -> str:
     if advice.waiting:
         lines += ["", f"not finished, and so not considered: {', '.join(advice.waiting)}"]
     return "\n".join(lines)
-
-
-def _interval(value: Value, digits: int) -> str:
-    text = f"{value.value:.{digits}f}"
-    if value.low is not None and value.high is not None:
-        text += f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-    return text

@@ -22,7 +22,7 @@ def as_data(cell: Cell, root: Path) -> dict[str, Any]:
         "reason": cell.reason,
         "folder": str(root / cell.folder),
         "spec": cell.spec,
-        "measures": {name: _value(value) for name, value in cell.values.items()},
+        "measures": {name: value_data(value) for name, value in cell.values.items()},
         "differences": {
             name: {
                 "difference": d.difference,
@@ -43,7 +43,8 @@ def as_data(cell: Cell, root: Path) -> dict[str, Any]:
     }
 
 
-def _value(value: Value) -> dict[str, Any]:
+def value_data(value: Value) -> dict[str, Any]:
+    """A measured value with all that is known of it, for a program."""
     names = ("value", "low", "high", "n", "unit", "direction", "kind", "interval", "source")
     return {name: getattr(value, name) for name in names}
 
@@ -91,6 +92,14 @@ def _measures(cell: Cell) -> Iterator[str]:
         unit = f" {value.unit}" if value.unit else ""
         shown = f"{value.value:.{digits}f}{unit}"
         yield f"{name.ljust(width)}  {shown:>12}  {interval:>24}  {value.n or '':>6}  {difference}".rstrip()
+
+
+def with_interval(value: Value, digits: int) -> str:
+    """A value, and its interval where it has one: `17.72 [16.30, 19.14]`."""
+    text = f"{value.value:.{digits}f}"
+    if value.low is not None and value.high is not None:
+        text += f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return text
 
 
 def decimals(value: float) -> int:

@@ -230,6 +230,9 @@ def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     if commits:
         yield "commit", ", ".join(commits), True
         yield "versions", _listed(versions_text(p) for p in cell.provenance.values()), False
+    installed = dict.fromkeys(str(p["environment"]) for p in cell.provenance.values() if p.get("environment"))
+    if installed:
+        yield "packages", ", ".join(installed), True
 
 
 def _measure(cell: Cell, name: str) -> dict[str, Any]:
