@@ -38,6 +38,9 @@ def test_what_makes_a_time_uncertain_is_said_of_processor_and_gpu() -> None:
     assert contention(0.5, None) == "other processes took 50% of the processor meanwhile"
     assert contention(0.0, 0.4) == "other processes kept the GPU busy 40% of the time before or after"
     assert contention(0.5, 0.4).count(" and ") == 1
+    # A burst of a few seconds: 6 % of the whole time, but not of each round.
+    assert contention(0.06, None, [1.9, 1.81, 2.8, 2.1]) == "the speed-up was 1.81 in one round and 2.80 in another"
+    assert contention(0.06, None, [1.9, 1.85, 2.0]) == ""
 
 
 def test_the_peak_is_an_arms_own_and_the_highest_of_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

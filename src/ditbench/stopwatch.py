@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Above this share of the processor or the GPU taken by others, timings are called contended.
 CONTENTION = 0.1
+# Above this ratio of the slowest to the fastest round's speed-up, something came between for a part of the time only.
+UNSTEADY = 1.2
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def time_arm(
     # Others' use of a GPU shows only while the own one rests: before and after.
     after = None if before is None else gpu_load(device)
     gpu = None if before is None or after is None else max(before, after)
-    note = contention(taken, gpu)
+    note = contention(taken, gpu, timing.ratios)
     if note:
         print(f"stopwatch: the machine is contended: {note}; the ratios are less certain", file=sys.stderr)
     if device != "cpu" and gpu is None:
@@ -156,13 +158,18 @@ def time_arm(
     write_record(out, "latency", body, timings=clock.seconds, code=code)
 
 
-def contention(processor: float, gpu: float | None) -> str:
-    """What others took, where it was too much to trust a time; nothing where it was not."""
+def contention(processor: float, gpu: float | None, ratios: Sequence[float] = ()) -> str:
+    """What others took, where it was too much to trust a time; nothing where it was not.
+
+    A short burst hardly shows in the share of the whole time, but in rounds that differ from one another.
+    """
     parts = []
     if processor > CONTENTION:
         parts.append(f"other processes took {processor:.0%} of the processor meanwhile")
     if gpu is not None and gpu > CONTENTION:
         parts.append(f"other processes kept the GPU busy {gpu:.0%} of the time before or after")
+    if ratios and max(ratios) > UNSTEADY * min(ratios):
+        parts.append(f"the speed-up was {min(ratios):.2f} in one round and {max(ratios):.2f} in another")
     return " and ".join(parts)
 
 

@@ -87,6 +87,17 @@ def test_duca_hands_on_in_every_second_step_of_an_interval() -> None:
     assert skipped[49 - 29] == 1 and skipped[49 - 28] == 0
 
 
+def test_duca_s_neighbourhoods_gain_what_it_published() -> None:
+    generator = torch.Generator()
+    gains = {
+        (method, shape.steps): get_method(method).selector(shape, generator).terms.bonus
+        for method in ("toca", "duca")
+        for shape in (DIT, PIXART)
+    }
+    assert gains == {("toca", 50): 0.6, ("toca", 20): 0.4, ("duca", 50): 0.8, ("duca", 20): 0.4}
+    assert get_method("duca", {"bonus": 0.1}).selector(DIT, generator).terms.bonus == 0.1
+
+
 def answers(name: str, method: str, batch: int, steps: int = STEPS, abort: bool = False, **knobs: object) -> list:
     backbone = make(name)
     given = inputs(backbone, name, 0, batch)

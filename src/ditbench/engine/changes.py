@@ -35,19 +35,12 @@ def pooled(values: Tensor, pool: Pool, halves: int) -> Tensor:
 
 
 class Watcher(ABC):
-    """What deciders of change have in common: units before the one in question are computed, and looked at.
+    """What deciders of change have in common. `forced` are steps that are computed whatever has changed."""
 
-    `probe` is the unit that is always computed; None where what is watched is known before any unit.
-    """
-
-    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit | None = None) -> None:
-        self.threshold, self.pool, self.forced, self.probe = threshold, pool, forced, probe
-        self.entered: Tensor | None = None
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool]) -> None:
+        self.threshold, self.pool, self.forced = threshold, pool, forced
 
     def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> Tensor:
-        if unit == self.probe:
-            self.entered = stream.hidden.clone()  # the run goes on writing to it
-            return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
         compute = self.wants(step, stream, backbone)
         if step == 0 or self.forced[step]:
             compute = torch.ones_like(compute)
@@ -71,14 +64,18 @@ class Watcher(ABC):
 class FirstBlock(Watcher):
     """Watches what the first block adds, against the last step at which the sample computed the rest."""
 
-    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit) -> None:
-        super().__init__(threshold, pool, forced, probe)
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool]) -> None:
+        super().__init__(threshold, pool, forced)
+        self._entered: Tensor | None = None
         self._reference: Tensor | None = None
         self._now: Tensor | None = None
 
+    def enter(self, step: int, stream: Stream) -> None:
+        self._entered = stream.hidden.clone()
+
     def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
-        assert self.entered is not None
-        self._now = stream.hidden - self.entered
+        assert self._entered is not None
+        self._now = stream.hidden - self._entered
         if self._reference is None:
             return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
         return self.share(self._now, self._reference, stream) > self.threshold
@@ -94,8 +91,8 @@ class FirstBlock(Watcher):
 class Accumulating(Watcher):
     """Adds up a change from each step to the next, and computes when the sum reaches the threshold."""
 
-    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit | None = None) -> None:
-        super().__init__(threshold, pool, forced, probe)
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool]) -> None:
+        super().__init__(threshold, pool, forced)
         self._before: Tensor | None = None
         self._sum: Tensor | None = None
 

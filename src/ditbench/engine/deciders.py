@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,20 @@ class Decider(Protocol):
         Each sample is decided by itself; a decider that pools its batch says so with a knob of its method. At the
         first step, where there is nothing to fill with, all samples compute whatever it answers.
         """
+
+
+@runtime_checkable
+class Entered(Protocol):
+    """A decider that looks at the stream before any unit, too."""
+
+    def enter(self, step: int, stream: Stream) -> None:
+        """Called at the start of a pass; what it keeps it must copy."""
+
+
+def entered(decider: object, step: int, stream: Stream) -> None:
+    """Shows the stream before any unit to a decider that looks at it."""
+    if isinstance(decider, Entered):
+        decider.enter(step, stream)
 
 
 class Random:

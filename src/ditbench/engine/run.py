@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ditbench.engine.deciders import entered
 from ditbench.engine.fills import Fill, Finishing, Key, Replacing
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
@@ -169,9 +170,12 @@ class _Pass:
         self.rows: Rows | None = None
         self.part: Stream | None = None
         self.watcher = watcher_of(parts.selector)
+        # Asked once: such questions take longer than what a unit that is left out costs.
+        self.replacing = parts.fill if isinstance(parts.fill, Replacing) else None
 
     def run(self) -> None:
         counts, keeps = self.run_._counts[self.step], self.run_._keeps[self.step]
+        entered(self.parts.decider, self.step, self.stream)
         for number, unit in enumerate(self.run_.plan.units):
             count = counts[number]
             if count == self.run_.tokens:
@@ -218,8 +222,8 @@ class _Pass:
             for branch in range(unit.start, unit.stop):
                 self.backbone.add(stream, branch, self._compute(stream, branch))
             given = _difference(stream, *before) if keep else None
-        if keep and isinstance(self.parts.fill, Replacing):
-            self.parts.fill.keep_stream(number, self.step, stream)
+        if keep and self.replacing is not None:
+            self.replacing.keep_stream(number, self.step, stream)
         if keep and given is not None:
             self.parts.fill.keep(Key(number, "image"), self.step, given.image)
             if given.text is not None:
@@ -228,8 +232,8 @@ class _Pass:
     def _leave_out(self, number: int) -> None:
         """A unit of which nothing is computed."""
         self.rows = self.part = None
-        if isinstance(self.parts.fill, Replacing):
-            self.parts.fill.replace(number, self.step, self.stream)
+        if self.replacing is not None:
+            self.replacing.replace(number, self.step, self.stream)
             return
         image = self.parts.fill.supply(Key(number, "image"), self.step)
         text = None

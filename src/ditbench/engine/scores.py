@@ -1,8 +1,8 @@
 """Scores: how much a token deserves to be computed, by what its branch, its block or its own values say of it.
 
 A score belongs to one run. What it learns of a block it learns while that block's attention is computed, and keeps as
-one number for each token. Each answers with numbers whose squares sum to 1 over the tokens of a sample, as ToCa and
-DuCa have them, so that one can stand for another; `norm` and `random` are floors that a good score must beat.
+one number for each token. What uses it scales the squares to a sum of 1 over the tokens of a sample, as ToCa and DuCa
+do, so that one score can stand for another; `norm` and `random` are floors that a good score must beat.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A fill that follows the trajectory of what a probe shows: DiCache's residuals between the last two computed steps."""
+"""A fill that follows the trajectory of what a probe shows: residuals between the last two computed steps (DiCache)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from ditbench.backbones import Backbone, Stream
     from ditbench.engine.changes import Pool
-    from ditbench.engine.layout import Unit
     from ditbench.engine.rows import Rows
 
 
@@ -29,9 +28,10 @@ class ProbeTrajectory(ProbeFeature):
     stateless: ClassVar[bool] = False
     wants_all: ClassVar[bool] = True
 
-    def __init__(self, threshold: float, pool: Pool, forced: list[bool], probe: Unit, most: float) -> None:
-        super().__init__(threshold, pool, forced, probe)
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool], most: float) -> None:
+        super().__init__(threshold, pool, forced)
         self.most = most
+        self._entered: Tensor | None = None
         self._probe: Tensor | None = None  # P of this step
         # Of the last and the last but one computed step of every sample, and how many there were.
         self._residuals: list[Tensor] = []
@@ -39,9 +39,12 @@ class ProbeTrajectory(ProbeFeature):
         self._count: Tensor | None = None
         self._text: Tensor | None = None
 
+    def enter(self, step: int, stream: Stream) -> None:
+        self._entered = stream.hidden.clone()
+
     def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
-        assert self.entered is not None
-        self._probe = stream.hidden - self.entered
+        assert self._entered is not None
+        self._probe = stream.hidden - self._entered
         return super().wants(step, stream, backbone)
 
     def keep(self, key: Key, step: int, output: Tensor) -> None:

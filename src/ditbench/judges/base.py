@@ -91,6 +91,11 @@ def mean_result(name: str, unit: str, direction: Direction, values: NDArray[np.f
     return Result(name, unit, direction, bootstrap_mean(values), values)
 
 
+def cosine_results(name: str, cosines: NDArray[np.float64]) -> list[Result]:
+    """The mean cosine as it is, and times a hundred under a name of its own: papers print both."""
+    return [mean_result(name, "", "higher", cosines), mean_result(f"{name}-x100", "", "higher", 100 * cosines)]
+
+
 def share_result(name: str, flags: NDArray[np.float64]) -> Result | None:
     """A measure that is the share of pictures flagged 1, among those not NaN; None where there are none."""
     import numpy as np

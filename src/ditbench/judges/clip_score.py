@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ditbench.judges.base import Judge, Pictures, Result, batches, mean_result
-from ditbench.judges.weights import Weights, unreadable
+from ditbench.judges.base import Judge, Pictures, Result, batches, cosine_results
+from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,12 +29,10 @@ class _ClipScore(Judge):
         import open_clip
 
         place = self.place(self.needs[0])
-        try:
+        with reading(self.name, self.needs[0], place):
             network, _, preprocess = open_clip.create_model_and_transforms(
                 self.architecture, pretrained=str(place), device=self.device
             )
-        except Exception as error:
-            raise unreadable(self.name, self.needs[0], place, error) from error
         return network.eval(), preprocess, open_clip.get_tokenizer(self.architecture)
 
     def load(self) -> None:
@@ -42,10 +40,7 @@ class _ClipScore(Judge):
 
     def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
         cosines = self.cosines(pictures.images, pictures.captions)
-        return [
-            mean_result(self.name, "", "higher", cosines),
-            mean_result(f"{self.name}-x100", "", "higher", 100 * cosines),
-        ]
+        return cosine_results(self.name, cosines)
 
     def cosines(self, images: NDArray[np.uint8], captions: list[str]) -> NDArray[np.float64]:
         """The cosine of each picture [n, height, width, 3] and its caption."""

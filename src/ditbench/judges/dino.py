@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ditbench.judges.base import Judge, Pictures, Result, batches, mean_result
-from ditbench.judges.weights import Weights, unreadable
+from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +40,8 @@ class Dino(Judge):
         from timm.data.transforms_factory import create_transform
 
         place = self.place(self.needs[0])
-        try:
+        with reading(self.name, self.needs[0], place):
             network = timm.create_model(self.architecture, pretrained=False, num_classes=0, checkpoint_path=str(place))
-        except Exception as error:
-            raise unreadable(self.name, self.needs[0], place, error) from error
         settings = resolve_data_config({}, model=network)
         return network.to(self.device).eval(), create_transform(**settings)
 

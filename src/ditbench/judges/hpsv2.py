@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ditbench.judges.base import Judge, Pictures, Result, batches, mean_result
-from ditbench.judges.weights import Weights, unreadable
+from ditbench.judges.base import Judge, Pictures, Result, batches, cosine_results
+from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,10 +52,8 @@ class _Hpsv2(Judge):
             with_score_predictor=False,
             with_region_predictor=False,
         )
-        try:
+        with reading(self.name, self.needs[0], place):
             network.load_state_dict(torch.load(place, map_location="cpu", weights_only=True)["state_dict"])
-        except Exception as error:
-            raise unreadable(self.name, self.needs[0], place, error) from error
         return network.to(self.device).eval(), preprocess, clip.get_tokenizer(self.architecture)
 
     def load(self) -> None:
@@ -63,10 +61,7 @@ class _Hpsv2(Judge):
 
     def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
         scores = self.scores(pictures.images, pictures.captions)
-        return [
-            mean_result(self.name, "", "higher", scores),
-            mean_result(f"{self.name}-x100", "", "higher", 100 * scores),
-        ]
+        return cosine_results(self.name, scores)
 
     def scores(self, images: NDArray[np.uint8], captions: list[str]) -> NDArray[np.float64]:
         """The score of each picture [n, height, width, 3] for its caption."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ditbench.faults import Fault
 from ditbench.judges.base import Judge, Pictures, Result, batches, mean_result
-from ditbench.judges.weights import Weights, unreadable
+from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +37,11 @@ class _Lpips(Judge):
         place = self.place(self.needs[0])
         # The package draws at random what it would download, and prints what it does.
         network = importlib.import_module("lpips").LPIPS(net=self.trunk, pnet_rand=True, verbose=False).eval()
-        try:
+        with reading(self.name, self.needs[0], place):
             given = torch.load(place, map_location="cpu", weights_only=True)
             # slice2.3.weight of the package is features.3.weight of torchvision's network.
             own = {name: given[f"features.{name.split('.', 1)[1]}"] for name in network.net.state_dict()}
             network.net.load_state_dict(own)
-        except Exception as error:
-            raise unreadable(self.name, self.needs[0], place, error) from error
         return network.to(self.device)
 
     def load(self) -> None:

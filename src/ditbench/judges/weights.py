@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,11 @@ def identity(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def unreadable(judge: str, weights: Weights, place: Path, error: Exception) -> Fault:
-    """What to say of a file that is not what it should be."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return Fault(f"judge {judge}: {place} is not {weights.what} ({lines[0]})")
+@contextmanager
+def reading(judge: str, weights: Weights, place: Path) -> Iterator[None]:
+    """Within the context, whatever goes wrong is that the file is not what it should be."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Fault(f"judge {judge}: {place} is not {weights.what} ({lines[0]})") from error

@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from ditbench.engine.fills import Fill, Reuse
 from ditbench.engine.layout import Shape
-from ditbench.engine.plan import Plan
+from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
@@ -125,6 +127,13 @@ class Method:
     def decider(self, shape: Shape) -> Decider | None:
         """Who decides, where a plan leaves it to sampling, with fresh state for one run."""
         return None
+
+    @staticmethod
+    def probing(shape: Shape, probe: int) -> Plan:
+        """The first `probe` blocks at every step; the others where a decider says so."""
+        layout = shape.layout
+        shares = np.tile([1.0, ASK], (shape.steps, 1))
+        return Plan(layout, (layout.span(0, probe), layout.span(probe, layout.blocks)), shares)
 
     def parts(self, shape: Shape, generator: Generator) -> Trio:
         """All three; overridden where one object is two of them."""

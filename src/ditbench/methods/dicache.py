@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ditbench.engine.layout import Shape
-from ditbench.engine.plan import ASK, Plan
+from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import UNSET, Method, Trio, knob, needs_threshold
 
@@ -40,11 +40,9 @@ class DiCache(Method):
 
     def plan(self, shape: Shape) -> Plan:
         needs_threshold(self, self.threshold)
-        layout = shape.layout
-        if self.probe >= layout.blocks:
-            raise Fault(f"probe: {self.probe} blocks leave nothing of a network of {layout.blocks}")
-        units = (layout.span(0, self.probe), layout.span(self.probe, layout.blocks))
-        return Plan(layout, units, np.full((shape.steps, 2), ASK))
+        if self.probe >= shape.layout.blocks:
+            raise Fault(f"probe: {self.probe} blocks leave nothing of a network of {shape.layout.blocks}")
+        return self.probing(shape, self.probe)
 
     def parts(self, shape: Shape, generator: Generator) -> Trio:
         from ditbench.engine.trajectory import ProbeTrajectory
@@ -55,7 +53,6 @@ class DiCache(Method):
             self.threshold,
             self.pool,  # type: ignore[arg-type]
             forced.tolist(),
-            shape.layout.span(0, self.probe),
             self.most,
         )
         # One object: what fills is what was decided by.

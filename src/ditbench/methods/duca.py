@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.methods.base import knob
-from ditbench.methods.toca import OWN, SCHEDULES, SCORES, Cycle, Schedule, ToCa, cycle_of, fresh_shares, schedule_of
+from ditbench.methods.toca import SCORES, Cycle, Schedule, ToCa, cycle_of, fresh_shares, schedule_of
 
 if TYPE_CHECKING:
     from ditbench.engine.fills import Fill
 
-# Where DuCa's published bonus differs from ToCa's.
-BONUS = {"ddim50": 0.8, "ddpm250": 0.8}
+# Its published bonus for DiT, whose samplers count down; for PixArt it is ToCa's.
+BONUS_OF_DIT = 0.8
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,14 @@ class DuCa(ToCa):
     summary: ClassVar[str] = "between full steps, steps of some tokens in turn with steps that are skipped"
     paper: ClassVar[str] = "arXiv 2412.18911"
 
-    interval: int = knob(3, "steps from one full step to the next, before they are weighted (the paper's N)", least=1)
     fresh: float = knob(
         0.75, "the ratio of tokens computed; published: 0.75 for PixArt-alpha, 0.05 for DiT", least=0, most=1
     )
     variant: str = knob("paper", "random tokens and whole full steps, or as in the code", choices=("paper", "repo"))
-    schedule: str = knob("auto", "how the ratio changes with time, depth and branch", choices=("auto", *SCHEDULES))
     intervals: str = knob(
         "auto", "all the same, weighted as ToCa's, or auto: as published", choices=("auto", "weighted", "uniform")
     )
     score: str = knob("auto", "what tokens are chosen by; auto: the variant's", choices=SCORES)
-    bonus: float = knob(OWN, "share that the best of a neighbourhood gains; -1: the schedule's", least=-1)
 
     def cycle(self, shape: Shape) -> Cycle:
         schedule = schedule_of(self.schedule, shape)
@@ -74,6 +71,9 @@ class DuCa(ToCa):
         from ditbench.engine.fills import HandOn
 
         return HandOn(self.passed(shape))
+
+    def own_bonus(self, schedule: Schedule) -> float:
+        return BONUS_OF_DIT if schedule.down else schedule.bonus
 
     def own_score(self, schedule: Schedule) -> str:
         if self.score != "auto":

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from ditbench.engine.layout import Shape
-from ditbench.engine.plan import ASK, Plan
+from ditbench.engine.plan import Plan
 from ditbench.methods.base import UNSET, Method, knob, needs_threshold
 
 if TYPE_CHECKING:
@@ -34,12 +32,9 @@ class FirstBlockCache(Method):
 
     def plan(self, shape: Shape) -> Plan:
         needs_threshold(self, self.threshold)
-        layout = shape.layout
-        units = (layout.span(0, 1), layout.span(1, layout.blocks))
-        # The probe is asked for too: that shows the decider the stream before it.
-        return Plan(layout, units, np.full((shape.steps, 2), ASK))
+        return self.probing(shape, 1)
 
     def decider(self, shape: Shape) -> Decider:
         from ditbench.engine.changes import FirstBlock
 
-        return FirstBlock(self.threshold, self.pool, [False] * shape.steps, shape.layout.span(0, 1))  # type: ignore[arg-type]
+        return FirstBlock(self.threshold, self.pool, [False] * shape.steps)  # type: ignore[arg-type]

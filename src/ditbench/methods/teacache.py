@@ -15,14 +15,13 @@ from ditbench.methods.base import UNSET, Method, knob, needs_threshold
 if TYPE_CHECKING:
     from ditbench.engine.deciders import Decider
 
-# The published fits, highest power first.
+# The published fits, highest power first. Those of Wan are of its default mode, which watches the time's embedding;
+# others were published for a mode that watches the projection of it.
 FITS: dict[str, tuple[float, ...]] = {
     "identity": (1.0, 0.0),
     "flux": (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
     "wan-1.3b": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
-    "wan-1.3b-ret": (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
     "wan-14b": (-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),
-    "wan-14b-ret": (-303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525),
 }
 
 
@@ -30,7 +29,7 @@ FITS: dict[str, tuple[float, ...]] = {
 class TeaCache(Method):
     """The whole network, or what it added when it was last computed.
 
-    The relative change of the first block's modulated input from step to step (of the time's modulation in Wan) goes
+    The relative change of the first block's modulated input from step to step (of the time's embedding in Wan) goes
     through a polynomial, and adds up until the threshold. The first and the last step are always computed. Polynomials
     were published for FLUX and Wan alone; `identity` takes the change as it is. A polynomial that is negative counts as
     0, and changes beyond `most` as `most`.

@@ -87,7 +87,8 @@ SCHEDULES: dict[str, Schedule] = {
         bonus=0.6,
         cell=2,
     ),
-    # None was published for MMDiT or Wan: attention reused, one ratio for all else, no bonus.
+    # None was published for MMDiT, nor for Wan, which has PixArt's branches and gets PixArt's. Here
+    # attention is reused, one ratio holds for all else, and there is no bonus.
     "flat": Schedule(
         time=Line(1, 0),
         depth=Line(1, 0),
@@ -230,12 +231,16 @@ class ToCa(Method):
         own = schedule_of(self.schedule, shape)
         terms = Terms(
             age=self.age / self.interval,
-            bonus=own.bonus if self.bonus == OWN else self.bonus,
+            bonus=self.own_bonus(own) if self.bonus == OWN else self.bonus,
             cell=own.cell if self.cell < 1 else self.cell,
             shared=own.shared if self.guidance == "auto" else self.guidance == "shared",
         )
         score = score_of(self.own_score(own), shape.layout, generator)
         return ScoredTokens(score, self.plan(shape), shape.tokens, terms, self.passed(shape))
+
+    def own_bonus(self, schedule: Schedule) -> float:
+        """What the best of a neighbourhood gains where nobody says."""
+        return schedule.bonus
 
     def own_score(self, schedule: Schedule) -> str:
         """What tokens are chosen by."""
