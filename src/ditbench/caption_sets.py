@@ -77,9 +77,11 @@ def write_captions(
 
 def _from_file(selection: Selection, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The captions of a file with what it says of each, and where they come from; what was left out goes to stderr."""
+    from ditbench.caption_files.choose import NOT_DRAWN
+
     chosen = selection.take(count)
     source = selection.source(chosen)
-    left_out = [f"{number} {reason}" for reason, number in chosen.dropped.items()]
+    left_out = [f"{number} ({reason})" for reason, number in chosen.dropped.items() if reason != NOT_DRAWN]
     said = [f"left out {', '.join(left_out)}"] if left_out else []
     if chosen.repeated:
         said.append(f"{chosen.repeated} of {count} captions repeat an earlier one and are drawn from other noise")

@@ -47,7 +47,6 @@ def get_format(name: str) -> type[Format]:
 
 def detect(place: Place) -> type[Format]:
     """The format that a file or folder seems to have."""
-    head = place.head  # a file that cannot be read is told before its format is
     fitting = [found for found in _classes().values() if found.fits(place)]
     if len(fitting) > 1:
         names = " or ".join(found.name for found in fitting)
@@ -56,10 +55,9 @@ def detect(place: Place) -> type[Format]:
         return fitting[0]
     if place.is_folder:
         raise Fault(f"{place} is a folder without .json files of prompts; name a file")
-    if place.suffix in _NOT_TEXT or b"\0" in head:
-        kind = "binary" if b"\0" in head else place.suffix
+    if place.suffix in _NOT_TEXT:
         raise Fault(
-            f"{place}: the format of this {kind} file is not known; say it as `captions.format`. "
+            f"{place}: the format of this {place.suffix} file is not known; say it as `captions.format`. "
             f"Possible: {', '.join(_classes())}"
         )
     return _classes()[TEXT]
