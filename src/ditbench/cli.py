@@ -391,6 +391,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
     from ditbench.config import load_config
     from ditbench.forecast import forecast, told
@@ -399,8 +400,10 @@ def _plan(options: argparse.Namespace) -> None:
     config = load_config(options.config)
     outlook = forecast(config, options.results)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
-    for world in dict.fromkeys(spec.world for spec in cell_table(config)):
+    worlds = dict.fromkeys(spec.world for spec in cell_table(config))
+    for world in worlds:
         get_world(world).need_weights(config.weights.get(world))
+    refuse_overlap(config.captions, config.images, map(get_world, worlds))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
 

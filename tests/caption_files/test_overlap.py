@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,22 @@ def test_a_look_at_a_file(captions: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "1 repeat an earlier one" in told and "2 times: a cat" in told
     assert "empty   1 passed over" in told
     assert "3 of 3 captions are among the training captions" in told
+
+
+def test_a_run_is_refused_before_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = get_world("scenes").draw_captions(4, 0)
+    (tmp_path / "own.txt").write_text("\n".join(scenes))
+    (tmp_path / "trained.txt").write_text(scenes[3].upper())
+    train = {"file": str(tmp_path / "trained.txt")}
+
+    def plan(images: int, **captions: object) -> int:
+        config = {"images": images, "results": str(tmp_path / "results"), "captions": {"train": train, **captions}}
+        (tmp_path / "config.yaml").write_text(json.dumps(config))
+        return main(("plan", "--config", str(tmp_path / "config.yaml")))
+
+    for captions in ({}, {"file": str(tmp_path / "own.txt")}):
+        assert plan(4, **captions) == 2
+        assert "1 of 4 captions are among the training captions of trained.txt" in capsys.readouterr().err
+        assert plan(3, **captions) == 0  # the one that overlaps is not asked for
+        assert plan(4, overlap="report", **captions) == 0
+    assert plan(3, file=str(tmp_path / "own.txt"), overlap="drop") == 0
