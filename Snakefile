@@ -31,6 +31,7 @@ rule all:
     input:
         PAGE,
         PUBLISHED,
+        overlap_records(),
 
 
 onstart:

@@ -26,10 +26,13 @@ PLUMBING = {
 _WORLD = {"worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
 _LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
+_CAPTION_FILES = {"caption_files/choose.py", "caption_files/options.py"}
 _DRAWN = ("grammar", "pipeline", "renderer", "understanding")
 OTHERS = {
-    "captions": {"storage.py"},
-    "references": set(),
+    "captions": {"storage.py", *_CAPTION_FILES},  # of the world's own captions, which need no file
+    "caption_files": {"storage.py"},
+    "overlap": {"storage.py"},
+    "references": _CAPTION_FILES,
     "embed": _WORLD | _DRAWING,
     "spec": {"engine/deciders.py", "engine/fills.py", "engine/selectors.py"},  # a plan is made without them
     "generate": _WORLD,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ditbench.faults import Fault
 from ditbench.records import Clock, write_record
 
 if TYPE_CHECKING:
+    from ditbench.caption_files.options import Selection
     from ditbench.worlds import World
 
 SPLIT = "evaluation"
@@ -37,54 +36,59 @@ def caption_ids(texts: Sequence[str]) -> list[str]:
     return ids
 
 
-def read_caption_file(path: Path, count: int) -> list[str]:
-    """The first `count` captions of a UTF-8 text file, one a line; empty lines are passed over.
-
-    A caption may stand there several times, as in sets that people wrote; how many do is told on stderr.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise Fault(f"{path} is not UTF-8 text (line {line}); save it as UTF-8") from error
-    except OSError as error:
-        raise Fault(f"{path} cannot be read ({error.strerror})") from error
-    # Only line feeds end a caption: splitlines would also break at exotic separators inside one.
-    lines = [unicodedata.normalize("NFC", line.strip()) for line in text.replace("\r\n", "\n").split("\n")]
-    filled = [line for line in lines if line]
-    empty = len(lines) - len(filled) - (1 if lines[-1] == "" else 0)
-    if len(filled) < count:
-        raise Fault(f"{path} holds {len(filled)} captions, {count} are asked for; lower `images` or add lines")
-    taken = filled[:count]
-    repeated = count - len(set(taken))
-    if empty or repeated:
-        print(
-            f"{path}: passed over {empty} empty lines; {repeated} of {count} captions repeat an earlier one and are "
-            "drawn from other noise",
-            file=sys.stderr,
-        )
-    return taken
-
-
 def write_captions(
-    world: World, name: str, count: int, seed: int, out: Path, file: Path | None = None, code: str | None = None
+    world: World,
+    name: str,
+    count: int,
+    seed: int,
+    out: Path,
+    selection: Selection | None = None,
+    code: str | None = None,
 ) -> None:
-    """Writes the captions of a run: drawn from the world's grammar, or read from a file."""
+    """Writes the captions of a run: drawn from the world's grammar, or those that are selected from a file."""
     clock = Clock()
     with clock("compute"):
-        texts = read_caption_file(file, count) if file else world.draw_captions(count, seed, SPLIT)
-    if file:
-        print(foreign(world, texts, file), end="", file=sys.stderr)
+        if selection is None:
+            entries = [{"text": text} for text in world.draw_captions(count, seed, SPLIT)]
+            source: dict[str, Any] = {
+                "name": world.name,
+                "sha256": None,
+                "format": "world",
+                "found": count,
+                "dropped": {},
+            }
+        else:
+            entries, source = _from_file(selection, count)
+        texts = [entry["text"] for entry in entries]
+    if selection is not None:
+        print(foreign(world, texts, selection.file.path), end="", file=sys.stderr)
     body = {
         "world": world.name,
         "name": name,
-        "split": "file" if file else SPLIT,
+        "split": "file" if selection else SPLIT,
         "seed": seed,
         "count": len(texts),
         "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
-        "captions": [{"id": name, "text": text} for name, text in zip(caption_ids(texts), texts, strict=True)],
+        "source": source,
+        "captions": [{"id": name, **entry} for name, entry in zip(caption_ids(texts), entries, strict=True)],
     }
     write_record(out, "captions", body, timings=clock.seconds, code=code)
+
+
+def _from_file(selection: Selection, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The captions of a file with what it says of each, and where they come from; what was left out goes to stderr."""
+    from ditbench.caption_files.choose import NOT_DRAWN
+
+    chosen = selection.take(count)
+    source = selection.source(chosen)
+    left_out = [f"{number} ({reason})" for reason, number in chosen.dropped.items() if reason != NOT_DRAWN]
+    said = [f"left out {', '.join(left_out)}"] if left_out else []
+    if chosen.repeated:
+        said.append(f"{chosen.repeated} of {count} captions repeat an earlier one and are drawn from other noise")
+    if said:
+        print(f"{selection.file.path} ({source['format']}): {'; '.join(said)}", file=sys.stderr)
+    entries = [{k: v for k, v in entry._asdict().items() if v is not None} for entry in chosen.entries]
+    return entries, source
 
 
 def foreign(world: World, texts: Sequence[str], source: Path) -> str:

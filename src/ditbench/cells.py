@@ -74,17 +74,34 @@ class Spec:
 
 def caption_set(config: Config) -> tuple[str, str | None]:
     """The name of the run's caption set, and the file's hash where captions come from a file."""
-    source = config.captions
-    if source.file is None:
-        return f"evaluation-{config.images}-seed{source.seed}", None
-    path = Path(source.file)
+    from ditbench.caption_files.options import selection_of
+
+    selection = selection_of(config.captions)
+    if selection is None:
+        return f"evaluation-{config.images}-seed{config.captions.seed}", None
+    file = selection.file
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise Fault(f"captions.file: {path} cannot be read ({error.strerror})") from error
+        digest = file.place.sha256
+    except Fault as fault:
+        raise Fault(f"captions.file: {fault}") from fault
     # Part of paths and of command lines: what is no plain letter becomes a hyphen, the digest keeps names apart.
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:40] or "file"
-    return f"{plain}-{config.images}-{digest[:8]}", digest
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", file.path.stem).strip("-")[:40] or "file"
+    mark = selection.mark
+    return f"{plain}-{config.images}-{digest[:8]}" + (f"-{mark}" if mark else ""), digest
+
+
+def training_captions(config: Config) -> str | None:
+    """The hash of the training captions that the run's own are compared with, where the settings name some."""
+    from ditbench.caption_files.options import training_of
+
+    train = training_of(config.captions)
+    if train is None:
+        return None
+    try:
+        train.kind()
+        return train.place.sha256
+    except Fault as fault:
+        raise Fault(f"captions.train: {fault}") from fault
 
 
 def cell_table(config: Config) -> list[Spec]:

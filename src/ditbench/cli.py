@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
 from ditbench.faults import Fault
 from ditbench.warm import SOCKET, ask
@@ -103,7 +104,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", required=True, help="name of the caption set")
     sub.add_argument("--count", type=int, required=True)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--file", type=Path, help="a UTF-8 text file, one caption a line, instead of the world's grammar")
+    add_words(sub)
+    sub = add("overlap", _overlap, "compare captions with those that something was fitted on", "captions", "code")
+    add_training(sub)
+    sub.add_argument("--rule", choices=RULES, default="refuse", help="what an overlap is")
+    sub.add_argument("--out", type=Path, required=True, help="the record to write")
+    sub = add("captions-of", _captions_of, "say what a caption file holds, before a configuration names it", "json")
+    sub.add_argument("file", type=Path, metavar="FILE")
+    sub.add_argument("--format", help="found out if not given")
+    sub.add_argument("--column", help="of a parquet file")
+    add_training(sub, required=False)
     sub = add("references", _references, "write the reference images of a world", "world", "out", "code")
     sub.add_argument("--count", type=int, required=True)
     add("embed", _embed, "embed a caption set", "world", "captions", "device", "weights", "out", "code")
@@ -381,6 +391,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
     from ditbench.config import load_config
     from ditbench.forecast import forecast, told
@@ -389,8 +400,10 @@ def _plan(options: argparse.Namespace) -> None:
     config = load_config(options.config)
     outlook = forecast(config, options.results)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
-    for world in dict.fromkeys(spec.world for spec in cell_table(config)):
+    worlds = dict.fromkeys(spec.world for spec in cell_table(config))
+    for world in worlds:
         get_world(world).need_weights(config.weights.get(world))
+    refuse_overlap(config.captions, config.images, map(get_world, worlds))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
 
@@ -439,12 +452,30 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _captions(options: argparse.Namespace) -> None:
+    from ditbench.caption_files.options import selection_from
     from ditbench.caption_sets import write_captions
     from ditbench.worlds import get_world
 
     world = get_world(options.world)
     with noted(options.out, "captions", options.out.parent):
-        write_captions(world, options.name, options.count, options.seed, options.out, options.file, options.code)
+        selection = selection_from(options)
+        write_captions(world, options.name, options.count, options.seed, options.out, selection, options.code)
+
+
+def _overlap(options: argparse.Namespace) -> None:
+    from ditbench.caption_files.options import training_from
+    from ditbench.caption_files.overlap import write_overlap
+
+    write_overlap(options.captions, training_from(options), options.rule, options.out, options.code)
+
+
+def _captions_of(options: argparse.Namespace) -> None:
+    from ditbench.caption_files.look import look, told
+    from ditbench.caption_files.options import CaptionFile, training_from
+
+    training = training_from(options) if options.train else None
+    body = look(CaptionFile(options.file, options.format, options.column), training)
+    print(json.dumps(body, indent=1, ensure_ascii=False) if options.json else told(body))
 
 
 def _references(options: argparse.Namespace) -> None:

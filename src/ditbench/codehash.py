@@ -28,6 +28,8 @@ _SCENES = tuple(f"worlds/scenes/{name}.py" for name in ("grammar", "renderer", "
 _RECIPE = "worlds/scenes/recipe"
 STAGES: dict[str, tuple[str, ...]] = {
     "captions": ("caption_sets.py",),
+    "caption_files": ("caption_sets.py", "caption_files"),
+    "overlap": ("caption_files",),
     "references": ("caption_sets.py", "storage.py"),
     "embed": ("generate.py", "heap.py"),
     "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,11 +41,31 @@ class MlflowConfig(_Part):
     uri: str | None = None
 
 
+class TrainingCaptionsConfig(_Part):
+    """Captions that something was fitted on, which those of the run are compared with."""
+
+    file: str
+    format: str | None = None
+    column: str | None = None
+
+
 class CaptionsConfig(_Part):
-    """Which captions: drawn from the world's grammar with `seed`, or the lines of a UTF-8 text `file`."""
+    """Which captions: drawn from the world's grammar with `seed`, or those of a `file`.
+
+    The file's `format` is found out where it is not given. Of its captions one is taken `per_image`, if it has several
+    for an image, repetitions are kept or dropped, and of the rest the first or a random `sample` is taken. What is in
+    the captions of `train` too is refused, reported, or dropped: `overlap`.
+    """
 
     seed: Annotated[int, Field(ge=0)] = 0
     file: str | None = None
+    format: str | None = None
+    column: str | None = None
+    sample: Literal["first", "random"] = "first"
+    per_image: Literal["first", "random", "longest", "all"] | None = None
+    duplicates: Literal["keep", "drop"] = "keep"
+    train: TrainingCaptionsConfig | None = None
+    overlap: Literal["refuse", "report", "drop"] = "refuse"
 
 
 class ArmConfig(_Part):
@@ -192,6 +212,7 @@ def retyped(value: Any) -> Any:
 
 
 def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
+    from ditbench.caption_files.options import mistakes_in
     from ditbench.judges import judges_of
     from ditbench.judges.registry import weight_keys
     from ditbench.methods import method_names
@@ -207,6 +228,7 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
         for i, judge in enumerate(_list(body.get("judges"))):
             if isinstance(judge, str) and judge not in known:
                 yield f"judges.{i}: no judge {judge!r} in world {world}{possible(judge, known)}"
+    yield from mistakes_in(body.get("captions"))
     weights = body.get("weights")
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in world_names():

@@ -235,6 +235,21 @@ def test_two_runs_do_not_write_to_one_folder(tree: Tree) -> None:
     assert not (tree.root / "claimed" / "captions").exists()
 
 
+def test_training_captions_are_compared_and_make_nothing_else_anew(finished: Tree) -> None:
+    (finished.root / "trained.txt").write_text("one\n")
+    done = finished.snakemake("-n", "-p", *SMALL, "captions={train: {file: trained.txt}}")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "--train trained.txt --rule refuse --out results/overlap/scenes/evaluation-8-seed0-" in said
+    # The page and MLflow follow any change of the settings.
+    jobs = dict(re.findall(r"^(\w+)\s+(\d+)$", said.partition("Job stats:")[2].partition("total")[0], re.MULTILINE))
+    assert {name: int(count) for name, count in jobs.items()} == {"overlap": 1, **AFTER}
+    # What is left out of the captions makes another set.
+    (finished.root / "some.txt").write_text("\n".join(map(str, range(9))))
+    dropped = finished.planned(*SMALL, "captions={file: some.txt, train: {file: trained.txt}, overlap: drop}")
+    assert (dropped["captions"], dropped["overlap"], dropped["images"]) == (1, 1, ARMS * SHARDS)
+
+
 def test_a_caption_file_with_a_space_in_its_name(tree: Tree) -> None:
     (tree.root / "my captions.txt").write_text("one\ntwo\n")
     words = ("--config", "images=2", "results=named", "captions={file: my captions.txt}")

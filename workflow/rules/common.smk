@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges
+from ditbench.caption_files.options import training_words, words_of
+from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges, training_captions
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
@@ -31,6 +32,7 @@ try:
     CONFIG = check_config({**config, **given}, origins=origins)
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
+    TRAINING_HASH = training_captions(CONFIG)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
 except Fault as fault:
     raise WorkflowError(str(fault))
@@ -40,6 +42,8 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 CELL = f"{RESULTS}/cells/{{world}}/{{arm}}/seed{{seed}}"
 CAPTIONS_RECORD = f"{RESULTS}/captions/{{world}}/{CAPTIONS}.json"
+# With which training captions a set was compared is no part of the set: comparing a finished run's makes nothing anew.
+OVERLAP_RECORD = f"{RESULTS}/overlap/{{world}}/{CAPTIONS}-{(TRAINING_HASH or '')[:8]}.json"
 EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
 REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}.json"
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
@@ -173,8 +177,18 @@ def checkpoints(stage):
 
 def captions_source():
     """Where captions come from, as the command line takes it."""
-    source = CONFIG.captions
-    return f"--file {shlex.quote(source.file)}" if source.file else f"--seed {source.seed}"
+    return shlex.join(words_of(CONFIG.captions))
+
+
+def training_source():
+    """The training captions, as the command line takes them."""
+    return shlex.join(training_words(CONFIG.captions))
+
+
+def overlap_records():
+    """The comparisons with training captions, one in each world; none where the settings name no such captions."""
+    worlds = dict.fromkeys(spec.world for spec in SPECS.values())
+    return [OVERLAP_RECORD.format(world=world) for world in worlds if TRAINING_HASH]
 
 
 def weights_option(wildcards):
