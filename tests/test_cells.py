@@ -76,10 +76,10 @@ def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.Monkey
     ("edited", "stages"),
     [
         ("renderer.py", {"backbone", "judge_weights", "references", "score"}),
-        ("pipeline.py", {"embed", "generate", "time"}),
+        ("pipeline.py", {"embed", "learn", "generate", "time"}),
         ("statistics.py", {"score"}),
-        ("ledger.py", {"cost", "audit"}),
-        ("pixart.py", {"generate", "time", "audit"}),
+        ("ledger.py", {"cost", "learn", "audit"}),
+        ("pixart.py", {"learn", "generate", "time", "audit"}),
     ],
 )
 def test_an_edit_changes_the_stages_that_use_the_file(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -198,12 +199,21 @@ def _with_signature(method: Callable[..., Any], original: Callable[..., Any]) ->
     return called
 
 
-def accelerate(pipeline: Any, method: str | Method | Plan, *, graphs: bool = False, **knobs: Any) -> Accelerated:
+def accelerate(
+    pipeline: Any,
+    method: str | Method | Plan | None = None,
+    *,
+    learned: str | Path | None = None,
+    graphs: bool = False,
+    **knobs: Any,
+) -> Accelerated:
     """Applies a method, by name with its knobs or as an object, or a plan, to a diffusers pipeline.
 
     >>> with ditbench.accelerate(pipeline, "fora", interval=2) as accelerated:  # doctest: +SKIP
     ...     image = pipeline("a large red circle in the centre on a plain gray background").images[0]
     ...     print(accelerated.report())
+
+    `learned`, instead of a method, is a record of `ditbench learn` (results/learned/): the method with what it learned.
 
     With a plan, `fill`, `selector` and `decider` are what makes one, with fresh state, for each call of the pipeline (a
     class, for instance); without a fill, what is not computed is reused.
@@ -212,6 +222,14 @@ def accelerate(pipeline: Any, method: str | Method | Plan, *, graphs: bool = Fal
     as CUDA graphs and later ones with as many samples, steps and tokens replay them: the same images to the last bit,
     without waiting for Python between kernels. It takes the memory of one more run, until `restore`.
     """
+    if learned is not None:
+        from ditbench.learn.job import learned_method
+
+        if method is not None or knobs:
+            raise Fault("a record of learning names its method and its knobs: give no other")
+        method = learned_method(learned)
+    if method is None:
+        raise Fault("accelerate needs a method, by its name or as an object, a plan, or `learned`")
     if isinstance(method, str):
         method = get_method(method, knobs)
     elif isinstance(method, Plan):

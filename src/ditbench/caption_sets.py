@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ditbench.worlds import World
 
 SPLIT = "evaluation"
+TRAINING_SPLIT = "train"
 # Reference images are drawn with a seed of their own: they must not be the very scenes that are generated.
 REFERENCE_SEED = 1_000_003
 
@@ -44,12 +45,13 @@ def write_captions(
     out: Path,
     selection: Selection | None = None,
     code: str | None = None,
+    split: str = SPLIT,
 ) -> None:
-    """Writes the captions of a run: drawn from the world's grammar, or those that are selected from a file."""
+    """Writes captions: drawn from a split of the world's grammar, or those that are selected from a file."""
     clock = Clock()
     with clock("compute"):
         if selection is None:
-            entries = [{"text": text} for text in world.draw_captions(count, seed, SPLIT)]
+            entries = [{"text": text} for text in world.draw_captions(count, seed, split)]
             source: dict[str, Any] = {
                 "name": world.name,
                 "sha256": None,
@@ -65,7 +67,7 @@ def write_captions(
     body = {
         "world": world.name,
         "name": name,
-        "split": "file" if selection else SPLIT,
+        "split": "file" if selection else split,
         "seed": seed,
         "count": len(texts),
         "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),

@@ -35,6 +35,7 @@ class Spec:
     captions_sha256: str | None
     dtype: str
     weights: str | None = None  # other weights than the world's own
+    learning: str | None = None  # the training captions of a method that learns before it samples
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -59,6 +60,8 @@ class Spec:
         del body["arm"]  # a name changes no image
         if self.weights is None:
             del body["weights"]  # cells made before there was a choice keep their hashes
+        if self.learning is None:
+            del body["learning"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -84,10 +87,25 @@ def caption_set(config: Config) -> tuple[str, str | None]:
         digest = file.place.sha256
     except Fault as fault:
         raise Fault(f"captions.file: {fault}") from fault
-    # Part of paths and of command lines: what is no plain letter becomes a hyphen, the digest keeps names apart.
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", file.path.stem).strip("-")[:40] or "file"
     mark = selection.mark
-    return f"{plain}-{config.images}-{digest[:8]}" + (f"-{mark}" if mark else ""), digest
+    return f"{_plain(file.path)}-{config.images}-{digest[:8]}" + (f"-{mark}" if mark else ""), digest
+
+
+def _plain(path: Path) -> str:
+    """A file's name as part of paths and of command lines: what is no plain letter becomes a hyphen."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:40] or "file"
+
+
+def learning_set(config: Config) -> str:
+    """The name of the captions that methods learn from: what is in them hangs on nothing else."""
+    from ditbench.caption_files.options import training_of
+
+    wanted, train = config.learning, training_of(config.captions)
+    if train is None:
+        return f"training-{wanted.captions}-seed{wanted.seed}"
+    mark = hashlib.sha256(f"{train.kind().name} {train.column}".encode()).hexdigest()[:4]
+    digest = training_captions(config) or ""
+    return f"{_plain(train.path)}-training-{wanted.captions}-seed{wanted.seed}-{digest[:8]}-{mark}"
 
 
 def training_captions(config: Config) -> str | None:
@@ -116,6 +134,12 @@ def cell_table(config: Config) -> list[Spec]:
         # Defaults are written out: a knob left at its default is the same cell as one set to it.
         method = get_method(body["method"], body["knobs"])
         body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
+        body["learning"] = learning_set(config) if method.waits() else None
+        if method.waits() and config.captions.train is None and not get_world(world).has_captions:
+            raise Fault(
+                f"arm {arm!r} is fitted on training captions, and world {world} has none of its own: "
+                "captions.train.file names a file of them"
+            )
         key = (world, arm)
         if wanted.setdefault(key, body) != body:
             raise Fault(

@@ -104,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", required=True, help="name of the caption set")
     sub.add_argument("--count", type=int, required=True)
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--split", choices=("evaluation", "train"), default="evaluation", help="of the world's own")
     add_words(sub)
     sub = add("overlap", _overlap, "compare captions with those that something was fitted on", "captions", "code")
     add_training(sub)
@@ -117,8 +118,13 @@ def parser() -> argparse.ArgumentParser:
     sub = add("references", _references, "write the reference images of a world", "world", "out", "code")
     sub.add_argument("--count", type=int, required=True)
     add("embed", _embed, "embed a caption set", "world", "captions", "device", "weights", "out", "code")
+    sub = add("learn", _learn, "fit an arm's method on training captions", *_DRAWING, "out", "code")
+    sub.add_argument("--spec", required=True, help="the spec of one of its cells as JSON")
+    sub.add_argument("--embeddings", type=Path, required=True)
+    sub.add_argument("--batch", type=_count, default=16)
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
+    sub.add_argument("--learned", type=Path, help="record of what its method learned")
     sub = add("generate", _generate, "draw one shard of a cell's images", "spec", *_DRAWING, "out", "code")
     sub.add_argument("--embeddings", type=Path, required=True)
     sub.add_argument("--first", type=int, required=True, help="index of the shard's first caption")
@@ -459,7 +465,9 @@ def _captions(options: argparse.Namespace) -> None:
     world = get_world(options.world)
     with noted(options.out, "captions", options.out.parent):
         selection = selection_from(options)
-        write_captions(world, options.name, options.count, options.seed, options.out, selection, options.code)
+        write_captions(
+            world, options.name, options.count, options.seed, options.out, selection, options.code, options.split
+        )
 
 
 def _overlap(options: argparse.Namespace) -> None:
@@ -493,6 +501,25 @@ def _embed(options: argparse.Namespace) -> None:
         embed(options.world, options.captions, options.out, options.device, options.weights, options.code)
 
 
+def _learn(options: argparse.Namespace) -> None:
+    from ditbench.cells import Spec
+
+    spec = Spec.read(options.spec, "--spec")
+    with noted(options.out, "learning", options.out.parent):
+        from ditbench.learn.job import write_learned
+
+        write_learned(
+            spec,
+            options.captions,
+            options.embeddings,
+            options.out,
+            options.batch,
+            options.device,
+            options.weights,
+            options.code,
+        )
+
+
 def _spec(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
@@ -502,8 +529,13 @@ def _spec(options: argparse.Namespace) -> None:
 
     spec = Spec.read(options.spec, "--spec")
     with noted(options.out, "spec", options.out.parent):
-        write_plan(asdict(spec), options.out.with_name("plan.json"))
-        write_record(options.out, "spec", {**asdict(spec), "hash": spec.hash}, code=options.code)
+        body = {**asdict(spec), "hash": spec.hash}
+        if options.learned is not None:
+            from ditbench.learn.job import read_found
+
+            body["found"] = read_found(options.learned, body)
+        write_plan(body, options.out.with_name("plan.json"))
+        write_record(options.out, "spec", body, code=options.code)
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -32,6 +32,10 @@ STAGES: dict[str, tuple[str, ...]] = {
     "overlap": ("caption_files",),
     "references": ("caption_sets.py", "storage.py"),
     "embed": ("generate.py", "heap.py"),
+    "learn": (
+        *("learn/lesson.py", "learn/job.py"),
+        *("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, *_LEDGER, "methods/base.py"),
+    ),
     "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),
     "generate": ("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
     "cost": ("generate.py", "heap.py", *_LEDGER),
@@ -108,6 +112,17 @@ def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
         yield from get_world(world).sources(stage)
     if method is not None:
         yield from _method_files(method)
+        if stage == "learn":
+            yield from _learner_files(method)
+
+
+def _learner_files(method: str) -> Iterator[Path]:
+    """The learner of a method, and the engine's part that it looks with."""
+    from ditbench.methods.registry import method_class
+
+    learner = method_class(method).learner
+    if learner is not None:
+        yield from (PACKAGE / "learn" / f"{learner}.py", PACKAGE / "engine" / "observer.py")
 
 
 def _method_files(method: str) -> Iterator[Path]:

@@ -68,6 +68,16 @@ class CaptionsConfig(_Part):
     overlap: Literal["refuse", "report", "drop"] = "refuse"
 
 
+class LearningConfig(_Part):
+    """What methods are fitted on that learn before they sample: so many training captions, chosen with `seed`.
+
+    They are those of `captions.train`, or else of the world's own training split.
+    """
+
+    captions: Count = 64
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class ArmConfig(_Part):
     """One arm besides those of the studies."""
 
@@ -93,6 +103,7 @@ class Config(_Part):
     stopwatch: StopwatchConfig = StopwatchConfig()
     studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
+    learning: LearningConfig = LearningConfig()
     mlflow: MlflowConfig = MlflowConfig()
     results: Annotated[str, Field(pattern=PATH)] = "results"
 

@@ -77,8 +77,9 @@ def effort(spec: Spec) -> float:
 
     world, method = get_world(spec.world), get_method(spec.method, spec.knobs)
     steps = method.steps(spec.steps or world.default_steps)
-    ratio = method.plan(world.shape(steps)).nominal_ratio
-    return steps / world.default_steps * (1 - (ratio or 0.0))  # what sampling decides may be everything
+    # What is learned first, or decided by sampling, may be everything.
+    ratio = None if method.waits() else method.plan(world.shape(steps)).nominal_ratio
+    return steps / world.default_steps * (1 - (ratio or 0.0))
 
 
 def _free(folder: Path) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ditbench.engine.costs import Costs
+    from ditbench.methods import Method
 
 PROGRESS_SECONDS = 10.0
 
@@ -135,15 +136,19 @@ class Sampler:
 
     def draw(self, spec: dict[str, Any], texts: Texts) -> tuple[NDArray[np.uint8], Trace]:
         """Images of `texts` under the spec's method and seed, and what was executed."""
+        from ditbench.methods import method_of
+
+        return self.run(method_of(spec), spec["steps"], spec["seed"], texts)
+
+    def run(self, method: Method, steps: int | None, seed: int, texts: Texts) -> tuple[NDArray[np.uint8], Trace]:
+        """Images of `texts` under a method, from noise of a seed; without `steps`, as many as the world takes."""
         import torch
 
         from ditbench.engine.run import attached
-        from ditbench.methods import get_method
         from ditbench.noise import batch_noise, chance_seed
         from ditbench.sampling import run_of
 
-        method = get_method(spec["method"], spec["knobs"])
-        steps = method.steps(spec["steps"] or self.world.default_steps)
+        steps = method.steps(steps or self.world.default_steps)
         shape = self.world.shape(steps)
         assert self.handle.backbone is not None
         run = run_of(
@@ -152,9 +157,9 @@ class Sampler:
             shape,
             by_itself=False,
             halves=self.world.halves,
-            seeds=[chance_seed(spec["seed"], caption) for caption in texts.ids],
+            seeds=[chance_seed(seed, caption) for caption in texts.ids],
         )
-        noise = torch.from_numpy(batch_noise(spec["seed"], texts.ids, self.world.noise_shape()))
+        noise = torch.from_numpy(batch_noise(seed, texts.ids, self.world.noise_shape()))
         with attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
         self.costs = run.costs
@@ -235,12 +240,12 @@ def write_plan(spec: dict[str, Any], out: Path) -> None:
     """Writes the plan that a spec's method makes in its world."""
     import json
 
-    from ditbench.methods import get_method
+    from ditbench.methods import method_of
     from ditbench.storage import replacing
     from ditbench.worlds import get_world
 
     world = get_world(spec["world"])
-    method = get_method(spec["method"], spec["knobs"])
+    method = method_of(spec)
     shape = world.shape(method.steps(spec["steps"] or world.default_steps))
     with replacing(out) as partial:
         Path(partial).write_text(json.dumps(method.plan(shape).to_json()))
@@ -257,7 +262,7 @@ def cost_body(spec: dict[str, Any], ran_records: Sequence[Path]) -> dict[str, An
     """The cost record of a cell, from the records that hold its traces."""
     from ditbench.engine.costs import Costs
     from ditbench.engine.ledger import bill
-    from ditbench.methods import get_method
+    from ditbench.methods import method_of
     from ditbench.records import read_record
     from ditbench.worlds import get_world
 
@@ -275,7 +280,7 @@ def cost_body(spec: dict[str, Any], ran_records: Sequence[Path]) -> dict[str, An
     if trace is None:
         raise Fault(f"{spec['arm']} has no shards: nothing was run that could be billed")
     charged = bill(trace, costs)
-    plan = get_method(spec["method"], spec["knobs"]).plan(trace.shape)
+    plan = method_of(spec).plan(trace.shape)
     return {
         "spec_hash": spec["hash"],
         **asdict(charged),

@@ -55,6 +55,13 @@ def test_a_fresh_tree_plans_every_stage_once_per_cell_and_shard(tree: Tree) -> N
     assert tree.planned(*SMALL) == WHOLE
 
 
+def test_arms_that_learn_do_so_once_for_all_seeds_from_captions_of_their_own(tree: Tree) -> None:
+    arms = "arms={fitted: {method: teacache, knobs: {target: 1.5}}, given: {method: teacache, knobs: {threshold: 0.2}}}"
+    planned = tree.planned(*SMALL, "seeds=[0, 1]", arms)
+    assert planned["spec"] == 2 * (ARMS + 2)
+    assert (planned["learn"], planned["training_captions"], planned["embeddings"]) == (1, 1, 2)
+
+
 def test_the_audit_is_one_job_of_its_own(tree: Tree) -> None:
     assert tree.planned("macs_audit") == {"macs_audit": 1}
     assert "macs_audit" not in tree.planned(*SMALL)

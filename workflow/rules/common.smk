@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from ditbench.caption_files.options import training_words, words_of
-from ditbench.cells import BASELINE, caption_set, cell_table, shard_ranges, training_captions
+from ditbench.caption_files.options import learning_words, training_words, words_of
+from ditbench.cells import BASELINE, caption_set, cell_table, learning_set, shard_ranges, training_captions
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
 from ditbench.forecast import effort
+from ditbench.learn.job import arm_hash
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
 from ditbench.study import load_study, study_path
@@ -33,6 +34,7 @@ try:
     SPECS = {spec.name: spec for spec in cell_table(CONFIG)}
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
     TRAINING_HASH = training_captions(CONFIG)
+    LEARNING = learning_set(CONFIG)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
 except Fault as fault:
     raise WorkflowError(str(fault))
@@ -42,6 +44,8 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 CELL = f"{RESULTS}/cells/{{world}}/{{arm}}/seed{{seed}}"
 CAPTIONS_RECORD = f"{RESULTS}/captions/{{world}}/{CAPTIONS}.json"
+TRAINING_RECORD = f"{RESULTS}/captions/{{world}}/{LEARNING}.json"
+LEARNED_RECORD = f"{RESULTS}/learned/{{world}}/{{arm}}/learned.json"
 # With which training captions a set was compared is no part of the set: comparing a finished run's makes nothing anew.
 OVERLAP_RECORD = f"{RESULTS}/overlap/{{world}}/{CAPTIONS}-{(TRAINING_HASH or '')[:8]}.json"
 EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
@@ -155,6 +159,31 @@ def spec_json(wildcards):
     return json.dumps(asdict(spec_of(wildcards)), sort_keys=True)
 
 
+def specs_of_arm(wildcards):
+    """The specs of an arm, one for each seed."""
+    return [spec for spec in SPECS.values() if (spec.world, spec.arm) == (wildcards.world, wildcards.arm)]
+
+
+def spec_json_of_arm(wildcards):
+    """The spec of an arm's first cell: what the arm learns, all of them share."""
+    return json.dumps(asdict(specs_of_arm(wildcards)[0]), sort_keys=True)
+
+
+def arm_of(wildcards):
+    """What an arm is: a change of anything that learning hangs on reruns it."""
+    return arm_hash(asdict(specs_of_arm(wildcards)[0]))
+
+
+def code_of_arm(stage):
+    """The hash of the code that a stage runs for an arm."""
+    return lambda wildcards: code_hash(stage, wildcards.world, specs_of_arm(wildcards)[0].method)
+
+
+def learned_record(wildcards):
+    """The record of what a cell's method learned, where it learns something."""
+    return LEARNED_RECORD.format(**wildcards) if spec_of(wildcards).learning else []
+
+
 def spec_hash(wildcards):
     """What a cell is: a change of any of its settings reruns it."""
     return spec_of(wildcards).hash
@@ -183,6 +212,11 @@ def captions_source():
 def training_source():
     """The training captions, as the command line takes them."""
     return shlex.join(training_words(CONFIG.captions))
+
+
+def learning_source():
+    """Where training captions come from, as `ditbench captions` takes it."""
+    return shlex.join(learning_words(CONFIG))
 
 
 def overlap_records():

@@ -3,18 +3,18 @@
 
 rule embeddings:
     input:
-        captions=CAPTIONS_RECORD,
+        captions=f"{RESULTS}/captions/{{world}}/{{captions}}.json",
     output:
-        EMBEDDINGS_RECORD,
+        f"{RESULTS}/embeddings/{{world}}/{{captions}}.json",
     params:
         code=code_of_world("embed"),
         weights=weights_option,
         identity=lambda wildcards: get_world(wildcards.world).weights_identity(CONFIG.weights.get(wildcards.world)),
         device=CONFIG.device,
     log:
-        f"{LOGS}/embeddings/{{world}}.log",
+        f"{LOGS}/embeddings/{{world}}.{{captions}}.log",
     benchmark:
-        f"{BENCHMARKS}/embeddings/{{world}}.tsv"
+        f"{BENCHMARKS}/embeddings/{{world}}.{{captions}}.tsv"
     threads: 1
     priority: FIRST
     resources:

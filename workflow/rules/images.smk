@@ -2,11 +2,14 @@
 
 
 rule spec:
+    input:
+        learned=learned_record,
     output:
         f"{CELL}/spec.json",
     params:
         code=code_of_cell("spec"),
         spec=spec_json,
+        learned=lambda wildcards, input: f"--learned {input.learned}" if input.learned else "",
     log:
         f"{LOGS}/spec/{{world}}.{{arm}}.seed{{seed}}.log",
     benchmark:
@@ -15,7 +18,7 @@ rule spec:
     resources:
         mem_mb=500,
     shell:
-        "ditbench spec --spec {params.spec:q} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+        "ditbench spec --spec {params.spec:q} {params.learned} --out {output} --code {params.code} 2> >(tee {log} >&2)"
 
 
 rule images:

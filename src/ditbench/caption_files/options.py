@@ -18,7 +18,7 @@ from ditbench.faults import Fault
 from ditbench.mistakes import possible
 
 if TYPE_CHECKING:
-    from ditbench.config import CaptionsConfig
+    from ditbench.config import CaptionsConfig, Config
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,16 @@ def training_words(config: CaptionsConfig) -> list[str]:
         return []
     given = {"--train": train.path, "--train-format": train.format, "--train-column": train.column}
     return [str(word) for key, value in given.items() if value is not None for word in (key, value)]
+
+
+def learning_words(config: Config) -> list[str]:
+    """The captions that methods learn from, as the command line of `ditbench captions` takes them."""
+    seed, train = ["--seed", str(config.learning.seed)], training_of(config.captions)
+    if train is None:
+        return [*seed, "--split", "train"]
+    given = {"--file": train.path, "--format": train.format, "--column": train.column}
+    words = [str(word) for key, value in given.items() if value is not None for word in (key, value)]
+    return [*words, "--sample", "random", *seed]
 
 
 def words_of(config: CaptionsConfig) -> list[str]:

@@ -121,21 +121,27 @@ class Accumulating(Watcher):
 class ModulatedInput(Accumulating):
     """Watches the network's first modulated input, through a polynomial.
 
-    `coefficients`, highest power first, were fitted for changes up to `most`: beyond it they are taken at `most`, and
-    where they are negative as 0, so that the sum cannot fall.
+    `coefficients`, highest power first, were fitted for changes from `least` to `most`: beyond they are taken at these,
+    and where they are negative as 0, so that the sum cannot fall.
     """
 
     def __init__(
-        self, threshold: float, pool: Pool, forced: list[bool], coefficients: list[float], most: float
+        self,
+        threshold: float,
+        pool: Pool,
+        forced: list[bool],
+        coefficients: list[float],
+        most: float,
+        least: float = 0.0,
     ) -> None:
         super().__init__(threshold, pool, forced)
-        self.coefficients, self.most = coefficients, most
+        self.coefficients, self.most, self.least = coefficients, most, least
 
     def watched(self, stream: Stream, backbone: Backbone) -> Tensor:
         return backbone.modulated_input(stream)
 
     def estimated(self, change: Tensor) -> Tensor:
-        change = change.clamp_max(self.most)
+        change = change.clamp(self.least, self.most)
         total = torch.zeros_like(change)
         for coefficient in self.coefficients:
             total = total * change + coefficient

@@ -112,10 +112,10 @@ class _Cell:
         return CellReport(cell_name(self.cell), self.cell.hash, tuple(checks), tuple(passed_over))
 
     def _plan(self) -> Check:
-        from ditbench.methods import get_method
+        from ditbench.methods import method_of
         from ditbench.worlds import get_world
 
-        world, method = get_world(self.cell.world), get_method(self.cell.spec["method"], self.cell.spec["knobs"])
+        world, method = get_world(self.cell.world), method_of(self.cell.spec)
         steps = method.steps(self.cell.spec["steps"] or world.default_steps)
         made = json.loads(json.dumps(method.plan(world.shape(steps)).to_json()))
         same = made == self.cell.plan

@@ -5,6 +5,6 @@ Method files import nothing heavy, so that a configuration can be checked withou
 """
 
 from ditbench.methods.base import Knob, Method, knob
-from ditbench.methods.registry import get_method, knob_fields, method_class, method_names
+from ditbench.methods.registry import get_method, knob_fields, method_class, method_names, method_of
 
-__all__ = ["Knob", "Method", "get_method", "knob", "knob_fields", "method_class", "method_names"]
+__all__ = ["Knob", "Method", "get_method", "knob", "knob_fields", "method_class", "method_names", "method_of"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -43,13 +44,6 @@ class Trio(NamedTuple):
 UNSET = -1.0
 
 
-def needs_threshold(method: Method, threshold: float) -> None:
-    """A Fault where a threshold is not set."""
-    if threshold < 0:
-        doc = method.knobs()["threshold"].doc
-        raise Fault(f"{method.name} needs a threshold ({doc}): which one fits hangs on network, steps and guidance")
-
-
 def knob(
     default: Any,
     doc: str,
@@ -69,6 +63,11 @@ class Method:
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str]
+    # The module of `ditbench.learn` that fits what the method needs to know before it samples.
+    learner: ClassVar[str | None] = None
+
+    # What the learner found; no knob, since nobody types it.
+    found: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         problems = [p for p in (self.problem(n, getattr(self, n)) for n in self.knobs()) if p]
@@ -88,6 +87,7 @@ class Method:
                 field.metadata["choices"],
             )
             for field in dataclasses.fields(cls)
+            if "doc" in field.metadata
         }
 
     @classmethod
@@ -107,6 +107,21 @@ class Method:
         if wanted.most is not None and not value <= wanted.most:
             return f"{name}: {value!r} must be <= {wanted.most:g}"
         return None
+
+    def waits(self) -> bool:
+        """Whether the method's learner must run before it can sample."""
+        return False
+
+    def knowing(self, found: Mapping[str, Any] | None) -> Self:
+        """The method with what its learner found."""
+        return dataclasses.replace(self, found=found)
+
+    def unlearned(self) -> Fault:
+        """What is said where a method that waits for its learner is asked to sample."""
+        return Fault(
+            f"{self.name} must be fitted first: the workflow does it, so does `ditbench learn`, whose record "
+            f"`ditbench.accelerate(pipeline, learned=...)` takes"
+        )
 
     def steps(self, default: int) -> int:
         """How many sampling steps the method takes where a full run takes `default`."""
@@ -138,3 +153,47 @@ class Method:
     def parts(self, shape: Shape, generator: Generator) -> Trio:
         """All three; overridden where one object is two of them."""
         return Trio(self.fill(shape), self.selector(shape, generator), self.decider(shape))
+
+
+@dataclass(frozen=True)
+class Thresholded(Method):
+    """Base of methods that compute where something has changed by a threshold: a given one, or one that is fitted."""
+
+    learner: ClassVar[str | None] = "calibration"
+
+    threshold: float = knob(UNSET, "", least=UNSET)
+    target: float = knob(
+        0.0,
+        "times fewer MACs than full, which a threshold is fitted to on training captions; 0: the threshold is given",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target and self.threshold >= 0:
+            raise Fault(f"{self.name} takes a threshold or a target that one is fitted to, not both")
+        if 0 < self.target <= 1:
+            raise Fault(f"target: {self.target:g} must be above 1, the cost of full")
+
+    def waits(self) -> bool:
+        return self.target > 0 and self.found is None
+
+    def fits_polynomial(self) -> bool:
+        """Whether calibration fits a polynomial as well."""
+        return False
+
+    @property
+    def bound(self) -> float:
+        """The threshold that is given, or was fitted."""
+        if self.waits():
+            raise self.unlearned()
+        return float(self.found["threshold"]) if self.found and "threshold" in self.found else self.threshold
+
+    def need_threshold(self) -> None:
+        """A Fault where there is no threshold, and none will be fitted."""
+        if self.threshold < 0 and not self.target and not (self.found and "threshold" in self.found):
+            doc = self.knobs()["threshold"].doc
+            raise Fault(
+                f"{self.name} needs a threshold ({doc}) or a target, for which one is fitted: "
+                "which one fits hangs on network, steps and guidance"
+            )

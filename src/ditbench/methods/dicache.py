@@ -10,14 +10,14 @@ import numpy as np
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
-from ditbench.methods.base import UNSET, Method, Trio, knob, needs_threshold
+from ditbench.methods.base import UNSET, Thresholded, Trio, knob
 
 if TYPE_CHECKING:
     from torch import Generator
 
 
 @dataclass(frozen=True)
-class DiCache(Method):
+class DiCache(Thresholded):
     """The first blocks always; the rest when what they give out has changed enough since it was computed.
 
     Changes of the stream behind the probe from step to step add up until the threshold. A step that is left out adds
@@ -29,7 +29,9 @@ class DiCache(Method):
     summary: ClassVar[str] = "a probe of the first blocks decides about the rest, and corrects it (online)"
     paper: ClassVar[str] = "arXiv 2508.17356"
 
-    threshold: float = knob(UNSET, "sum of changes at which all is computed; 0.4 for FLUX-dev, 0.08 for Wan", least=-1)
+    threshold: float = knob(
+        UNSET, "sum of changes at which all is computed; 0.4 for FLUX-dev, 0.08 for Wan", least=UNSET
+    )
     probe: int = knob(1, "blocks of the probe (the paper's m)", least=1)
     warmup: float = knob(0.2, "share of the steps at the start that is always computed", least=0, most=1)
     last: int = knob(1, "steps at the end that are always computed; 0 for Wan", least=0)
@@ -39,7 +41,7 @@ class DiCache(Method):
     )
 
     def plan(self, shape: Shape) -> Plan:
-        needs_threshold(self, self.threshold)
+        self.need_threshold()
         if self.probe >= shape.layout.blocks:
             raise Fault(f"probe: {self.probe} blocks leave nothing of a network of {shape.layout.blocks}")
         return self.probing(shape, self.probe)
@@ -50,7 +52,7 @@ class DiCache(Method):
         step = np.arange(shape.steps)
         forced = (step <= int(self.warmup * shape.steps)) | (step >= shape.steps - self.last)
         both = ProbeTrajectory(
-            self.threshold,
+            self.bound,
             self.pool,  # type: ignore[arg-type]
             forced.tolist(),
             self.most,

@@ -60,3 +60,8 @@ def get_method(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
     if problems:
         raise Fault("; ".join(problems))
     return chosen(**(knobs or {}))
+
+
+def method_of(spec: Mapping[str, Any]) -> Method:
+    """The method of a cell, as its spec's record has it, with what was learned for it."""
+    return get_method(spec["method"], spec["knobs"]).knowing(spec.get("found"))

@@ -10,7 +10,7 @@ import numpy as np
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
-from ditbench.methods.base import UNSET, Method, knob, needs_threshold
+from ditbench.methods.base import UNSET, Thresholded, knob
 
 if TYPE_CHECKING:
     from ditbench.engine.deciders import Decider
@@ -26,21 +26,22 @@ FITS: dict[str, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True)
-class TeaCache(Method):
+class TeaCache(Thresholded):
     """The whole network, or what it added when it was last computed.
 
     The relative change of the first block's modulated input from step to step (of the time's embedding in Wan) goes
     through a polynomial, and adds up until the threshold. The first and the last step are always computed. Polynomials
     were published for FLUX and Wan alone; `identity` takes the change as it is. A polynomial that is negative counts as
-    0, and changes beyond `most` as `most`.
+    0, and changes beyond `most` as `most`. With `fit`, calibration fits a polynomial on training captions, of the
+    degree of the published ones, and changes out of its range count as its ends.
     """
 
     name: ClassVar[str] = "teacache"
     summary: ClassVar[str] = "the whole network only when its modulated input has changed enough (online)"
     paper: ClassVar[str] = "arXiv 2411.19108"
 
-    threshold: float = knob(UNSET, "sum of changes at which all is computed; 0.25 to 0.8 for FLUX-dev", least=-1)
-    polynomial: str = knob("identity", "a published fit, or coefficients such as 2.5,-0.1,0, highest power first")
+    threshold: float = knob(UNSET, "sum of changes at which all is computed; 0.25 to 0.8 for FLUX-dev", least=UNSET)
+    polynomial: str = knob("identity", "a published fit, fit, or coefficients such as 2.5,-0.1,0, highest power first")
     most: float = knob(1.0, "the largest change that the polynomial was fitted to", least=0)
     first: int = knob(1, "steps at the start that are always computed", least=1)
     last: int = knob(1, "steps at the end that are always computed", least=0)
@@ -48,20 +49,31 @@ class TeaCache(Method):
         "sample", "who is decided together; pair: both branches of guidance", choices=("sample", "pair", "batch")
     )
 
+    def fits_polynomial(self) -> bool:
+        return self.polynomial == "fit"
+
+    def waits(self) -> bool:
+        return (self.target > 0 or self.fits_polynomial()) and self.found is None
+
     def coefficients(self) -> list[float]:
         """The polynomial's, highest power first."""
+        if self.fits_polynomial():
+            if self.found is None:
+                raise self.unlearned()
+            return [float(c) for c in self.found["coefficients"]]
         if self.polynomial in FITS:
             return list(FITS[self.polynomial])
         try:
             return [float(word) for word in self.polynomial.split(",")]
         except ValueError:
             raise Fault(
-                f"polynomial: {self.polynomial!r} must be one of {', '.join(FITS)}, or numbers with commas between"
+                f"polynomial: {self.polynomial!r} must be one of {', '.join(FITS)}, fit, or numbers with commas between"
             ) from None
 
     def plan(self, shape: Shape) -> Plan:
-        needs_threshold(self, self.threshold)
-        self.coefficients()
+        self.need_threshold()
+        if not self.waits():
+            self.coefficients()
         return Plan(shape.layout, (shape.layout.span(0, shape.layout.blocks),), np.full((shape.steps, 1), ASK))
 
     def decider(self, shape: Shape) -> Decider:
@@ -69,4 +81,12 @@ class TeaCache(Method):
 
         step = np.arange(shape.steps)
         forced = ((step < self.first) | (step >= shape.steps - self.last)).tolist()
-        return ModulatedInput(self.threshold, self.pool, forced, self.coefficients(), self.most)  # type: ignore[arg-type]
+        fitted = self.found if self.fits_polynomial() and self.found else {"least": 0.0, "most": self.most}
+        return ModulatedInput(
+            self.bound,
+            self.pool,  # type: ignore[arg-type]
+            forced,
+            self.coefficients(),
+            fitted["most"],
+            fitted["least"],
+        )

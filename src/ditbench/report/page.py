@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,11 +186,25 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def learned_text(found: Mapping[str, Any]) -> str:
+    """What a learner found, in a few words: numbers, and how many of what there is a list of."""
+    parts = []
+    for name, value in found.items():
+        said = (
+            f"{value:.4g}" if isinstance(value, float) else f"{len(value)} values" if isinstance(value, list) else value
+        )
+        parts.append(f"{name} {said}")
+    return ", ".join(parts) or "not yet"
+
+
 def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     """Name, text, and whether the text is code."""
     spec = cell.spec
     knobs = ", ".join(f"{name} = {value}" for name, value in spec["knobs"].items())
     yield "method", f"{spec['method']}{f' ({knobs})' if knobs else ''}", False
+    if spec.get("learning"):
+        yield "learned from", str(spec["learning"]), True
+        yield "learned", learned_text(spec.get("found") or {}), False
     steps = spec["steps"] or "the world's default"
     ran = cell.bodies.get("cost", {}).get("steps")
     yield "steps", f"{steps}{f', {ran} ran' if ran and ran != spec['steps'] else ''}", False

@@ -27,6 +27,7 @@ STAGES = {
     "captions": "captions",
     "references": "references",
     "embeddings": "text embeddings",
+    "learned": "learning",
     "spec": "spec",
     "shard": "images",
     "cost": "ledger",
@@ -159,6 +160,7 @@ def read_results(
     cells = tuple(read_cell(spec, root, shard_names) for spec in specs)
     shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in cells}
     jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
+    jobs += _learning_jobs(root, cells)
     jobs += [job for cell in cells for job in cell.jobs]
     jobs += _closing_jobs(root)
     return Results(root, cells, tuple(jobs), read_run(root))
@@ -191,6 +193,8 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
     if written["hash"] != kept["hash"]:
         changed = [name for name, value in kept["spec"].items() if written.get(name) != value]
         return Cell(**kept, state="not run", reason=f"its records are of another {', '.join(changed) or 'version'}")
+    if "found" in written:
+        kept = {**kept, "spec": {**kept["spec"], "found": written["found"]}}
     places = {kind: folder / f"{kind}.json" for kind in CELL_RECORDS}
     bodies = {kind: read_record(path, kind) for kind, path in places.items() if path.is_file()}
     foreign = [kind for kind, body in bodies.items() if body["spec_hash"] != kept["hash"]]
@@ -238,8 +242,10 @@ def _failure(folder: Path) -> str | None:
 def _shared_failure(cell: Path, kept: dict[str, Any]) -> str | None:
     """Why a stage that serves every cell of the world failed: its note lies beside its own record."""
     root, world = cell.parents[3], str(kept["spec"]["world"])
-    reasons = (_failure(root / stage / world) for stage in ("captions", "embeddings", "references"))
-    return next(filter(None, reasons), None)
+    places = [root / stage / world for stage in ("captions", "embeddings", "references")]
+    if kept["spec"].get("learning"):
+        places.append(root / "learned" / world / str(kept["spec"]["arm"]))
+    return next(filter(None, map(_failure, places)), None)
 
 
 def _plan(path: Path) -> dict[str, Any] | None:
@@ -288,7 +294,8 @@ def _costs(cost: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]:
     for part in ("linear", "attention", "thop", "total"):
         yield f"macs-{part}", Value(cost[part] / GIGA, unit="G", direction="lower", kind="derived", source=source)
     for part in ("nominal", "realised"):
-        yield f"{part}-ratio", Value(cost[f"{part}_ratio"], direction="higher", kind="derived", source=source)
+        if (ratio := cost[f"{part}_ratio"]) is not None:  # a plan that is made while sampling means no ratio before
+            yield f"{part}-ratio", Value(ratio, direction="higher", kind="derived", source=source)
     yield "cache-bytes", Value(cost["cache_bytes"], unit="B", direction="lower", kind="derived", source=source)
 
 
@@ -309,8 +316,23 @@ def _shared_jobs(root: Path, world: str, captions: str, references: str | None) 
 
     for kind, name in (("captions", captions), ("references", references), ("embeddings", captions)):
         path = root / kind / world / f"{name}.json"
-        if path.is_file():
+        if name is not None and path.is_file():
             yield _job(kind, None, path, read_record(path, kind))
+
+
+def _learning_jobs(root: Path, cells: Iterable[Cell]) -> Iterator[Job]:
+    """The jobs that fitted methods, and those that made what they were fitted on."""
+    from ditbench.records import read_record
+
+    learners = {
+        (str(c.spec["world"]), str(c.spec["arm"])): str(c.spec["learning"]) for c in cells if c.spec.get("learning")
+    }
+    for world, name in sorted({(world, name) for (world, _), name in learners.items()}):
+        yield from _shared_jobs(root, world, name, None)
+    for world, arm in sorted(learners):
+        path = root / "learned" / world / arm / "learned.json"
+        if path.is_file():
+            yield _job("learned", arm, path, read_record(path, "learned"))
 
 
 def _closing_jobs(root: Path) -> Iterator[Job]:

@@ -69,7 +69,7 @@ class DiffusersWorld(World):
     def sources(self, stage: str) -> list[Path]:
         if stage == "captions":
             return [_HERE / "classes.py"]
-        if stage not in ("embed", "generate", "time"):
+        if stage not in ("embed", "learn", "generate", "time"):
             return []
         own = [self.path, *sorted(_HERE.glob("*.py"))]
         return own if stage == "embed" else [*own, *_family_files(self.file.network.class_)]

@@ -49,6 +49,7 @@ class Scenes(World):
             "references": ["grammar.py", "renderer.py"],
             "embed": drawing,
             "generate": drawing,
+            "learn": drawing,
             "time": drawing,
             "score": [
                 "grammar.py",
@@ -58,9 +59,9 @@ class Scenes(World):
         }
         found = [here / name for name in files.get(stage, [])]
         backbones = Path(__file__).parents[2] / "backbones"
-        if stage in ("embed", "generate", "time"):
+        if stage in ("embed", "learn", "generate", "time"):
             found += weights
-        if stage in ("generate", "time"):
+        if stage in ("learn", "generate", "time"):
             found += [backbones / f"{name}.py" for name in ("base", "pixart", "stream", "linear")]
         if stage == "score":
             found += [assets / f"{name}.safetensors" for name in ("reader", "dual", "preference")]

@@ -1,0 +1,85 @@
+"""The job of learning: from an arm's spec and training captions to the record of what its learner found."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditbench.faults import Fault
+
+if TYPE_CHECKING:
+    from ditbench.cells import Spec
+    from ditbench.methods import Method
+
+# Of a spec what learning hangs on: not the seed and the captions that its cells draw from.
+OF_THE_ARM = ("world", "method", "knobs", "steps", "dtype", "weights", "learning")
+
+
+def arm_hash(spec: Mapping[str, Any]) -> str:
+    """Twelve hex digits over what learning hangs on."""
+    text = json.dumps({name: spec.get(name) for name in OF_THE_ARM}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_learned(
+    spec: Spec,
+    captions: Path,
+    embeddings: Path,
+    out: Path,
+    batch: int = 16,
+    device: str = "cpu",
+    weights: str | None = None,
+    code: str | None = None,
+) -> None:
+    """Fits an arm's method on training captions and writes what was found."""
+    from dataclasses import asdict
+
+    from ditbench.generate import Sampler, read_batch
+    from ditbench.learn.lesson import Lesson, Notebook
+    from ditbench.methods import get_method
+    from ditbench.records import Clock, read_record, write_record
+    from ditbench.weights import need_images, weights_of
+
+    body = asdict(spec)
+    method = get_method(spec.method, spec.knobs)
+    if not method.waits() or method.learner is None:
+        raise Fault(f"arm {spec.arm!r}: {spec.method} with these knobs has nothing to learn")
+    clock = Clock()
+    given = weights_of(body, weights)
+    need_images(body)
+    record = read_record(captions, "captions")
+    with clock("load"):
+        sampler = Sampler(spec.world, device, given)
+        texts = read_batch(captions, embeddings, range(record["count"]), sampler.handle.weights)
+    notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {record['sha256']} {code}")
+    lesson = Lesson(method, body, sampler, texts, batch, notebook)
+    with clock("compute"):
+        found = importlib.import_module(f"ditbench.learn.{method.learner}").learn(lesson)
+    kept = {name: body[name] for name in ("arm", *OF_THE_ARM)}
+    training = {"name": record["name"], "count": record["count"], "sha256": record["sha256"]}
+    learned = {**kept, "arm_hash": arm_hash(body), "learner": method.learner, "training": training, "found": found}
+    write_record(out, "learned", learned, timings=clock.seconds, code=code)
+    notebook.forget()
+
+
+def read_found(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found for an arm; a record of another one is refused."""
+    from ditbench.records import read_record
+
+    record = read_record(path, "learned")
+    if record["arm_hash"] != arm_hash(spec):
+        raise Fault(f"{path} was learned for other settings than those of {spec['arm']}; delete it and run again")
+    return dict(record["found"])
+
+
+def learned_method(path: str | Path) -> Method:
+    """The method of a record of learning, ready to sample."""
+    from ditbench.methods import get_method
+    from ditbench.records import read_record
+
+    record = read_record(Path(path), "learned")
+    return get_method(record["method"], record["knobs"]).knowing(record["found"])

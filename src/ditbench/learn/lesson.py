@@ -1,0 +1,85 @@
+"""What a learner works with: a method, a loaded world, and training captions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditbench.storage import replacing
+
+if TYPE_CHECKING:
+    from ditbench.engine.ledger import Bill
+    from ditbench.engine.trace import Trace
+    from ditbench.generate import Sampler, Texts
+    from ditbench.methods import Method
+
+# Learning draws from noise of its own: no evaluation has this seed by default.
+SEED = 2_000_003
+
+
+class Notebook:
+    """What a learner has found out so far, kept in a file: a learner that is stopped goes on from there."""
+
+    def __init__(self, path: Path, of: str) -> None:
+        self.path, self._of = path, of
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            body = {}
+        self._kept: dict[str, Any] = body["kept"] if isinstance(body, dict) and body.get("of") == of else {}
+
+    def once(self, name: str, work: Callable[[], Any]) -> Any:
+        """The answer of `work`, which is done only where it has not been done before."""
+        if name not in self._kept:
+            self._kept[name] = work()
+            with replacing(self.path) as partial:
+                partial.write_text(json.dumps({"of": self._of, "kept": self._kept}), encoding="utf-8")
+        return self._kept[name]
+
+    def forget(self) -> None:
+        """Takes the file away: what was learned is written."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass
+class Lesson:
+    """A method that is to be fitted, and what it is fitted on."""
+
+    method: Method
+    spec: Mapping[str, Any]
+    sampler: Sampler
+    texts: Texts
+    batch: int
+    notebook: Notebook
+
+    @property
+    def label(self) -> str:
+        """Whose lesson, for messages."""
+        return f"{self.spec['arm']} in {self.spec['world']}"
+
+    def say(self, text: str) -> None:
+        """Tells how far learning has come."""
+        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+    def batches(self) -> list[Texts]:
+        """The training captions, as many at once as the run draws."""
+        count = len(self.texts.ids)
+        return [self.texts.part(first, first + self.batch) for first in range(0, count, self.batch)]
+
+    def run(self, method: Method, batches: list[Texts] | None = None) -> tuple[Trace, Bill]:
+        """What a method executes on the training captions, or on some of them, and what that costs an image."""
+        from ditbench.engine.ledger import bill
+
+        ran: Trace | None = None
+        for part in batches or self.batches():
+            _, trace = self.sampler.run(method, self.spec["steps"], SEED, part)
+            if ran is None:
+                ran = trace
+            else:
+                ran.add(trace)
+        assert ran is not None and self.sampler.costs is not None
+        return ran, bill(ran, self.sampler.costs)
