@@ -33,6 +33,8 @@ OTHERS = {
     "caption_files": {"storage.py"},
     "overlap": {"storage.py"},
     "references": _CAPTION_FILES,
+    "reference_set": {"generate.py", "storage.py", "judges/networks/base.py"},
+    "features": {"generate.py"},  # what names the devices there are
     "embed": _WORLD | _DRAWING,
     "spec": {"engine/deciders.py", "engine/fills.py", "engine/selectors.py"},  # a plan is made without them
     "generate": _WORLD,

@@ -96,6 +96,15 @@ def _plain(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:40] or "file"
 
 
+def reference_set(config: Config) -> str:
+    """The name of the run's reference images."""
+    if isinstance(config.references, int):
+        return f"renders-{config.references}"
+    from ditbench.reference_sets import ReferenceSet
+
+    return ReferenceSet.of(config.references).name
+
+
 def learning_set(config: Config) -> str:
     """The name of the captions that methods learn from: what is in them hangs on nothing else."""
     from ditbench.caption_files.options import training_of

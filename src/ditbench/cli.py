@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
 from ditbench.faults import Fault
 from ditbench.warm import SOCKET, ask
+
+if TYPE_CHECKING:
+    from ditbench.reference_sets import ReferenceSet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +119,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--column", help="of a parquet file")
     add_training(sub, required=False)
     sub = add("references", _references, "write the reference images of a world", "world", "out", "code")
-    sub.add_argument("--count", type=int, required=True)
+    sub.add_argument("--count", type=_count, help="how many of the world's own; of a folder, all if not given")
+    _add_reference_source(sub)
+    sub = add("features", _features, "write the features of reference images in a network", "device", "out", "code")
+    sub.add_argument("--references", type=Path, required=True, help="the reference images' record")
+    sub.add_argument("--network", required=True)
+    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
+    sub.add_argument("--count", type=_count)
+    _add_reference_source(sub)
     add("embed", _embed, "embed a caption set", "world", "captions", "device", "weights", "out", "code")
     sub = add("learn", _learn, "fit an arm's method on training captions", *_DRAWING, "out", "code")
     sub.add_argument("--spec", required=True, help="the spec of one of its cells as JSON")
@@ -133,6 +143,8 @@ def parser() -> argparse.ArgumentParser:
     add("cost", _cost, "bill what a cell's traces say was executed", "spec", "shards", "out", "code")
     sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "device", "out", "code")
     sub.add_argument("--references", type=Path, help="the world's reference images, where it has any")
+    sub.add_argument("--features", type=Path, nargs="*", default=[], help="records of the references' features")
+    sub.add_argument("--statistics", type=Path, help="statistics of references in an .npz file")
     sub.add_argument("--judges", nargs="*", help="which judges; the world's that have their weights if none is named")
     sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
     sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
@@ -488,10 +500,47 @@ def _captions_of(options: argparse.Namespace) -> None:
 
 def _references(options: argparse.Namespace) -> None:
     from ditbench.caption_sets import write_references
+    from ditbench.reference_sets import write_reference_set
     from ditbench.worlds import get_world
 
+    source = _reference_source(options)
     with noted(options.out, "references", options.out.parent):
+        if source is not None:
+            write_reference_set(options.world, source, options.out, options.code)
+            return
+        if options.count is None:
+            raise Fault("--count says how many of the world's own references to make")
         write_references(get_world(options.world), options.count, options.out, options.code)
+
+
+def _add_reference_source(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--folder", type=Path, help="a folder or ZIP file of images instead of the world's own")
+    sub.add_argument("--statistics", type=Path, help="statistics of images in an .npz file")
+    sub.add_argument("--crop", choices=("none", "centre"), default="none", help="how images of a folder are cut")
+    sub.add_argument("--size", type=_count, help="pixels of a side after --crop centre")
+
+
+def _reference_source(options: argparse.Namespace) -> ReferenceSet | None:
+    from ditbench.reference_sets import ReferenceSet
+
+    if options.folder is None and options.statistics is None:
+        return None
+    return ReferenceSet(options.folder, options.statistics, options.count, options.crop, options.size)
+
+
+def _features(options: argparse.Namespace) -> None:
+    from ditbench.reference_sets import write_reference_features
+
+    with noted(options.out, "features of the references", options.out.parent):
+        write_reference_features(
+            options.references,
+            options.network,
+            options.out,
+            _reference_source(options),
+            options.device,
+            _places(options.judge_weights),
+            options.code,
+        )
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -578,6 +627,8 @@ def _score(options: argparse.Namespace) -> None:
             options.device,
             options.code,
             _places(options.judge_weights),
+            options.features,
+            options.statistics,
         )
 
 

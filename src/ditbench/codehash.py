@@ -31,6 +31,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "caption_files": ("caption_sets.py", "caption_files"),
     "overlap": ("caption_files",),
     "references": ("caption_sets.py", "storage.py"),
+    "reference_set": ("reference_sets.py",),
+    "features": ("reference_sets.py", "storage.py", "judges/networks", "judges/weights.py"),
     "embed": ("generate.py", "heap.py"),
     "learn": (
         *("learn/lesson.py", "learn/job.py"),
@@ -39,7 +41,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),
     "generate": ("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
     "cost": ("generate.py", "heap.py", *_LEDGER),
-    "score": ("score.py", "statistics.py", "judges"),
+    "score": ("score.py", "statistics.py", "reference_sets.py", "judges"),
     "time": (
         "stopwatch.py",
         "neighbours.py",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ditbench.faults import Fault
 from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, told
@@ -39,6 +39,30 @@ class MlflowConfig(_Part):
     """Where runs are published; null is `sqlite:///<results>/mlflow.db`."""
 
     uri: str | None = None
+
+
+class ReferencesConfig(_Part):
+    """Real images that sets are compared with: those of a folder or ZIP file, or their statistics in an .npz file.
+
+    Of the images the first `count` by name are taken. `crop: centre` cuts the square in the middle and scales it to
+    `size` pixels, as generated images have them.
+    """
+
+    folder: str | None = None
+    statistics: str | None = None
+    count: Count | None = None
+    crop: Literal["none", "centre"] = "none"
+    size: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ReferencesConfig:
+        if (self.folder is None) == (self.statistics is None):
+            raise ValueError("needs either `folder` or `statistics`")
+        if self.statistics is not None and (self.count is not None or self.crop != "none" or self.size is not None):
+            raise ValueError("`count`, `crop` and `size` are of images; statistics have been made already")
+        if self.size is not None and self.crop == "none":
+            raise ValueError("`size` needs `crop: centre`, or pictures would be squeezed")
+        return self
 
 
 class TrainingCaptionsConfig(_Part):
@@ -96,7 +120,7 @@ class Config(_Part):
     batch: Count = 16
     device: Device = "cpu"
     captions: CaptionsConfig = CaptionsConfig()
-    references: Count = 2000
+    references: Count | ReferencesConfig = 2000
     judges: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = None
     weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
     judge_weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
@@ -239,6 +263,8 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
         for i, judge in enumerate(_list(body.get("judges"))):
             if isinstance(judge, str) and judge not in known:
                 yield f"judges.{i}: no judge {judge!r} in world {world}{possible(judge, known)}"
+    if isinstance(world, str) and isinstance(body.get("references"), Mapping) and "fid" in judges_of(world):
+        yield f"references: world {world} compares with renders of its own: give their number"
     yield from mistakes_in(body.get("captions"))
     weights = body.get("weights")
     for name in weights if isinstance(weights, Mapping) else ():

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.judges import Judge, Pictures, Result, default_judges, get_judge
+from ditbench.judges.registry import Given
+from ditbench.judges.sets import SetJudge
 from ditbench.records import Clock, read_record, write_record
+from ditbench.reference_sets import ReferenceSet
 from ditbench.storage import replacing
 from ditbench.weights import need_images, need_one_weights
 
@@ -29,18 +33,22 @@ def score_cell(
     device: str = "cpu",
     code: str | None = None,
     places: Mapping[str, str] | None = None,
+    features: Sequence[Path] = (),
+    statistics: Path | None = None,
 ) -> None:
     """Writes the scores record `out` and `samples.parquet` beside it.
 
     `references_json` is None for worlds without reference images. `full_shard_jsons` are the full arm's shards of the
     same captions; without them (for the full arm itself) nothing is compared in pairs. `judges` defaults to those of
-    the cell's world whose weights are at hand; `places` are the configuration's `judge_weights`.
+    the cell's world whose weights are at hand; `places` are the configuration's `judge_weights`. `features` are records
+    of the references' features, `statistics` a file of their means and covariances.
     """
     clock = Clock()
     spec = read_record(spec_path, "spec")
     need_images(spec)
     need_one_weights(spec, [read_record(path, "shard") for path in shard_jsons])
-    names = judges or default_judges(spec["world"], places)
+    given: Given = "moments" if statistics else "images" if references_json else "none"
+    names = judges or default_judges(spec["world"], places, given)
     chosen = [get_judge(name, device, places) for name in names]
     with clock("load"):
         for member in chosen:
@@ -48,7 +56,8 @@ def score_cell(
         entries = read_record(captions_path, "captions")["captions"]
         captions = {entry["id"]: entry["text"] for entry in entries}
         pictures = Pictures.read(_zips(shard_jsons, "shard"), captions)
-        references = Pictures.read(_zips([references_json], "references")) if references_json else Pictures.none()
+        references = read_references(references_json, features, statistics)
+        _check_networks(chosen, references, features)
         full = None
         if full_shard_jsons:
             full = Pictures.read(_zips(full_shard_jsons, "shard"), captions)
@@ -61,12 +70,56 @@ def score_cell(
         "spec_hash": spec["hash"],
         "n": len(pictures),
         "references": len(references),
+        "reference_set": _reference_set(references_json),
         "measures": [_measure(result) for result in results],
         "paired": differences,
         "judge_seconds": seconds,
         "judge_weights": {key: digest for member in chosen for key, digest in member.weights_read().items()},
     }
     write_record(out, "scores", body, timings=clock.seconds, code=code)
+
+
+def read_references(
+    record_path: Path | None, features: Sequence[Path] = (), statistics: Path | None = None
+) -> Pictures:
+    """What is known of the reference images: themselves, if they lie beside their record, features and moments."""
+    from safetensors.numpy import load_file
+
+    if record_path is None:
+        return Pictures.none()
+    record = read_record(record_path, "references")
+    archive = record_path.with_suffix(".zip")
+    names = [f"reference{i}" for i in range(record["count"] or 0)]
+    seen = Pictures.read([archive]) if archive.is_file() else replace(Pictures.none(), ids=names)
+    kept = {}
+    for path in features:
+        body = read_record(path, "features")
+        if body["references"] != record["sha256"]:
+            raise Fault(f"{path} is of other references than {record_path}; delete it and run again")
+        kept[body["network"]] = load_file(path.with_name(body["file"]))
+    moments = ReferenceSet(statistics=statistics).moments() if statistics is not None else {}
+    return replace(seen, kept=kept, moments=moments, mark=record["sha256"])
+
+
+def _check_networks(judges: Sequence[Judge], references: Pictures, features: Sequence[Path]) -> None:
+    """A Fault where features of the references are of another file of weights than those of the pictures will be."""
+    weights = {body["network"]: body["weights"] for body in (read_record(path, "features") for path in features)}
+    for member in judges:
+        if not isinstance(member, SetJudge) or member.network_name not in weights:
+            continue
+        if member.network.identity != weights[member.network_name]:
+            raise Fault(
+                f"judge {member.name}: the references' features are of other weights than {member.network.place}; "
+                f"delete the references' {member.network_name}.json and run again"
+            )
+
+
+def _reference_set(record_path: Path | None) -> dict[str, Any] | None:
+    """What tells the references from others."""
+    if record_path is None:
+        return None
+    record = read_record(record_path, "references")
+    return {name: record.get(name) for name in ("name", "sha256", "count", "preprocessing")}
 
 
 def judge(

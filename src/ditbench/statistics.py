@@ -123,10 +123,17 @@ class FrechetTo:
         features = np.asarray(references, dtype=np.float64)
         if features.ndim != 2 or len(features) < 2:
             raise ValueError("references are features [m, D] with m >= 2")
-        self.mean = features.mean(0)
-        covariance = np.atleast_2d(np.cov(features, rowvar=False))
-        self.trace = float(np.trace(covariance))
-        self.root = _root(covariance)
+        self._prepare(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
+
+    @classmethod
+    def of(cls, mean: ArrayLike, covariance: ArrayLike) -> FrechetTo:
+        """Distances to references of which only mean and covariance are known."""
+        made = cls.__new__(cls)
+        made._prepare(np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64))
+        return made
+
+    def _prepare(self, mean: Floats, covariance: Floats) -> None:
+        self.mean, self.trace, self.root = mean, float(np.trace(covariance)), _root(covariance)
 
     def __call__(self, features: ArrayLike) -> float:
         """The distance of all the features."""

@@ -62,6 +62,13 @@ def test_arms_that_learn_do_so_once_for_all_seeds_from_captions_of_their_own(tre
     assert (planned["learn"], planned["training_captions"], planned["embeddings"]) == (1, 1, 2)
 
 
+def test_features_of_the_references_are_a_job_for_each_network(tree: Tree) -> None:
+    weights = tree.root / "inception.pt"
+    weights.write_bytes(b"stands in")
+    asked = ("judges=[fid, inception-fid, kid]", f"judge_weights={{inception: {weights}}}")
+    assert tree.planned(*SMALL, *asked) == {**WHOLE, "features": 1}
+
+
 def test_the_audit_is_one_job_of_its_own(tree: Tree) -> None:
     assert tree.planned("macs_audit") == {"macs_audit": 1}
     assert "macs_audit" not in tree.planned(*SMALL)

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ditbench.caption_files.options import learning_words, training_words, words_of
-from ditbench.cells import BASELINE, caption_set, cell_table, learning_set, shard_ranges, training_captions
+from ditbench.cells import BASELINE, caption_set, cell_table, learning_set, reference_set, shard_ranges, training_captions
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
 from ditbench.forecast import effort
+from ditbench.judges import default_judges, networks_of
 from ditbench.learn.job import arm_hash
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
@@ -35,6 +36,7 @@ try:
     CAPTIONS, CAPTIONS_HASH = caption_set(CONFIG)
     TRAINING_HASH = training_captions(CONFIG)
     LEARNING = learning_set(CONFIG)
+    REFERENCES = reference_set(CONFIG)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
 except Fault as fault:
     raise WorkflowError(str(fault))
@@ -49,7 +51,7 @@ LEARNED_RECORD = f"{RESULTS}/learned/{{world}}/{{arm}}/learned.json"
 # With which training captions a set was compared is no part of the set: comparing a finished run's makes nothing anew.
 OVERLAP_RECORD = f"{RESULTS}/overlap/{{world}}/{CAPTIONS}-{(TRAINING_HASH or '')[:8]}.json"
 EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
-REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/renders-{CONFIG.references}.json"
+REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/{REFERENCES}.json"
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
 ASSETS = f"{RESULTS}/assets"
@@ -235,6 +237,41 @@ def judge_weights_option():
     """Where judges' weights are, as the command line takes it."""
     places = " ".join(shlex.quote(f"{key}={place}") for key, place in CONFIG.judge_weights.items())
     return f"--judge-weights {places}" if places else ""
+
+
+def reference_words():
+    """Where references come from, as `ditbench references` and `ditbench features` take it; nothing for a world's own."""
+    if isinstance(CONFIG.references, int):
+        return ""
+    said = {f"--{name}": value for name, value in CONFIG.references.model_dump().items() if value is not None}
+    return shlex.join(str(word) for pair in said.items() for word in pair)
+
+
+def reference_statistics():
+    """The statistics that references are known by, as `ditbench score` takes them."""
+    given = None if isinstance(CONFIG.references, int) else CONFIG.references.statistics
+    return f"--statistics {shlex.quote(given)}" if given else ""
+
+
+def references_known(wildcards):
+    """What is known of a world's references: `images`, `moments`, or `none`."""
+    if isinstance(CONFIG.references, int):
+        return "images" if get_world(wildcards.world).has_references else "none"
+    return "moments" if CONFIG.references.statistics else "images"
+
+
+def reference_record(wildcards):
+    """The record of the references of a world; none where there are none."""
+    return [] if references_known(wildcards) == "none" else REFERENCES_RECORD.format(**wildcards)
+
+
+def reference_features(wildcards):
+    """The features of the references that the judges of a world read."""
+    if references_known(wildcards) != "images":
+        return []
+    names = CONFIG.judges or default_judges(wildcards.world, CONFIG.judge_weights, references_known(wildcards))
+    folder = REFERENCES_RECORD.removesuffix(".json").format(**wildcards)
+    return [f"{folder}/{network}.json" for network in networks_of(names)]
 
 
 def draws_images(spec):

@@ -7,7 +7,8 @@ rule scores:
         shards=shards_of("{arm}"),
         full=full_shards,
         captions=CAPTIONS_RECORD,
-        references=lambda wildcards: REFERENCES_RECORD if get_world(wildcards.world).has_references else [],
+        references=reference_record,
+        features=reference_features,
     output:
         f"{CELL}/scores.json",
     params:
@@ -15,6 +16,8 @@ rule scores:
         spec=spec_hash,
         full=lambda wildcards, input: f"--full-shards {' '.join(input.full)}" if input.full else "",
         references=lambda wildcards, input: f"--references {input.references}" if input.references else "",
+        features=lambda wildcards, input: f"--features {input.features}" if input.features else "",
+        statistics=reference_statistics(),
         judges=f"--judges {' '.join(CONFIG.judges)}" if CONFIG.judges else "",
         judge_weights=judge_weights_option(),
         device=CONFIG.device,
@@ -29,6 +32,6 @@ rule scores:
     retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench score --spec {input.spec} --shards {input.shards} {params.full} "
-        "--captions {input.captions} {params.references} {params.judges} {params.judge_weights} --device {params.device} "
+        "--captions {input.captions} {params.references} {params.features} {params.statistics} {params.judges} {params.judge_weights} --device {params.device} "
         "--out {output} --code {params.code} "
         "2> >(tee {log} >&2)"

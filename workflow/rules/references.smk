@@ -5,8 +5,8 @@ rule references:
     output:
         record=REFERENCES_RECORD,
     params:
-        code=code_of_world("references"),
-        number=CONFIG.references,
+        code=code_of_world("references") if isinstance(CONFIG.references, int) else code_hash("reference_set"),
+        source=reference_words() or f"--count {CONFIG.references}",
     log:
         f"{LOGS}/references/{{world}}.log",
     benchmark:
@@ -14,5 +14,31 @@ rule references:
     resources:
         mem_mb=1000,
     shell:
-        "ditbench references --world {wildcards.world} --count {params.number} --out {output.record} "
+        "ditbench references --world {wildcards.world} {params.source} --out {output.record} "
         "--code {params.code} 2> >(tee {log} >&2)"
+
+
+# Features of the references in a network, for all judges that read them.
+rule features:
+    input:
+        references=REFERENCES_RECORD,
+    output:
+        REFERENCES_RECORD.removesuffix(".json") + "/{network}.json",
+    params:
+        code=code_hash("features"),
+        source=reference_words(),
+        judge_weights=judge_weights_option(),
+        device=CONFIG.device,
+    log:
+        f"{LOGS}/references/{{world}}.{{network}}.log",
+    benchmark:
+        f"{BENCHMARKS}/references/{{world}}.{{network}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=more_each_time(4000),
+        gpu=GPUS,
+    retries: 1  # see more_each_time
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench features --references {input.references} --network {wildcards.network} "
+        "{params.source} {params.judge_weights} --device {params.device} --out {output} --code {params.code} "
+        "2> >(tee {log} >&2)"

@@ -160,10 +160,15 @@ def _refused(name: str, first: Cell, second: Cell) -> str:
         return ""
     if mine.n != other.n:
         return f"of {mine.n} and {other.n} images, and such a distance falls with their number"
-    references = [cell.bodies.get("scores", {}).get("references") for cell in (first, second)]
-    if references[0] != references[1]:
+    if reference_mark(first) != reference_mark(second):
         return "against different references"
     return ""
+
+
+def reference_mark(cell: Cell) -> str:
+    """What tells the references of a cell's scores from others: their hash, or in older records their number."""
+    scores = cell.bodies.get("scores", {})
+    return str((scores.get("reference_set") or {}).get("sha256") or scores.get("references"))
 
 
 def _timed_otherwise(first: Cell, second: Cell) -> str:

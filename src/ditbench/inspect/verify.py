@@ -190,12 +190,18 @@ class _Cell:
 
     def _of_set(self, judge: Judge) -> Iterator[Check]:
         """Scores of all stored images."""
+        from pathlib import Path
+
+        from ditbench.cells import reference_set
         from ditbench.judges import Pictures
         from ditbench.records import read_record
+        from ditbench.score import read_references
 
         shards = [path.with_name(read_record(path, "shard")["file"]) for path in self.cell.shards]
-        references = self.results.root / "references" / self.cell.world / f"renders-{self.config.references}.zip"
-        real = Pictures.read([references]) if references.is_file() else Pictures.none()
+        record = self.results.root / "references" / self.cell.world / f"{reference_set(self.config)}.json"
+        features = sorted(record.with_suffix("").glob("*.json"))
+        given = None if isinstance(self.config.references, int) else self.config.references.statistics
+        real = read_references(record if record.is_file() else None, features, Path(given) if given else None)
         for result in judge.measure(Pictures.read(shards), real):
             value = self.cell.values.get(result.name)
             if value is not None:

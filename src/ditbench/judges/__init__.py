@@ -4,7 +4,17 @@ A judge is one file of this package that defines a subclass of `Judge`; nothing 
 """
 
 from ditbench.judges.base import Judge, Pictures, Result
-from ditbench.judges.registry import default_judges, get_judge, judge_names, judges_of
+from ditbench.judges.registry import default_judges, get_judge, judge_names, judges_of, networks_of
 from ditbench.judges.weights import Weights
 
-__all__ = ["Judge", "Pictures", "Result", "Weights", "default_judges", "get_judge", "judge_names", "judges_of"]
+__all__ = [
+    "Judge",
+    "Pictures",
+    "Result",
+    "Weights",
+    "default_judges",
+    "get_judge",
+    "judge_names",
+    "judges_of",
+    "networks_of",
+]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ditbench.judges.networks.base import Network
+
 Direction = Literal["lower", "higher"]
 
 
@@ -27,6 +29,21 @@ class Pictures:
     images: NDArray[np.uint8]  # [n, height, width, 3]
     captions: list[str] = field(default_factory=list)
     shards: tuple[Path, ...] = ()
+    mark: str = ""  # what tells reference images from others
+    # Features by network, and means and covariances by part where only these are known.
+    kept: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+    moments: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+
+    def features(self, network: Network) -> dict[str, NDArray[np.float32]]:
+        """A network's features of the pictures, in their order: extracted once, whoever asks."""
+        if network.name not in self.kept:
+            if not len(self.images):
+                raise Fault(
+                    f"judge {network.asker} needs features of the references in {network.name}, and only their "
+                    "statistics are known; name the images as `references: {folder: PATH}`"
+                )
+            self.kept[network.name] = network.features(self.images)
+        return self.kept[network.name]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,17 +87,26 @@ class Result:
     is_share: bool = False
     # For a measure of the whole set: its values with each jackknife group of pictures left out.
     left_out: NDArray[np.float64] | None = None
+    # One value per reference image, for a share of them.
+    of_references: NDArray[np.float64] | None = None
 
     def minus(self, baseline: Result) -> Estimate:
         """The difference to another arm's result on the same captions, with its paired interval."""
         import numpy as np
 
+        if self.of_references is not None and baseline.of_references is not None:
+            return paired_share(self.of_references, baseline.of_references)
         if self.per_sample is not None and baseline.per_sample is not None:
             both = np.isfinite(self.per_sample) & np.isfinite(baseline.per_sample)
             pair = (self.per_sample[both], baseline.per_sample[both])
             return paired_share(*pair) if self.is_share else paired_mean(*pair)
         if self.left_out is None or baseline.left_out is None:
             raise ValueError(f"{self.name} cannot be compared in pairs")
+        if self.estimate.n != baseline.estimate.n:
+            raise Fault(
+                f"{self.name} of {self.estimate.n} and of {baseline.estimate.n} pictures do not compare: such a "
+                "distance falls with their number"
+            )
         difference = self.estimate.value - baseline.estimate.value
         paired = jackknife(difference, self.left_out - baseline.left_out, self.estimate.n)
         return Estimate(paired.value, paired.low, paired.high, paired.n, f"paired {paired.method}")
@@ -120,6 +146,11 @@ class Judge(ABC):
     needs_full: ClassVar[bool] = False
     # Judges a set of pictures as a whole: it has no values of single ones.
     of_sets: ClassVar[bool] = False
+    # Compares with real images: with features of them, or `by_moments` with their means and covariances alone.
+    needs_references: ClassVar[bool] = False
+    by_moments: ClassVar[bool] = False
+    # Whose features of the references it reads, where it does.
+    network_name: ClassVar[str | None] = None
     # Reads what captions mean, so that they must be sentences of the world's grammar.
     needs_grammar: ClassVar[bool] = False
     # What it reads that is not shipped; a world's judges run by themselves only where all of it is at hand.

@@ -30,6 +30,7 @@ class Fid(Judge):
     summary: ClassVar[str] = "Frechet distance to real pictures in the attribute reader's features (fid/scenes)"
     worlds: ClassVar[tuple[str, ...]] = ("scenes",)
     of_sets: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = True
 
     def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
         super().__init__(device, places)

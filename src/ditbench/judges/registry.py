@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ditbench.faults import Fault
 from ditbench.judges.base import Judge
 
-_NOT_JUDGES = {"base", "registry", "weights"}
+# What is known of the references: the images, means and covariances of their features, or nothing.
+Given = Literal["images", "moments", "none"]
+
+_NOT_JUDGES = {"base", "registry", "weights", "sets", "kernels", "networks"}
 
 
 @cache
@@ -45,9 +49,21 @@ def judges_of(world: str) -> list[str]:
     return [name for name, judge in judge_classes().items() if world in judge.worlds or "*" in judge.worlds]
 
 
-def default_judges(world: str, places: Mapping[str, str] | None = None) -> list[str]:
-    """The judges of a world that need no weights besides those at hand: what runs where `judges` is not set."""
-    return [name for name in judges_of(world) if judge_classes()[name].ready(places or {})]
+def default_judges(world: str, places: Mapping[str, str] | None = None, references: Given = "images") -> list[str]:
+    """The judges of a world that need nothing besides what is at hand: what runs where `judges` is not set."""
+    found = []
+    for name in judges_of(world):
+        judge = judge_classes()[name]
+        lacks = judge.needs_references and (references == "none" or (references == "moments" and not judge.by_moments))
+        if not lacks and judge.ready(places or {}):
+            found.append(name)
+    return found
+
+
+def networks_of(names: Iterable[str]) -> list[str]:
+    """The networks whose features of the references some judges read."""
+    found = (judge_classes()[name].network_name for name in names if name in judge_classes())
+    return sorted({network for network in found if network is not None})
 
 
 def weight_keys() -> dict[str, list[str]]:

@@ -140,13 +140,13 @@ class Results:
 
 def load_results(config: Config, results: str | Path | None = None) -> Results:
     """Reads the records of every cell of a config; `results` replaces the config's results folder."""
-    from ditbench.cells import cell_table, shard_ranges
+    from ditbench.cells import cell_table, reference_set, shard_ranges
     from ditbench.config import kept_settings
 
     root = Path(results if results is not None else config.results)
     specs = cell_table(config)
     shards = [f"{a:05d}-{b:05d}" for a, b in shard_ranges(config)]
-    found = read_results(specs, root, shards, f"renders-{config.references}")
+    found = read_results(specs, root, shards, reference_set(config))
     same = found.run is not None and found.run.settings == kept_settings(config).name
     return found if same else replace(found, run=None)
 
