@@ -41,7 +41,7 @@ OTHERS = {
     "learn": {"worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"},
     "cost": _DRAWING | {"worlds/base.py"},
     # Pictures that a new renderer draws are new references, which make new scores by themselves.
-    "score": {"storage.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
+    "score": {"storage.py", "generate.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
     "time": _WORLD | {"storage.py"},
     # A count needs a world's network; its pictures, captions and files are other stages'.
     "audit": {"storage.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN)},

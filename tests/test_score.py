@@ -36,7 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     entries = [{"id": name, "text": scene.caption()} for name, scene in zip(IDS, SCENES, strict=True)]
     write_record(tmp_path / "captions.json", "captions", {"captions": entries})
     write_shard(tmp_path / "real.zip", render_batch(SCENES, 32), [f"reference{i}" for i in range(COUNT)])
-    write_record(tmp_path / "real.json", "references", {"world": "scenes", "count": COUNT})
+    write_record(tmp_path / "real.json", "references", {"world": "scenes", "count": COUNT, "sha256": "of these"})
     cell(tmp_path, "full", IMAGES)
     return tmp_path
 
