@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ditbench.backbones import Backbone, Stream
 from ditbench.codehash import code_hash
+from ditbench.engine.compiling import compile_parts
 from ditbench.engine.fills import Reuse
 from ditbench.engine.graphs import Recording
 from ditbench.engine.layout import Layout, Unit
@@ -191,13 +192,6 @@ def _held(device: torch.device) -> int:
 
 def _peak(device: torch.device, held: int) -> int | None:
     return torch.cuda.max_memory_allocated(device) - held if device.type == "cuda" else None
-
-
-def compile_parts(backbone: Backbone) -> None:
-    """Compiles attention and feed-forward modules one by one: the engine calls them, not the blocks."""
-    for name, part in backbone.network.named_modules():
-        if name.rpartition(".")[2] in ("attn", "attn1", "attn2", "ff", "ff_context", "ffn"):
-            part.compile()
 
 
 def record(

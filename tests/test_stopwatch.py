@@ -1,10 +1,21 @@
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from ditbench import stopwatch
+from ditbench.caption_sets import write_captions
+from ditbench.cells import Spec
+from ditbench.energy import gpu_meter, processor_meter
 from ditbench.faults import Fault
-from ditbench.stopwatch import contention, interleave, peak_memory, spread
+from ditbench.generate import embed
+from ditbench.records import read_record, write_record
+from ditbench.report.results import _speeds
+from ditbench.stopwatch import Protocol, contention, interleave, metered, peak_memory, quantile, spread, time_arm
+from ditbench.study import is_cost
+from ditbench.worlds import get_world
 
 
 def test_rounds_interleave_the_baseline_with_every_arm() -> None:
@@ -60,3 +71,122 @@ def test_on_a_cpu_no_peak_is_told() -> None:
     with peak_memory("cpu", "full", peaks):
         pass
     assert peaks == {}
+
+
+# --- the record of an arm ---
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four captions with embeddings, the full arm and one that reuses, at three steps."""
+    root = tmp_path_factory.mktemp("stopwatch")
+    write_captions(get_world("scenes"), "some", 4, 0, root / "captions.json")
+    embed("scenes", root / "captions.json", root / "embeddings.json")
+    knobs = {"interval": 2, "direction": "up"}
+    for arm, method, own in (("full", "full", {}), ("fora", "fora", knobs)):
+        spec = Spec("scenes", arm, method, own, 3, 0, 4, "some", None, "bfloat16")
+        write_record(root / f"{arm}.json", "spec", {**vars(spec), "hash": spec.hash})
+    return root
+
+
+def timed(root: Path, protocol: Protocol) -> dict[str, Any]:
+    out = root / "latency.json"
+    time_arm(root / "fora.json", root / "full.json", root / "captions.json", root / "embeddings.json", out, protocol)
+    return read_record(out, "latency")
+
+
+def test_batches_and_modes_are_timed_beside_the_main_one(ready: Path) -> None:
+    record = timed(ready, Protocol(1, (2, 1), ("eager",), report=True))
+    assert (record["batch"], record["mode"], record["warmup_rounds"]) == (2, "eager", 1)
+    assert [(lap["mode"], lap["batch"]) for lap in record["others"]] == [("eager", 1)]
+    calls = record["forward_seconds"]
+    assert len(calls["baseline"]) == len(calls["arm"]) == 3
+    values = dict(_speeds(record, "latency.json"))
+    assert {"speedup", "speedup-b1", "seconds-per-image", "latency-p50", "latency-p90", "forward-ms"} <= set(values)
+    assert all(is_cost(name) for name in values)
+    assert values["latency-p50"].value == pytest.approx(2 * values["seconds-per-image"].value)
+
+
+def test_a_contended_machine_gets_no_speed_unless_told(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def busy(*args: object) -> str:
+        tries.append(1)
+        return "other processes took 70% of the processor meanwhile"
+
+    monkeypatch.setattr(stopwatch, "contention", busy)
+    refused = timed(ready, Protocol(1, (1,)))
+    assert len(tries) == 2, "a burst may pass: it is timed once more"
+    assert refused["refused"] == refused["note"] and refused["contended"]
+    assert refused["speedup"] is None and refused["seconds_per_image"] is None and refused["others"] == []
+    assert not dict(_speeds(refused, "latency.json")) and refused["trace"], "what ran is known all the same"
+    told = timed(ready, Protocol(1, (1,), report=True))
+    assert told["refused"] == "" and told["contended"] and told["speedup"]["value"] > 0
+    assert len(tries) == 3
+
+
+def test_graphs_need_a_gpu(ready: Path) -> None:
+    with pytest.raises(Fault, match="CUDA graphs need a GPU, and device is cpu; possible there: eager, compiled"):
+        timed(ready, Protocol(1, (1,), ("eager", "graphs")))
+
+
+def test_compiled_parts_are_as_they_were_afterwards() -> None:
+    from ditbench.engine.compiling import compiled
+
+    backbone, _ = get_world("scenes").backbone("cpu")
+    parts = [part for name, part in backbone.network.named_modules() if name.rpartition(".")[2] in ("attn1", "ff")]
+    with compiled(backbone):
+        assert all(part._compiled_call_impl is not None for part in parts)
+    assert parts and all(part._compiled_call_impl is None for part in parts)
+
+
+def test_quantiles_lie_between_neighbours() -> None:
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([0.0, 10.0], 0.9) == 9.0
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"),
+    [("speedup", True), ("speedup-b16", True), ("speedup-compiled", True), ("speedup-graphs-b1", True), ("fid", False)],
+)
+def test_speedups_of_other_modes_and_batches_are_costs(name: str, cost: bool) -> None:
+    assert is_cost(name) is cost
+
+
+# --- energy ---
+
+
+def package(powercap: Path, name: str, used: int, most: int = 1000) -> Path:
+    folder = powercap / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "energy_uj").write_text(f"{used}\n")
+    (folder / "max_energy_range_uj").write_text(f"{most}\n")
+    return folder / "energy_uj"
+
+
+def test_packages_add_up_and_counters_that_begin_anew_are_noticed(tmp_path: Path) -> None:
+    first = package(tmp_path, "intel-rapl:0", 900)
+    package(tmp_path, "intel-rapl:1", 100)
+    package(tmp_path, "intel-rapl:0:0", 50)  # a part of the first package
+    read = processor_meter(tmp_path)
+    assert read is not None
+    before = read()
+    first.write_text("200\n")
+    assert (read() - before) * 1e6 == pytest.approx(300)
+
+
+def test_where_no_counter_can_be_read_there_is_no_energy(tmp_path: Path) -> None:
+    assert processor_meter(tmp_path) is None
+    (tmp_path / "intel-rapl:0").mkdir()
+    assert processor_meter(tmp_path) is None
+    assert gpu_meter("cuda:0", "no-such-library.so") is None
+
+
+def test_joules_are_those_of_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([5.0, 8.0, 20.0, 21.5])
+    monkeypatch.setattr(stopwatch, "meter", lambda device: lambda: next(readings))
+    used: list[float] = []
+    run = metered(lambda: None, "cpu", used)
+    run()
+    run()
+    assert used == [3.0, 1.5]

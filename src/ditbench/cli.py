@@ -151,8 +151,10 @@ def parser() -> argparse.ArgumentParser:
     sub = add("time", _time, "time an arm interleaved with the full model", "spec", *_DRAWING, "out", "code")
     sub.add_argument("--embeddings", type=Path, help="of the captions; random weights need none")
     sub.add_argument("--baseline", type=Path, required=True, help="spec.json of the full arm")
-    sub.add_argument("--rounds", type=int, default=4)
-    sub.add_argument("--batch", type=int, default=8)
+    sub.add_argument("--rounds", type=_count, default=4)
+    sub.add_argument("--batch", type=_count, nargs="+", default=[8], help="images at once; the first is the main one")
+    sub.add_argument("--modes", nargs="+", choices=("eager", "compiled", "graphs"), default=["eager"])
+    sub.add_argument("--contended", choices=("refuse", "report"), default="refuse", help="where others use the machine")
     add("spent", _spent, "say where the time of the last run went", "config", "results", "json")
     add("publish", _publish, "publish finished cells to MLflow", "config", "results", "out")
     add("report", _report, "render tables, figures and the page from what is there", "config", "results")
@@ -642,16 +644,16 @@ def _places(pairs: Sequence[str]) -> dict[str, str]:
 
 def _time(options: argparse.Namespace) -> None:
     with noted(options.out, "stopwatch", options.spec.parent):
-        from ditbench.stopwatch import time_arm
+        from ditbench.stopwatch import Protocol, time_arm
 
+        batches, modes = tuple(dict.fromkeys(options.batch)), tuple(dict.fromkeys(options.modes))
         time_arm(
             options.spec,
             options.baseline,
             options.captions,
             options.embeddings,
             options.out,
-            options.rounds,
-            options.batch,
+            Protocol(options.rounds, batches, modes, options.contended == "report"),
             options.device,
             options.weights,
             options.code,

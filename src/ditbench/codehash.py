@@ -44,6 +44,10 @@ STAGES: dict[str, tuple[str, ...]] = {
     "score": ("score.py", "statistics.py", "reference_sets.py", "judges"),
     "time": (
         "stopwatch.py",
+        "stopwatch_modes.py",
+        "energy.py",
+        "engine/compiling.py",
+        "engine/graphs.py",
         "neighbours.py",
         "heap.py",
         "generate.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ditbench.engine.costs import Costs
+    from ditbench.engine.run import Run
     from ditbench.methods import Method
 
 PROGRESS_SECONDS = 10.0
@@ -140,8 +141,18 @@ class Sampler:
 
         return self.run(method_of(spec), spec["steps"], spec["seed"], texts)
 
-    def run(self, method: Method, steps: int | None, seed: int, texts: Texts) -> tuple[NDArray[np.uint8], Trace]:
-        """Images of `texts` under a method, from noise of a seed; without `steps`, as many as the world takes."""
+    def run(
+        self,
+        method: Method,
+        steps: int | None,
+        seed: int,
+        texts: Texts,
+        stand_in: Callable[[Callable[[], Run]], Any] | None = None,
+    ) -> tuple[NDArray[np.uint8], Trace]:
+        """Images of `texts` under a method, from noise of a seed; without `steps`, as many as the world takes.
+
+        `stand_in` may put something in the run's place, given what makes such runs: to time it, or to replay it.
+        """
         import torch
 
         from ditbench.engine.run import attached
@@ -151,14 +162,13 @@ class Sampler:
         steps = method.steps(steps or self.world.default_steps)
         shape = self.world.shape(steps)
         assert self.handle.backbone is not None
-        run = run_of(
-            method,
-            self.handle.backbone,
-            shape,
-            by_itself=False,
-            halves=self.world.halves,
-            seeds=[chance_seed(seed, caption) for caption in texts.ids],
-        )
+        backbone = self.handle.backbone
+
+        def make() -> Run:
+            seeds = [chance_seed(seed, caption) for caption in texts.ids]
+            return run_of(method, backbone, shape, by_itself=False, halves=self.world.halves, seeds=seeds)
+
+        run = make() if stand_in is None else stand_in(make)
         noise = torch.from_numpy(batch_noise(seed, texts.ids, self.world.noise_shape()))
         with attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)

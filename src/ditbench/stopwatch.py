@@ -11,18 +11,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ditbench.energy import meter
 from ditbench.faults import Fault
 from ditbench.neighbours import Neighbours, gpu_load
+from ditbench.stopwatch_modes import Forwards, mode_of, recording
 
 if TYPE_CHECKING:
     from ditbench.engine.trace import Trace
+    from ditbench.stopwatch_modes import StandIn
 
 # Above this share of the processor or the GPU taken by others, timings are called contended.
 CONTENTION = 0.1
@@ -75,14 +78,24 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"value": median(values), "low": min(values), "high": max(values)}
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """What is timed: rounds, the batches and modes (the first of each is the main one), and whether it is reported
+    from a contended machine too."""
+
+    rounds: int = 4
+    batches: tuple[int, ...] = (8,)
+    modes: tuple[str, ...] = ("eager",)
+    report: bool = False
+
+
 def time_arm(
     spec_path: Path,
     baseline_path: Path,
     captions_path: Path,
     embeddings_path: Path | None,
     out: Path,
-    rounds: int = 4,
-    batch: int = 8,
+    protocol: Protocol,
     device: str = "cpu",
     weights: str | None = None,
     code: str | None = None,
@@ -91,7 +104,8 @@ def time_arm(
 
     With random weights there are no embeddings: noise stands in for them, and nothing is decoded after the last step.
     `peak_bytes` and `peak_bytes_baseline` of the record are the most GPU memory that tensors held in a run of the arm
-    and of the full model, weights included; on a CPU they are null.
+    and of the full model, weights included; on a CPU they are null. Where others disturbed the main timing twice in a
+    row, the record says so and gives no speed, unless the protocol reports all the same.
     """
     from ditbench.generate import Sampler, Texts, read_batch
     from ditbench.records import Clock, read_record, write_record
@@ -107,55 +121,185 @@ def time_arm(
     weights = weights_of(spec, weights)
     if embeddings_path is None and weights != RANDOM:
         raise Fault("--embeddings is needed: only random weights do without the captions' embeddings")
+    if "graphs" in protocol.modes and device == "cpu":
+        raise Fault("stopwatch.modes: CUDA graphs need a GPU, and device is cpu; possible there: eager, compiled")
+    most = max(protocol.batches)
     with clock("load"):
         sampler = Sampler(spec["world"], device, weights)
         if embeddings_path is not None and weights != RANDOM:
-            texts = read_batch(captions_path, embeddings_path, range(batch), sampler.handle.weights)
+            texts = read_batch(captions_path, embeddings_path, range(most), sampler.handle.weights)
         else:
-            entries = read_record(captions_path, "captions")["captions"][:batch]
+            entries = read_record(captions_path, "captions")["captions"][:most]
             given, negative = (
                 sampler.world.embed(sampler.handle, captions) for captions in ([e["text"] for e in entries], [""])
             )
             texts = Texts([entry["id"] for entry in entries], given, negative)
-    ran: dict[str, Trace] = {}
-    peaks: dict[str, int] = {}
-    runs = {each["arm"]: _runner(sampler, each, texts, ran, peaks) for each in (baseline, spec)}
-    before = None if device == "cpu" else gpu_load(device)
-    neighbours = Neighbours()
+    watch = _Watch(sampler, baseline, spec, texts, protocol.rounds)
     with clock("compute"):
-        timing = interleave(runs, baseline["arm"], rounds)[spec["arm"]]
-    taken = neighbours.share()
-    # Others' use of a GPU shows only while the own one rests: before and after.
-    after = None if before is None else gpu_load(device)
-    gpu = None if before is None or after is None else max(before, after)
-    note = contention(taken, gpu, timing.ratios)
-    if note:
-        print(f"stopwatch: the machine is contended: {note}; the ratios are less certain", file=sys.stderr)
-    if device != "cpu" and gpu is None:
+        main = watch.time(protocol.modes[0], protocol.batches[0])
+        if main.note and not protocol.report:
+            print(f"stopwatch: {main.note}; timing once more", file=sys.stderr, flush=True)
+            main = watch.time(protocol.modes[0], protocol.batches[0])
+        refused = main.note if main.note and not protocol.report else ""
+        others = [] if refused else list(watch.others(protocol))
+        forwards = {} if refused else watch.forwards(protocol.batches[0])
+    if main.note:
+        print(
+            f"stopwatch: the machine is contended: {main.note}; "
+            + ("no speed is given; `stopwatch: {contended: report}` gives it all the same" if refused else "less sure"),
+            file=sys.stderr,
+        )
+    if device != "cpu" and main.gpu is None:
         print("stopwatch: whether others use the GPU was not checked: nvidia-smi does not tell", file=sys.stderr)
     assert sampler.costs is not None
     body: dict[str, Any] = {
         "spec_hash": spec["hash"],
-        "batch": batch,
-        "rounds": rounds,
+        "batch": protocol.batches[0],
+        "mode": protocol.modes[0],
+        "rounds": protocol.rounds,
+        "warmup_rounds": 1,
+        "clock": "perf_counter" if device == "cpu" else "perf_counter, the GPU synchronised",
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "device": device,
         "keeps_memory": sampler.keeps_memory,
-        "seconds_per_image": spread([seconds / batch for seconds in timing.seconds]),
-        "speedup": spread(timing.ratios),
-        "peak_bytes": peaks.get(spec["arm"]),
-        "peak_bytes_baseline": peaks.get(baseline["arm"]),
-        "rounds_seconds": timing.seconds,
-        "contended": bool(note),
-        "load": taken,
-        "gpu_load": gpu,
-        "note": note,
+        "refused": refused,
+        **(main.body() if not refused else dict.fromkeys(main.body())),
+        "others": [{"mode": mode, "batch": batch, **lap.body()} for mode, batch, lap in others],
+        "not_timed": watch.not_timed,
+        "forward_seconds": forwards,
+        "peak_bytes": watch.peaks.get(spec["arm"]),
+        "peak_bytes_baseline": watch.peaks.get(baseline["arm"]),
+        "rounds_seconds": main.seconds,
+        "contended": bool(main.note),
+        "load": main.load,
+        "gpu_load": main.gpu,
+        "note": main.note,
         "weights": sampler.handle.weights,
         "decoded": sampler.world.no_images(spec.get("weights")) is None,
-        "trace": ran[spec["arm"]].summary(),
+        "trace": watch.ran[spec["arm"]].summary(),
         "costs": sampler.costs.to_json(),
     }
     write_record(out, "latency", body, timings=clock.seconds, code=code)
+
+
+@dataclass(frozen=True)
+class Lap:
+    """An arm's timing in one mode at one batch size."""
+
+    batch: int
+    seconds: list[float]
+    ratios: list[float]
+    load: float
+    gpu: float | None
+    note: str
+    joules: float | None
+    joules_baseline: float | None
+
+    def body(self) -> dict[str, Any]:
+        """The numbers of the record."""
+        return {
+            "seconds_per_image": spread([seconds / self.batch for seconds in self.seconds]),
+            "speedup": spread(self.ratios),
+            "p50_seconds": quantile(self.seconds, 0.5),
+            "p90_seconds": quantile(self.seconds, 0.9),
+            "joules_per_image": self.joules,
+            "joules_per_image_baseline": self.joules_baseline,
+        }
+
+
+class _Watch:
+    """Times an arm against the full model, in any mode at any batch size."""
+
+    def __init__(self, sampler: Any, baseline: dict[str, Any], spec: dict[str, Any], texts: Any, rounds: int) -> None:
+        self.sampler, self.baseline, self.spec, self.texts, self.rounds = sampler, baseline, spec, texts, rounds
+        self.ran: dict[str, Trace] = {}
+        self.peaks: dict[str, int] = {}
+        self.not_timed: dict[str, str] = {}
+
+    def time(self, mode: str, batch: int) -> Lap:
+        """One timing, with what others took of the machine meanwhile."""
+        device, texts = self.sampler.device, self.texts.part(0, batch)
+        used: dict[str, list[float]] = {}
+        before = None if device == "cpu" else gpu_load(device)
+        neighbours = Neighbours()
+        with ExitStack() as stack:
+            stack.enter_context(mode_of(self.sampler, mode))
+            runs = {}
+            for each in (self.baseline, self.spec):
+                stand_in = stack.enter_context(recording(mode))
+                main = (self.ran, self.peaks) if mode == "eager" else ({}, {})
+                run = _runner(self.sampler, each, texts, *main, stand_in)
+                runs[each["arm"]] = metered(run, device, used.setdefault(each["arm"], []))
+            timing = interleave(runs, self.baseline["arm"], self.rounds)[self.spec["arm"]]
+        taken = neighbours.share()
+        # Others' use of a GPU shows only while the own one rests: before and after.
+        after = None if before is None else gpu_load(device)
+        gpu = None if before is None or after is None else max(before, after)
+        joules = {arm: sum(each) / len(each) / batch if each else None for arm, each in used.items()}
+        return Lap(
+            batch,
+            timing.seconds,
+            timing.ratios,
+            taken,
+            gpu,
+            contention(taken, gpu, timing.ratios),
+            joules[self.spec["arm"]],
+            joules[self.baseline["arm"]],
+        )
+
+    def others(self, protocol: Protocol) -> Iterator[tuple[str, int, Lap]]:
+        """What is timed besides the main mode and batch."""
+        for mode in protocol.modes:
+            if reason := self._why_not(mode):
+                self.not_timed[mode] = reason
+                continue
+            for batch in protocol.batches:
+                if (mode, batch) != (protocol.modes[0], protocol.batches[0]):
+                    print(f"stopwatch: {mode}, batch {batch}", file=sys.stderr, flush=True)
+                    yield mode, batch, self.time(mode, batch)
+
+    def _why_not(self, mode: str) -> str:
+        """Why the arm cannot be timed in a mode; nothing if it can."""
+        if mode != "graphs":
+            return ""
+        from ditbench.methods import method_of
+
+        method, world = method_of(self.spec), self.sampler.world
+        plan = method.plan(world.shape(method.steps(self.spec["steps"] or world.default_steps)))
+        return "its plan is made while sampling: only static plans can be recorded" if plan.online else ""
+
+    def forwards(self, batch: int) -> dict[str, Any]:
+        """Seconds of each call of the network, of the arm and of the full model, in a run of its own."""
+        from ditbench.methods import method_of
+
+        found: dict[str, Any] = {}
+        for name, each in (("baseline", self.baseline), ("arm", self.spec)):
+            clock = Forwards(self.sampler.device)
+            texts = self.texts.part(0, batch)
+            self.sampler.run(method_of(each), each["steps"], each["seed"], texts, clock)
+            found[name] = clock.seconds
+        return found
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """A quantile, between neighbours where it falls between them."""
+    import numpy as np
+
+    return float(np.quantile(np.asarray(values), share))
+
+
+def metered(run: Callable[[], None], device: str, used: list[float]) -> Callable[[], None]:
+    """A run that adds the joules it took to `used`, where the device tells them."""
+    read = meter(device)
+    if read is None:
+        return run
+
+    def measured() -> None:
+        before = read()
+        run()
+        used.append(read() - before)
+
+    return measured
 
 
 def contention(processor: float, gpu: float | None, ratios: Sequence[float] = ()) -> str:
@@ -174,13 +318,20 @@ def contention(processor: float, gpu: float | None, ratios: Sequence[float] = ()
 
 
 def _runner(
-    sampler: Any, spec: dict[str, Any], texts: Any, ran: dict[str, Trace], peaks: dict[str, int]
+    sampler: Any,
+    spec: dict[str, Any],
+    texts: Any,
+    ran: dict[str, Trace],
+    peaks: dict[str, int],
+    stand_in: StandIn | None = None,
 ) -> Callable[[], None]:
-    arm = spec["arm"]
+    from ditbench.methods import method_of
+
+    arm, method = spec["arm"], method_of(spec)
 
     def run() -> None:
         with peak_memory(sampler.device, arm, peaks):
-            _, ran[arm] = sampler.draw(spec, texts)
+            _, ran[arm] = sampler.run(method, spec["steps"], spec["seed"], texts, stand_in)
 
     return run
 

@@ -27,9 +27,22 @@ COSTS = (
     "speedup",
     "seconds-per-image",
     "peak-memory",  # GB on a GPU; none on a CPU
+    "latency-p50",  # seconds of a sampling run of the main batch
+    "latency-p90",
+    "forward-ms",  # the median call of the network
+    "energy-per-image",  # joules, where the device tells them
     "nominal-ratio",
     "realised-ratio",
 )
+
+# Of the main mode and batch, and of others that were timed besides: speedup-b16, speedup-compiled, speedup-graphs-b1.
+_SPEEDUPS = re.compile(r"speedup(-(compiled|graphs|eager))?(-b[0-9]+)?")
+
+
+def is_cost(measure: str) -> bool:
+    """Whether a measure is of what an arm costs, not of what a judge says."""
+    return measure in COSTS or _SPEEDUPS.fullmatch(measure) is not None
+
 
 ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 Text = Annotated[str, Field(min_length=1)]

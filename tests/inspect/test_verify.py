@@ -20,7 +20,7 @@ from ditbench.inspect.verify import Check, verify
 from ditbench.judges.psnr import Psnr
 from ditbench.records import read_record, write_record
 from ditbench.score import score_cell
-from ditbench.stopwatch import time_arm
+from ditbench.stopwatch import Protocol, time_arm
 from ditbench.storage import read_shard, write_shard
 from ditbench.worlds import RANDOM, get_world
 from tests.workflow.test_real_worlds import write_study
@@ -175,7 +175,15 @@ def test_of_random_weights_plan_and_cost_are_made_again(
         write_record(folder / "spec.json", "spec", {**asdict(spec), "hash": spec.hash})
     for folder in folders.values():
         whole = folders["full"] / "spec.json"
-        time_arm(folder / "spec.json", whole, captions, None, folder / "latency.json", 1, 1, weights=RANDOM)
+        time_arm(
+            folder / "spec.json",
+            whole,
+            captions,
+            None,
+            folder / "latency.json",
+            Protocol(1, (1,), report=True),
+            weights=RANDOM,
+        )
         write_cost(folder / "spec.json", [folder / "latency.json"], folder / "cost.json")
     assert main(["verify", "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]

@@ -206,7 +206,9 @@ class Fabricated:
         seconds = {"value": 0.32 / value, "low": 0.31 / value, "high": 0.34 / value}
         body = {"spec_hash": spec.hash, "batch": 16, "rounds": 5, "seconds_per_image": seconds}
         body |= {"speedup": {"value": value, "low": low, "high": high}, "contended": False, "load": 0.0, "note": ""}
-        body |= {"peak_bytes": None, "peak_bytes_baseline": None}
+        body |= {"peak_bytes": None, "peak_bytes_baseline": None, "mode": "eager", "joules_per_image": 3.0}
+        body |= {"p50_seconds": seconds["value"], "p90_seconds": seconds["high"]}
+        body |= {"forward_seconds": {"baseline": [0.01] * 3, "arm": [0.01, 0.002, 0.01]}}
         write(folder / "latency.json", "latency", body, timings)
 
     def remove(self, arm: str, *names: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.workflow.conftest import Tree
 
 pytestmark = pytest.mark.timeout(1500)
-SMALL = ("images=8", "shard=4", "batch=4", "references=96", "stopwatch={rounds: 1, batch: 2}")
+SMALL = ("images=8", "shard=4", "batch=4", "references=96", "stopwatch={rounds: 1, batch: 2, contended: report}")
 CELLS = Path("results/cells/scenes")
 
 

@@ -274,6 +274,12 @@ def reference_features(wildcards):
     return [f"{folder}/{network}.json" for network in networks_of(names)]
 
 
+def timed_batches():
+    """How many images are timed at once, the main number first; no more than there are captions."""
+    wanted = [CONFIG.stopwatch.batch, *CONFIG.stopwatch.batches]
+    return " ".join(map(str, dict.fromkeys(min(batch, CONFIG.images) for batch in wanted)))
+
+
 def draws_images(spec):
     """Whether a cell has images; one that has none is timed and billed only."""
     return get_world(spec.world).no_images(spec.weights) is None

@@ -13,7 +13,9 @@ rule latency:
         code=code_of_cell("time"),
         spec=spec_hash,
         rounds=CONFIG.stopwatch.rounds,
-        batch=min(CONFIG.stopwatch.batch, CONFIG.images),
+        batches=timed_batches(),
+        modes=" ".join(CONFIG.stopwatch.modes),
+        contended=CONFIG.stopwatch.contended,
         embeddings=lambda wildcards, input: f"--embeddings {input.embeddings}" if input.embeddings else "",
         weights=weights_option,
         device=CONFIG.device,
@@ -29,5 +31,5 @@ rule latency:
     retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench time --spec {input.spec} --baseline {input.baseline} "
-        "--captions {input.captions} {params.embeddings} --rounds {params.rounds} --batch {params.batch} "
-        "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+        "--captions {input.captions} {params.embeddings} --rounds {params.rounds} --batch {params.batches} --modes {params.modes} "
+        "--contended {params.contended} --device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

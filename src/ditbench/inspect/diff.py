@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What of a spec decides whether two cells drew pictures of the same captions from the same noise.
 PAIRING = ("world", "images", "captions", "captions_sha256", "seed")
 # What the stopwatch measured.
-OF_STOPWATCH = ("speedup", "seconds-per-image", "peak-memory")
+OF_STOPWATCH = ("seconds-per-image", "peak-memory", "latency-p50", "latency-p90", "forward-ms", "energy-per-image")
 # Of provenance, what may differ between any two jobs and says nothing.
 _CHANGING = ("created", "timings", "host_load")
 
@@ -148,7 +148,7 @@ def _refused(name: str, first: Cell, second: Cell) -> str:
     """Why two values of a measure may not be compared."""
     if first.world != second.world:
         return "of different worlds"
-    if name in OF_STOPWATCH:
+    if name in OF_STOPWATCH or name.startswith("speedup"):
         return _timed_otherwise(first, second)
     read = [cell.bodies.get("scores", {}).get("judge_weights", {}) for cell in (first, second)]
     if name in _score_names(first) and any(
@@ -175,7 +175,7 @@ def _timed_otherwise(first: Cell, second: Cell) -> str:
     """Which circumstances of the stopwatch differ; a ratio to `full` hangs on them as seconds do."""
     times = [
         {
-            **{name: cell.bodies.get("latency", {}).get(name) for name in ("device", "threads", "batch")},
+            **{name: cell.bodies.get("latency", {}).get(name) for name in ("device", "threads", "batch", "mode")},
             "hardware": cell.provenance.get("latency", {}).get("hardware"),
         }
         for cell in (first, second)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ditbench.cells import BASELINE
 from ditbench.faults import Fault
 from ditbench.mistakes import possible
-from ditbench.study import COSTS
+from ditbench.study import is_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,9 +94,9 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
         first.setdefault(cell.arm, cell)
     baseline = first.get(BASELINE)
     known = [
-        name for name, value in (baseline.values if baseline else {}).items() if value.direction and name not in COSTS
+        name for name, value in (baseline.values if baseline else {}).items() if value.direction and not is_cost(name)
     ]
-    if wish.measure in COSTS:
+    if is_cost(wish.measure):
         raise Fault(
             f"--measure: {wish.measure!r} says what an arm costs, not how good its images are"
             f"{possible(wish.measure, known)}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ditbench.study import COSTS
+from ditbench.study import is_cost
 
 if TYPE_CHECKING:
     from ditbench.report.tables import Heading, Line
@@ -50,7 +50,7 @@ def _rivals(control: Line, lines: Sequence[Line]) -> list[Line]:
 
 def _quality(headings: Sequence[Heading]) -> list[tuple[int, Heading]]:
     """The columns that judges fill, with their places."""
-    return [(i, heading) for i, heading in enumerate(headings) if heading.measure not in COSTS and heading.direction]
+    return [(i, heading) for i, heading in enumerate(headings) if not is_cost(heading.measure) and heading.direction]
 
 
 def _ranks_last(control: Line, lines: Sequence[Line], i: int, heading: Heading) -> bool | None:

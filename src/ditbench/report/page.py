@@ -186,6 +186,15 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def calls_text(forwards: Mapping[str, Sequence[float]]) -> str:
+    """How long calls of the network took, of the arm and of the full model."""
+    said = []
+    for whose, seconds in forwards.items():
+        middle = sorted(seconds)[len(seconds) // 2]
+        said.append(f"{whose} {1e3 * middle:.3g} ms (from {1e3 * min(seconds):.3g} to {1e3 * max(seconds):.3g})")
+    return "median of the " + ", of the ".join(said)
+
+
 def learned_text(found: Mapping[str, Any]) -> str:
     """What a learner found, in a few words: numbers, and how many of what there is a list of."""
     parts = []
@@ -225,14 +234,21 @@ def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
         macs = f"{cost['linear'] / 1e9:.3g} G linear + {cost['attention'] / 1e9:.3g} G attention"
         yield "MACs", f"{macs}, one of {branches} CFG {'branch' if branches == 1 else 'branches'}", False
     if latency:
-        yield "timed", f"batch {latency['batch']}, {latency['rounds']} rounds in turn with the baseline", False
+        way = f", {latency['mode']}" if latency.get("mode", "eager") != "eager" else ""
+        yield "timed", f"batch {latency['batch']}{way}, {latency['rounds']} rounds in turn with the baseline", False
+        if forwards := latency.get("forward_seconds"):
+            yield "one call of the network", calls_text(forwards), False
+        for mode, reason in latency.get("not_timed", {}).items():
+            yield f"not timed as {mode}", reason, False
         if latency.get("device", "cpu") != "cpu":
             load = latency.get("gpu_load")
             yield "others on the GPU", "not checked" if load is None else f"{load:.0%} of the time", False
         if latency.get("peak_bytes") is not None:
             peaks = (f"{latency[key] / 1e9:.3g} GB" for key in ("peak_bytes", "peak_bytes_baseline"))
             yield "peak GPU memory", "{}, of the baseline {}".format(*peaks), False
-        if latency["contended"]:
+        if latency.get("refused"):
+            yield "speed not given", f"the machine was contended: {latency['refused']}", False
+        elif latency["contended"]:
             yield "contended", str(latency["note"]), False
     for kind, p in cell.provenance.items():
         if kind in ("shard", "latency"):

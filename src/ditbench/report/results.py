@@ -275,18 +275,38 @@ def _values(bodies: dict[str, dict[str, Any]], folder: Path) -> Iterator[tuple[s
     if cost := bodies.get("cost"):
         yield from _costs(cost, str(folder / "cost.json"))
     if latency := bodies.get("latency"):
-        spread = f"slowest and fastest of {latency['rounds']} rounds"
-        source = str(folder / "latency.json")
-        for measure, key, unit, direction in (
-            ("speedup", "speedup", "x", "higher"),
-            ("seconds-per-image", "seconds_per_image", "s", "lower"),
-        ):
-            v = latency[key]
-            n = latency["rounds"]
-            yield measure, Value(v["value"], v["low"], v["high"], n, unit, direction, interval=spread, source=source)
-        # Null on a CPU, where a process has one peak for both arms.
-        if (peak := latency.get("peak_bytes")) is not None:
-            yield "peak-memory", Value(peak / GIGA, unit="GB", direction="lower", source=source)
+        yield from _speeds(latency, str(folder / "latency.json"))
+
+
+def _speeds(latency: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]:
+    """The numbers of a latency record; none where it was refused."""
+    if latency.get("refused"):
+        return
+    n = latency["rounds"]
+    spread = f"slowest and fastest of {n} rounds"
+
+    def of_rounds(v: dict[str, float], unit: str, direction: str) -> Value:
+        return Value(v["value"], v["low"], v["high"], n, unit, direction, interval=spread, source=source)
+
+    yield "speedup", of_rounds(latency["speedup"], "x", "higher")
+    yield "seconds-per-image", of_rounds(latency["seconds_per_image"], "s", "lower")
+    for lap in latency.get("others", ()):
+        mode = "" if lap["mode"] == latency["mode"] else f"-{lap['mode']}"
+        batch = "" if lap["batch"] == latency["batch"] else f"-b{lap['batch']}"
+        yield f"speedup{mode}{batch}", of_rounds(lap["speedup"], "x", "higher")
+    for name, key, unit in (
+        ("latency-p50", "p50_seconds", "s"),
+        ("latency-p90", "p90_seconds", "s"),
+        ("energy-per-image", "joules_per_image", "J"),
+    ):
+        if latency.get(key) is not None:
+            yield name, Value(latency[key], n=n, unit=unit, direction="lower", source=source)
+    if forwards := (latency.get("forward_seconds") or {}).get("arm"):
+        middle = sorted(forwards)[len(forwards) // 2]
+        yield "forward-ms", Value(1e3 * middle, n=len(forwards), unit="ms", direction="lower", source=source)
+    # Null on a CPU, where a process has one peak for both arms.
+    if (peak := latency.get("peak_bytes")) is not None:
+        yield "peak-memory", Value(peak / GIGA, unit="GB", direction="lower", source=source)
 
 
 def _costs(cost: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]:

@@ -201,12 +201,19 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     for line in lines:
         if line.note:
             yield f"{line.label} ({line.role}): {line.note}." if line.role != "arm" else f"{line.label}: {line.note}."
+    for line in lines:
+        if line.cell and (reason := line.cell.bodies.get("latency", {}).get("refused")):
+            yield (
+                f"{line.label}: no speed is given, the machine was contended while it was timed ({reason}); run again, "
+                "or report all the same with `stopwatch: {contended: report}`."
+            )
     contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
     yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
 
 
 def _contended(cell: Cell) -> bool:
-    return bool(cell.bodies.get("latency", {}).get("contended"))
+    latency = cell.bodies.get("latency", {})
+    return bool(latency.get("contended")) and not latency.get("refused")
 
 
 # Markdown
