@@ -12,7 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ditbench.caption_files.options import learning_words, training_words, words_of
-from ditbench.cells import BASELINE, caption_set, cell_table, learning_set, reference_set, shard_ranges, training_captions
+from ditbench.cells import (
+    BASELINE,
+    caption_set,
+    cell_table,
+    learning_set,
+    reference_set,
+    shard_ranges,
+    training_captions,
+)
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
@@ -52,6 +60,7 @@ LEARNED_RECORD = f"{RESULTS}/learned/{{world}}/{{arm}}/learned.json"
 OVERLAP_RECORD = f"{RESULTS}/overlap/{{world}}/{CAPTIONS}-{(TRAINING_HASH or '')[:8]}.json"
 EMBEDDINGS_RECORD = f"{RESULTS}/embeddings/{{world}}/{CAPTIONS}.json"
 REFERENCES_RECORD = f"{RESULTS}/references/{{world}}/{REFERENCES}.json"
+FEATURES_RECORD = f"{RESULTS}/references/{{world}}/{REFERENCES}/{{network}}.json"
 SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
 ASSETS = f"{RESULTS}/assets"
@@ -270,8 +279,7 @@ def reference_features(wildcards):
     if references_known(wildcards) != "images":
         return []
     names = CONFIG.judges or default_judges(wildcards.world, CONFIG.judge_weights, references_known(wildcards))
-    folder = REFERENCES_RECORD.removesuffix(".json").format(**wildcards)
-    return [f"{folder}/{network}.json" for network in networks_of(names)]
+    return [FEATURES_RECORD.format(world=wildcards.world, network=network) for network in networks_of(names)]
 
 
 def timed_batches():

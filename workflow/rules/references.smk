@@ -23,7 +23,7 @@ rule features:
     input:
         references=REFERENCES_RECORD,
     output:
-        REFERENCES_RECORD.removesuffix(".json") + "/{network}.json",
+        FEATURES_RECORD,
     params:
         code=code_hash("features"),
         source=reference_words(),
