@@ -89,7 +89,8 @@ def test_mistakes_of_a_study_are_told_like_those_of_a_configuration(tmp_path: Pa
         f"{place}: columns.0.label: '' must not be empty",
         f"{place}: columns.1.digits: 10 must be <= 9",
         # `name` is the file's to say.
-        f"{place}: nmae: unknown key. Possible: title, world, rows, columns, figure, baseline, controls",
+        f"{place}: nmae: unknown key. Possible: title, world, rows, columns, baseline, figure, controls, ablations, "
+        "source, awaits, twin, notes, not_printed",
     ]
 
 
@@ -124,3 +125,50 @@ def test_reading_a_study_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_folders_are_part_of_a_name() -> None:
+    assert load_study("diffsparse-table1") == load_study("diffsparse/table1")
+    assert load_study("studies/diffsparse/table1.yaml").name == "diffsparse-table1"
+
+
+def test_a_row_has_a_method_or_says_what_it_awaits(tmp_path: Path) -> None:
+    body = small()
+    body["rows"].append({"arm": "later", "label": "later", "awaits": "Later"})
+    body["rows"].append({"arm": "both", "label": "both", "awaits": "Later", "method": "fora"})
+    body["rows"].append({"arm": "neither", "label": "neither"})
+    with pytest.raises(Fault) as caught:
+        load_study(write(tmp_path, body))
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == ["rows.3", "rows.4"]
+
+
+def test_a_published_number_has_the_study_s_source_or_needs_its_own(tmp_path: Path) -> None:
+    body = small()
+    body["rows"][1]["published"] = {"speedup": 1.5}
+    with pytest.raises(Fault, match=r"rows\.1\.published\.speedup"):
+        load_study(write(tmp_path, body))
+    study = load_study(write(tmp_path, {**body, "source": "A paper, Table 1"}))
+    assert study.rows[1].published["speedup"].source == "A paper, Table 1"
+    assert study.rows[1].published["speedup"].value == 1.5
+
+
+def test_ablations_vary_one_knob_at_a_time_or_all_together(tmp_path: Path) -> None:
+    vary = {"interval": [2, 3, 4], "direction": ["down"]}
+    body = small() | {"ablations": [{"base": "fora-n3", "vary": vary}]}
+    arms = {row.arm: row.knobs for row in load_study(write(tmp_path, body)).rows}
+    # 3 is where the base stands already.
+    assert set(list(arms)[2:]) == {"fora-n3.interval-2", "fora-n3.interval-4", "fora-n3.direction-down"}
+    assert arms["fora-n3.direction-down"] == {"interval": 3, "direction": "down"}
+    body["ablations"][0]["grid"] = True
+    arms = {row.arm: row.knobs for row in load_study(write(tmp_path, body)).rows}
+    assert len(arms) == 5 and arms["fora-n3.direction-down.interval-2"] == {"interval": 2, "direction": "down"}
+
+
+def test_an_ablation_with_a_wrong_value_or_base_is_told(tmp_path: Path) -> None:
+    body = small() | {"ablations": [{"base": "fora-n3", "vary": {"interval": [0]}}]}
+    with pytest.raises(Fault, match=r"ablations: rows\.2\.knobs: interval: 0 must be >= 1"):
+        load_study(write(tmp_path, body))
+    body["ablations"][0]["base"] = "fora"
+    with pytest.raises(Fault, match=r"ablations: no row has arm 'fora'"):
+        load_study(write(tmp_path, body))

@@ -195,7 +195,13 @@ def _arms(config: Config) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
     for name in config.studies:
         study = load_study(name)
+        if study.awaits is not None:
+            raise Fault(
+                f"study {study.name} awaits {study.awaits}; `ditbench study {study.name}` shows what is published"
+            )
         for row in study.rows:
+            if row.method is None:
+                continue
             body = {"method": row.method, "knobs": dict(row.knobs), "steps": row.steps}
             yield study.world, row.arm, f"study {study.name}", body
     for name, arm in config.arms.items():

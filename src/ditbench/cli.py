@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     add("worlds", _worlds, "list the worlds, and whether their weights are there", "config", "json")
     add("methods", _methods, "list the methods and their knobs", "json")
     add("judges", _judges, "list the judges, and whether what they need is there", "config", "json")
+    add("studies", _studies, "list the studies: how many of their arms can be run, how many wait", "json")
+    sub = add("study", _study, "show a study: published values, and those of cells at hand", "config", "results")
+    sub.add_argument("name", metavar="STUDY", help="a name of `ditbench studies`, or a file")
+    sub.add_argument("--format", choices=("md", "tex", "csv", "html"), default="md", help="Markdown if not given")
+    sub.add_argument("--out", type=Path, metavar="FOLDER", help="write all four forms there instead")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     for name, command, text, count in (
         ("show", _show, "say everything about a cell", 1),
@@ -318,6 +323,30 @@ def _range(knob: Any) -> str:
     return " and ".join(part for part in (low, high) if part) or "any"
 
 
+def _studies(options: argparse.Namespace) -> None:
+    from ditbench.inspect.studies import listed
+
+    found = listed()
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return
+    _table(tuple(found[0]), [tuple(map(str, each.values())) for each in found])
+
+
+def _study(options: argparse.Namespace) -> None:
+    from ditbench.config import load_config
+    from ditbench.inspect.studies import rendered, standing, write
+    from ditbench.study import load_study
+
+    study = load_study(options.name)
+    results = standing(study, load_config(options.config), options.results)
+    if options.out is None:
+        print(rendered(study, results, options.format), end="")
+        return
+    for path in write(study, results, options.out):
+        print(path)
+
+
 def _cells(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
@@ -385,7 +414,7 @@ def _recommend(options: argparse.Namespace) -> None:
     config = load_config(options.config)
     world = options.world or config.world
     studies = [study for study in map(load_study, config.studies) if study.world == world]
-    measure = options.measure or next((study.figure.y for study in studies), None)
+    measure = options.measure or next((study.figure.y for study in studies if study.figure), None)
     if measure is None:
         raise Fault(f"no study of world {world} names a measure of quality: give one as --measure")
     loss = recommend.parse_loss(options.quality_loss) if options.quality_loss else None

@@ -1,16 +1,20 @@
 """A study: a table and a figure as data, read from `studies/<name>.yaml` and checked before anything runs.
 
-Rows are arms, columns are measures. Measures of judges carry their world's name (`fid/scenes`); drift to the
-baseline (`psnr-to-full`) and the costs below do not.
+Rows are arms, columns are measures. Measures of judges of the embedded world carry its name (`fid/scenes`); drift to
+the baseline (`psnr-to-full`) and the costs below do not. A row whose method ditbench lacks says what it `awaits`: it
+shows what was published and no cell is made for it. `ablations` make further rows of one by varying its knobs.
+
+A file in a folder is called with it: `studies/diffsparse/table1.yaml` is the study `diffsparse-table1`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,10 +64,12 @@ class Published(_Part):
 
 
 class Row(_Part):
-    """One arm of a study: a method at one operating point."""
+    """One arm of a study: a method at one operating point, or one that `awaits` what ditbench does not have yet."""
 
     arm: ArmName
-    method: str
+    method: str | None = None
+    awaits: Text | None = None
+    group: str = ""
     knobs: dict[str, Any] = {}
     steps: Annotated[int, Field(ge=1)] | None = None
     label: Text
@@ -77,6 +83,16 @@ class Column(_Part):
     measure: Text
     label: Text
     digits: Annotated[int, Field(ge=0, le=9)] = 2
+    unit: Literal["", "T", "GB", "MB", "ms", "%"] = ""  # other than the measure's own; published values are in it
+
+
+class Ablation(_Part):
+    """Rows that vary one arm: each knob's values by themselves, or with `grid` all their combinations."""
+
+    base: ArmName
+    vary: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    grid: bool = False
+    group: str = ""
 
 
 class Axes(_Part):
@@ -94,9 +110,15 @@ class Study(_Part):
     world: str
     rows: Annotated[list[Row], Field(min_length=1)]
     columns: Annotated[list[Column], Field(min_length=1)]
-    figure: Axes
-    baseline: str
+    baseline: str | None  # the arm that the others are held against; null where the original shows none
+    figure: Axes | None = None
     controls: list[str] = []
+    ablations: list[Ablation] = []
+    source: Text | None = None  # of published values that name none
+    awaits: Text | None = None  # what ditbench lacks for any row of it: the world may then be one that it has not
+    twin: Text | None = None  # the study that asks the same of the embedded world
+    notes: list[Text] = []
+    not_printed: Text | None = None  # what of the original has no digits that could be read
 
     def row(self, arm: str) -> Row:
         """The row of an arm."""
@@ -115,7 +137,14 @@ def studies_folder() -> Path:
 
 def study_names(kind: str = "study") -> list[str]:
     """The names of the studies in the studies folder; those of another kind (`audit`) are no studies of arms."""
-    return sorted(path.stem for path in studies_folder().glob("*.yaml") if study_kind(path) == kind)
+    return sorted(name_of(path) for path in studies_folder().rglob("*.yaml") if study_kind(path) == kind)
+
+
+def name_of(path: Path) -> str:
+    """What the study of a file is called: its folders within the studies folder and its own name, with hyphens."""
+    folder = studies_folder().resolve()
+    whole = path.resolve().with_suffix("")
+    return "-".join(whole.relative_to(folder).parts) if whole.is_relative_to(folder) else whole.name
 
 
 def study_kind(path: Path) -> str:
@@ -130,19 +159,20 @@ def not_of_arms(path: Path) -> str | None:
     kind = study_kind(path)
     if kind == "study":
         return None
-    return f"{path.stem} is of kind {kind!r}, no study of arms; `uv run snakemake {path.stem}` makes it by itself"
+    name = name_of(path)
+    return f"{name} is of kind {kind!r}, no study of arms; `uv run snakemake {name}` makes it by itself"
 
 
 def study_path(name_or_path: str | Path) -> Path:
-    """The file of a study, by its name or by its path."""
+    """The file of a study, by its name (`diffsparse-table1` or `diffsparse/table1`) or by its path."""
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")):
         if Path(text).is_file():
             return Path(text)
         raise Fault(f"no study file {text!r}")
-    path = studies_folder() / f"{text}.yaml"
-    if path.is_file():
-        return path
+    for path in sorted(studies_folder().rglob("*.yaml")):
+        if name_of(path) == text.replace("/", "-"):
+            return path
     raise Fault(f"no study {text!r}{possible(text, study_names())}")
 
 
@@ -160,15 +190,65 @@ def load_study(name_or_path: str | Path) -> Study:
     if not isinstance(body, dict):
         raise Fault(f"{path} must hold keys and values (title, world, rows, columns, …), not {shown(body)}")
     if "name" in body:
-        raise Fault(f"{path}: name: a study is called like its file ({path.stem}); remove the key")
+        raise Fault(f"{path}: name: a study is called like its file ({name_of(path)}); remove the key")
     try:
-        study = Study.model_validate({"name": path.stem, **body})
+        study = Study.model_validate({"name": name_of(path), **_sourced(body)})
     except ValidationError as error:
         raise Fault(told(str(path), lines_of(error, Study, hidden=("name",)))) from error
     problems = list(_problems(study))
     if problems:
         raise Fault(told(str(path), problems))
-    return study
+    varied = [row for ablation in study.ablations for row in varied_rows(study, ablation)]
+    whole = study.model_copy(update={"rows": [*study.rows, *varied]})
+    if problems := list(_problems(whole)):
+        raise Fault(told(str(path), [f"ablations: {problem}" for problem in problems]))
+    return whole
+
+
+def _sourced(body: dict[str, Any]) -> dict[str, Any]:
+    """A study whose published values that are plain numbers have its own source."""
+    if not isinstance(body.get("source"), str) or not isinstance(body.get("rows"), list):
+        return body
+    return {**body, "rows": [_sourced_row(row, body["source"]) for row in body["rows"]]}
+
+
+def _sourced_row(row: Any, source: str) -> Any:
+    values = row.get("published") if isinstance(row, dict) else None
+    if not isinstance(values, dict):
+        return row
+    plain = {m: v for m, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {**row, "published": values | {m: {"value": float(v), "source": source} for m, v in plain.items()}}
+
+
+def varied_rows(study: Study, ablation: Ablation) -> Iterator[Row]:
+    """The rows of an ablation; the point where the base stands already is not made once more."""
+    from ditbench.methods import get_method
+
+    base = study.row(ablation.base)
+    own = get_method(str(base.method), base.knobs)
+    if ablation.grid:
+        points = [dict(zip(ablation.vary, p, strict=True)) for p in itertools.product(*ablation.vary.values())]
+    else:
+        points = [{knob: value} for knob, values in ablation.vary.items() for value in values]
+    for point in points:
+        if all(getattr(own, knob, None) == value for knob, value in point.items()):
+            continue
+        said = ", ".join(f"{knob} = {value}" for knob, value in point.items())
+        yield base.model_copy(
+            update={
+                "arm": arm_name(base.arm, point),
+                "knobs": {**base.knobs, **point},
+                "label": f"{base.label}: {said}",
+                "group": ablation.group or base.group,
+                "published": {},
+            }
+        )
+
+
+def arm_name(base: str, point: dict[str, Any]) -> str:
+    """The name of an arm that varies another: `toca.fresh-0.3`."""
+    parts = [f"{knob}-{value}".lower() for knob, value in point.items()]
+    return ".".join([base, *(re.sub(r"[^a-z0-9._-]+", "-", part).strip("-") for part in parts)])[:80]
 
 
 def _problems(study: Study) -> Iterator[str]:
@@ -176,13 +256,21 @@ def _problems(study: Study) -> Iterator[str]:
     from ditbench.methods import get_method, method_names
     from ditbench.worlds import world_names
 
-    if study.world not in world_names():
+    if study.world not in world_names() and study.awaits is None:
         yield f"world: no world {study.world!r}{possible(study.world, world_names())}"
     arms = [row.arm for row in study.rows]
     measures = [column.measure for column in study.columns]
     yield from (f"rows: arm {arm!r} is listed twice" for arm in _twice(arms))
     yield from (f"columns: measure {measure!r} is listed twice" for measure in _twice(measures))
+    if study.awaits is not None and any(row.method or row.awaits for row in study.rows):
+        yield "awaits: what a whole study waits for leaves its rows neither `method` nor `awaits`"
     for i, row in enumerate(study.rows):
+        if study.awaits is not None:
+            continue
+        if (row.method is None) == (row.awaits is None):
+            yield f"rows.{i}: needs either `method` or `awaits`, what ditbench lacks for it"
+        if row.method is None:
+            continue
         if row.method not in method_names():
             yield f"rows.{i}.method: no method {row.method!r}{possible(row.method, method_names())}"
             continue
@@ -194,10 +282,13 @@ def _problems(study: Study) -> Iterator[str]:
         world = measure.rpartition("/")[2]
         if "/" in measure and world != study.world:
             yield f"columns.{i}.measure: {measure!r} belongs to world {world!r}, this study to {study.world!r}"
-    for axis, measure in (("x", study.figure.x), ("y", study.figure.y)):
+    axes = (("x", study.figure.x), ("y", study.figure.y)) if study.figure else ()
+    for axis, measure in axes:
         if measure not in measures:
             yield f"figure.{axis}: {measure!r} is not a column{possible(measure, measures)}"
-    for key, names in (("baseline", [study.baseline]), ("controls", study.controls)):
+    bases = [ablation.base for ablation in study.ablations]
+    single = [study.baseline] if study.baseline is not None else []
+    for key, names in (("baseline", single), ("controls", study.controls), ("ablations", bases)):
         yield from (f"{key}: no row has arm {name!r}{possible(name, arms)}" for name in names if name not in arms)
     for i, row in enumerate(study.rows):
         for measure in row.published:

@@ -37,7 +37,11 @@ def arm_colours(study: Study) -> dict[str, str]:
     """The colour of every arm of a study, the same whichever arms have results."""
     arms = [row.arm for row in study.rows if row.arm != study.baseline and row.arm not in study.controls]
     colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
-    return colours | dict.fromkeys(study.controls, CONTROL_COLOUR) | {study.baseline: BASELINE_COLOUR}
+    return colours | dict.fromkeys(study.controls, CONTROL_COLOUR) | dict.fromkeys(_bases(study), BASELINE_COLOUR)
+
+
+def _bases(study: Study) -> list[str]:
+    return [] if study.baseline is None else [study.baseline]
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,14 @@ class Point:
 
 
 def points_of(study: Study, table: Table) -> list[Point]:
-    """The arms that have both numbers of the study's figure."""
+    """The arms that have both numbers of the study's figure; none where it has no figure."""
+    if study.figure is None:
+        return []
     places = [h.measure for h in table.headings]
     ix, iy = places.index(study.figure.x), places.index(study.figure.y)
     colours = arm_colours(study)
     markers = {arm: MARKERS[i % len(MARKERS)] for i, arm in enumerate(colours)}
-    markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | {study.baseline: BASELINE_MARKER}
+    markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | dict.fromkeys(_bases(study), BASELINE_MARKER)
     found = []
     for line in table.lines:
         x, y = (_span(line, i) for i in (ix, iy))
@@ -123,7 +129,7 @@ def _draw(study: Study, table: Table) -> Any:
     from matplotlib.figure import Figure
 
     points = points_of(study, table)
-    if not points:
+    if study.figure is None or not points:
         return None
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -77,6 +77,8 @@ def _rows(found: samples.Samples) -> Iterator[tuple[str, list[tuple[str, str | N
 
 
 def _figure_caption(study: Study, table: Table) -> str:
+    if study.figure is None:
+        return ""
     x, y = study.column(study.figure.x), study.column(study.figure.y)
     return (
         f"{y.label} against {x.label}. Bars are the intervals of the table; the thin line joins the arms that no other "
@@ -86,6 +88,8 @@ def _figure_caption(study: Study, table: Table) -> str:
 
 def _figure_text(study: Study, table: Table) -> str:
     """The figure's points in words."""
+    if study.figure is None:
+        return ""
     x, y = study.column(study.figure.x), study.column(study.figure.y)
     spots = (
         f"{p.label}: {number(p.x[0], x.digits)} and {number(p.y[0], y.digits)}" for p in figures.points_of(study, table)

@@ -126,12 +126,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """The cells of a config, the jobs that made them and the last run. `root` is the results folder."""
+    """The cells of a config, the jobs that made them and the last run. `root` is the results folder.
+
+    `absent` is why an arm that has no cell has none, in few words, and `trouble` the whole sentence.
+    """
 
     root: Path
     cells: tuple[Cell, ...]
     jobs: tuple[Job, ...]
     run: Run | None = None
+    absent: str = "not in the config"
+    trouble: str = ""
 
     def of_arm(self, world: str, arm: str) -> list[Cell]:
         """The cells of one arm, one per seed."""

@@ -30,7 +30,7 @@ class Samples:
 
 def collect(study: Study, results: Results, count: int = COUNT) -> Samples | None:
     """The first `count` captions and what each arm drew for them; None while no image exists."""
-    columns = [(row.label, next(iter(results.of_arm(study.world, row.arm)), None)) for row in study.rows]
+    columns = [(row.label, next(iter(results.of_arm(study.world, row.arm)), None)) for row in study.rows if row.method]
     first = next((cell for _, cell in columns if cell is not None and cell.shards), None)
     if first is None:
         return None

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ditbench.faults import Fault
 from ditbench.report import controls
 from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import Column, Row, Study
 
 Role = Literal["baseline", "arm", "published", "control"]
+ORDER: dict[Role, int] = {"baseline": 0, "arm": 1, "published": 1, "control": 2}
 Rank = Literal["", "best", "second"]
 
 ARROWS = {"lower": "↓", "higher": "↑"}
@@ -63,12 +65,14 @@ class Line:
 
     label: str
     role: Role
+    part: Role  # of its arm in the study: a published line stands beside what it is about
     arm: str
     seed: int | None
     state: str
     entries: tuple[Entry, ...]
     note: str = ""
     cell: Cell | None = None
+    group: str = ""
 
     @property
     def blank(self) -> bool:
@@ -94,49 +98,75 @@ class Table:
     warnings: tuple[str, ...] = ()
 
     def groups(self) -> list[list[Line]]:
-        """The lines in blocks that a rule divides."""
-        parts: tuple[tuple[Role, ...], ...] = (("baseline",), ("arm", "published"), ("control",))
-        blocks = [[line for line in self.lines if line.role in roles] for roles in parts]
-        return [block for block in blocks if block]
+        """The lines in blocks that a rule divides: the baseline, arms by the study's groups, controls."""
+        blocks: list[list[Line]] = []
+        for line in self.lines:
+            if blocks and (ORDER[line.part], line.group) == (ORDER[blocks[-1][0].part], blocks[-1][0].group):
+                blocks[-1].append(line)
+            else:
+                blocks.append([line])
+        return blocks
 
 
 def build_table(study: Study, results: Results) -> Table:
     """The table of a study."""
     lines = [line for row in study.rows for line in _lines(study, row, results)]
-    order: dict[Role, int] = {"baseline": 0, "arm": 1, "published": 1, "control": 2}
-    lines.sort(key=lambda line: order[line.role])
+    groups = list(dict.fromkeys(line.group for line in lines))
+    lines.sort(key=lambda line: (ORDER[line.part], groups.index(line.group)))
     headings = tuple(_heading(column, i, lines) for i, column in enumerate(study.columns))
     ranked = _ranked(headings, lines)
-    notes = (*_notes(study, ranked), *controls.passed(headings, ranked))
+    trouble = [f"What cannot be run as configured: {results.trouble}."] if results.trouble and not study.awaits else []
+    notes = (*_notes(study, ranked), *trouble, *controls.passed(headings, ranked))
     return Table(study.name, study.title, headings, tuple(ranked), notes, tuple(controls.warnings(headings, ranked)))
 
 
 def _lines(study: Study, row: Row, results: Results) -> Iterator[Line]:
     role: Role = "baseline" if row.arm == study.baseline else "control" if row.arm in study.controls else "arm"
-    cells = results.of_arm(study.world, row.arm)
-    if not cells:
+    cells = results.of_arm(study.world, row.arm) if row.method else []
+    waits = study.awaits or row.awaits
+    absent = f"not run: awaits {waits}" if waits else f"not run: {results.absent}"
+    if not cells and not row.published:
         blank = tuple(Entry() for _ in study.columns)
-        yield Line(row.label, role, row.arm, None, "not run: not in the config", blank, row.note)
+        yield Line(row.label, role, role, row.arm, None, absent, blank, row.note, group=row.group)
     for cell in cells:
         label = row.label if len(cells) == 1 else f"{row.label}, seed {cell.seed}"
         entries = tuple(_entry(column, cell.values, cell.differences) for column in study.columns)
-        yield Line(label, role, row.arm, cell.seed, cell.state_text, entries, row.note, cell)
+        yield Line(label, role, role, row.arm, cell.seed, cell.state_text, entries, row.note, cell, row.group)
     if row.published:
-        values = {m: Value(p.value, kind="published", source=p.source) for m, p in row.published.items()}
-        sources = "; ".join(dict.fromkeys(p.source for p in row.published.values()))
+        units = {column.measure: column.unit for column in study.columns}
+        values = {m: Value(p.value, unit=units[m], kind="published", source=p.source) for m, p in row.published.items()}
         entries = tuple(_entry(column, values, {}) for column in study.columns)
-        yield Line(row.label, "published", row.arm, None, "done", entries, sources)
+        state = "done" if cells else absent
+        yield Line(
+            row.label, "published", role, row.arm, None, state, entries, "" if cells else row.note, group=row.group
+        )
 
 
 def _entry(column: Column, values: dict[str, Value], differences: dict[str, Difference]) -> Entry:
     value = values.get(column.measure)
     if value is None:
         return Entry()
+    value = _in_unit(value, column.unit)
     interval = ""
     if value.low is not None and value.high is not None:
         interval = f"[{number(value.low, column.digits)}, {number(value.high, column.digits)}]"
     text = number(value.value, column.digits) + ("×" if value.unit == "x" else "")
     return Entry(value, text, interval, "", differences.get(column.measure))
+
+
+# A measure's own unit and a column's, and what turns one into the other.
+FACTORS = {("G", "T"): 1e-3, ("B", "MB"): 1e-6, ("B", "GB"): 1e-9, ("s", "ms"): 1e3, ("", "%"): 1e2}
+
+
+def _in_unit(value: Value, unit: str) -> Value:
+    """A value in its column's unit, which may be another than its own."""
+    if not unit or unit == value.unit:
+        return value
+    factor = FACTORS.get((value.unit, unit))
+    if factor is None:
+        raise Fault(f"a column in {unit} cannot show a value in {value.unit or 'no unit'}")
+    low, high = (None if bound is None else bound * factor for bound in (value.low, value.high))
+    return replace(value, value=value.value * factor, low=low, high=high, unit=unit)
 
 
 def number(value: float, digits: int) -> str:
@@ -186,6 +216,19 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     if not shown:
         yield "Nothing has been run yet."
         return
+    if not any(line.cell for line, _ in shown):
+        yield "Nothing of it has been run yet: all values are published ones."
+    if any(line.role == "published" for line, _ in shown):
+        told = dict.fromkeys(e.value.source for line, e in shown if line.role == "published" and e.value)
+        yield f"Published values are others', never ranked or compared with ours: {'; '.join(told)}."
+    yield from study.notes
+    if study.not_printed:
+        yield f"Without digits in what could be read, so not here: {study.not_printed}."
+    if study.twin:
+        yield f"The same in the embedded world: study {study.twin}."
+    if not any(line.cell for line, _ in shown):
+        yield from _row_notes(lines)
+        return
     counts = sorted({e.value.n for _, e in shown if e.value and e.value.n and "round" not in e.value.interval})
     seeds = sorted({line.seed for line, _ in shown if line.seed is not None})
     images = f"n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} images per arm" if counts else ""
@@ -196,11 +239,9 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
         second = ", second best is underlined" if any(entry.rank == "second" for _, entry in shown) else ""
         yield f"Best of the accelerated arms is bold{second}; the baseline and controls are not ranked."
     if any(entry.same for _, entry in shown):
-        baseline = study.row(study.baseline).label
+        baseline = study.row(study.baseline).label if study.baseline else "full"
         yield f"{SAME}: the 95 % interval of the paired difference to {baseline} includes zero."
-    for line in lines:
-        if line.note:
-            yield f"{line.label} ({line.role}): {line.note}." if line.role != "arm" else f"{line.label}: {line.note}."
+    yield from _row_notes(lines)
     for line in lines:
         if line.cell and (reason := line.cell.bodies.get("latency", {}).get("refused")):
             yield (
@@ -209,6 +250,12 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
             )
     contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
     yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
+
+
+def _row_notes(lines: Iterable[Line]) -> Iterator[str]:
+    for line in lines:
+        if line.note:
+            yield f"{line.label} ({line.role}): {line.note}." if line.role != "arm" else f"{line.label}: {line.note}."
 
 
 def _contended(cell: Cell) -> bool:
@@ -222,7 +269,11 @@ def _contended(cell: Cell) -> bool:
 def markdown(table: Table, page: str = PAGE) -> str:
     """The table for a README or an issue; arms link to their cell in the page."""
     heads = ["arm", *(f"{_md(h.label)} {h.arrow}".strip() for h in table.headings)]
-    rows = [[_md_label(line, page), *(_md_entry(entry) for entry in line.entries)] for line in _in_order(table)]
+    rows: list[list[str]] = []
+    for group in table.groups():
+        if group[0].group:
+            rows.append([f"*{_md(group[0].group)}*", *("" for _ in table.headings)])
+        rows += [[_md_label(line, page), *(_md_entry(entry) for entry in line.entries)] for line in group]
     rules = [":--", *("--:" for _ in table.headings)]
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rules, *rows])
     notes = "\n".join(f"- {_md(note)}" for note in table.notes)
@@ -254,7 +305,7 @@ def _md_entry(entry: Entry) -> str:
 def latex(table: Table) -> str:
     """A table* environment; it needs the packages booktabs and graphicx, and T1-encoded fonts."""
     heads = " & ".join(["", *(_tex_head(h) for h in table.headings)])
-    blocks = ["\n".join(_tex_line(line) for line in group) for group in table.groups()]
+    blocks = ["\n".join([*_tex_group(group[0], table), *map(_tex_line, group)]) for group in table.groups()]
     loud = [rf"\textbf{{WARNING: {tex(warning)}.}}" for warning in table.warnings]
     notes = " ".join([*loud, *(tex(note) for note in table.notes)])
     return "\n".join(
@@ -277,6 +328,11 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def _tex_group(first: Line, table: Table) -> Iterator[str]:
+    if first.group:
+        yield rf"\multicolumn{{{1 + len(table.headings)}}}{{l}}{{\textit{{{tex(first.group)}}}}} \\"
 
 
 def _tex_head(heading: Heading) -> str:
@@ -313,6 +369,7 @@ def _tex_value(entry: Entry) -> str:
 CSV_COLUMNS = (
     "study",
     "world",
+    "group",
     "arm",
     "label",
     "role",
@@ -348,7 +405,17 @@ def csv_text(table: Table, world: str) -> str:
             numbers = (v.kind, v.value, v.low, v.high, v.n, v.unit, v.direction, v.interval) if v else ("",) * 8
             paired = (d.difference, d.low, d.high) if d else ("",) * 3
             where = (line.cell.hash if line.cell else "", v.source if v else "")
-            who = (table.name, world, line.arm, line.label, line.role, line.seed, line.state, heading.measure)
+            who = (
+                table.name,
+                world,
+                line.group,
+                line.arm,
+                line.label,
+                line.role,
+                line.seed,
+                line.state,
+                heading.measure,
+            )
             writer.writerow(["" if item is None else item for item in (*who, *numbers, *paired, *where)])
     return out.getvalue()
 

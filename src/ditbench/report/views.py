@@ -10,9 +10,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from ditbench.study import Study
+from ditbench.study import Axes, Study
 
 VIEW = "ditbench"
+# Of a study without a figure.
+DEFAULT_AXES = Axes(x="speedup", y="macs-linear")
 # Columns around a study's measures. The run's name is the arm.
 FIRST = ("params.`knobs`", "params.`steps`")
 LAST = ("params.`nominal_ratio`", "params.`realised_ratio`", "tags.`state`")
@@ -27,7 +29,7 @@ def metric_name(measure: str) -> str:
 
 def view_state(studies: Sequence[Study]) -> dict[str, object]:
     """The state of the runs page: arm, quality, speed and cost in its table and in its charts."""
-    axes = studies[0].figure
+    axes = next((study.figure for study in studies if study.figure), DEFAULT_AXES)
     measures = list(dict.fromkeys(column.measure for study in studies for column in study.columns))
     # What the study is about comes first, because few columns fit a window.
     leading = [m for m in (axes.y, axes.x, "seconds-per-image", "macs-linear") if m in measures]

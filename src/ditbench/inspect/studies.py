@@ -1,0 +1,65 @@
+"""Any study as it stands: published values, and those of cells that are at hand. Nothing is run for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ditbench.faults import Fault
+from ditbench.report import tables
+from ditbench.report.results import Results, load_results
+from ditbench.study import Study, load_study, study_names
+
+if TYPE_CHECKING:
+    from ditbench.config import Config
+
+FORMS = ("md", "tex", "csv", "html")
+
+
+def standing(study: Study, config: Config, results: str | Path | None = None) -> Results:
+    """The cells of a study that lie in the results of a configuration.
+
+    Where they cannot even be asked for (no weights, no captions, a study that waits for something), there are none,
+    and the table says why.
+    """
+    root = Path(results if results is not None else config.results)
+    alone = config.model_copy(update={"studies": [study.name], "arms": {}, "world": study.world})
+    try:
+        return load_results(alone, root)
+    except Fault as fault:
+        return Results(root, (), (), absent="cannot be run as configured", trouble=" ".join(str(fault).split()))
+
+
+def rendered(study: Study, results: Results, form: str) -> str:
+    """A study's table in one of `FORMS`."""
+    table = tables.build_table(study, results)
+    if form == "csv":
+        return tables.csv_text(table, study.world)
+    return {"md": tables.markdown, "tex": tables.latex, "html": tables.html}[form](table)
+
+
+def write(study: Study, results: Results, folder: Path) -> list[Path]:
+    """Writes a study's table in every form to a folder."""
+    from ditbench.storage import replacing
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"table.{form}" for form in FORMS]
+    for path, form in zip(paths, FORMS, strict=True):
+        with replacing(path) as partial:
+            Path(partial).write_text(rendered(study, results, form), encoding="utf-8")
+    return paths
+
+
+def listed() -> list[dict[str, object]]:
+    """Every study: what it is about, how many of its rows can be run, and how many wait for something."""
+    studies = [load_study(name) for name in study_names()]
+    return [
+        {
+            "study": study.name,
+            "world": study.world,
+            "arms": sum(row.method is not None for row in study.rows),
+            "awaiting": sum(row.method is None for row in study.rows),
+            "title": study.title,
+        }
+        for study in studies
+    ]
