@@ -9,6 +9,9 @@ from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a weight that is missing must be a clear message, never a download
 os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Read once, when torch is loaded: processes side by side with a thread for each core wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Derandomised: a red test stays red. No deadline: a busy machine is not a bug.
 settings.register_profile("ditbench", derandomize=True, deadline=None)

@@ -191,10 +191,9 @@ def cell_table(config: Config) -> list[Spec]:
 
 
 def _arms(config: Config) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    from ditbench.study import load_study
+    from ditbench.sweeps import run_studies
 
-    for name in config.studies:
-        study = load_study(name)
+    for study in run_studies(config):
         if study.awaits is not None:
             raise Fault(
                 f"study {study.name} awaits {study.awaits}; `ditbench study {study.name}` shows what is published"
@@ -216,10 +215,9 @@ def _said(body: dict[str, Any]) -> str:
 
 def studies_of(config: Config, spec: Spec) -> list[str]:
     """The studies that cite a cell."""
-    from ditbench.study import load_study
+    from ditbench.sweeps import run_studies
 
-    studies = [load_study(name) for name in config.studies]
-    return [s.name for s in studies if s.world == spec.world and any(row.arm == spec.arm for row in s.rows)]
+    return [s.name for s in run_studies(config) if s.world == spec.world and any(row.arm == spec.arm for row in s.rows)]
 
 
 def shard_ranges(config: Config) -> list[tuple[int, int]]:

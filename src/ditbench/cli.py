@@ -407,13 +407,13 @@ def _recommend(options: argparse.Namespace) -> None:
     from ditbench.config import load_config
     from ditbench.inspect import recommend
     from ditbench.inspect.cells import load
-    from ditbench.study import load_study
+    from ditbench.sweeps import run_studies
 
     if options.speedup is None and options.quality_loss is None:
         raise Fault("say what you want: --speedup 1.8, --quality-loss 1%, or both")
     config = load_config(options.config)
     world = options.world or config.world
-    studies = [study for study in map(load_study, config.studies) if study.world == world]
+    studies = [study for study in run_studies(config) if study.world == world]
     measure = options.measure or next((study.figure.y for study in studies if study.figure), None)
     if measure is None:
         raise Fault(f"no study of world {world} names a measure of quality: give one as --measure")

@@ -68,8 +68,8 @@ STAGES: dict[str, tuple[str, ...]] = {
         *_AUDIT_PAGES,
         *_PAGES,
     ),
-    "publish": ("report", "study.py", "runs.py"),
-    "report": ("report", "study.py", "runs.py"),
+    "publish": ("report", "study.py", "sweeps.py", "runs.py"),
+    "report": ("report", "study.py", "sweeps.py", "runs.py"),
     # How the embedded world's weights are made: what `recipe_hash` counts, and what writes the files.
     "backbone": (*_SCENES, *(f"{_RECIPE}/{name}.py" for name in ("lesson", "backbone", "export"))),
     "judge_weights": (

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ditbench.faults import Fault
 from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, told
@@ -119,6 +119,44 @@ class ArmConfig(_Part):
     steps: Count | None = None
 
 
+class RangeConfig(_Part):
+    """Numbers `from` one `to` another, `by` a step; both ends belong to it."""
+
+    first: int | float = Field(alias="from")
+    to: int | float
+    by: Annotated[int | float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _upwards(self) -> RangeConfig:
+        if self.to < self.first:
+            raise ValueError("must go upwards: `to` is below `from`")
+        if (self.to - self.first) / self.by > 1000:
+            raise ValueError("has more than 1,000 values")
+        return self
+
+
+class SweepConfig(_Part):
+    """Arms of one method by its knobs: each a value, a list or a range. All combinations are made."""
+
+    method: str
+    knobs: dict[str, Any] = {}
+    steps: Count | list[Count] | None = None
+
+    @field_validator("knobs")
+    @classmethod
+    def _ranges(cls, knobs: dict[str, Any]) -> dict[str, Any]:
+        """What has keys is a range; a union of types would tell a mistake in it once for each of them."""
+        return {knob: _range(knob, said) if isinstance(said, Mapping) else said for knob, said in knobs.items()}
+
+
+def _range(knob: str, said: Mapping[str, Any]) -> RangeConfig:
+    try:
+        return RangeConfig.model_validate(dict(said))
+    except ValidationError as error:
+        lines = (f"{knob}.{line}" if line[0] != ":" else f"{knob}{line}" for line in lines_of(error, RangeConfig))
+        raise ValueError(f"is wrong: {'; '.join(lines)}") from None
+
+
 class Config(_Part):
     """All settings of a run."""
 
@@ -136,6 +174,7 @@ class Config(_Part):
     stopwatch: StopwatchConfig = StopwatchConfig()
     studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
+    sweeps: dict[ArmName, SweepConfig] = {}
     learning: LearningConfig = LearningConfig()
     mlflow: MlflowConfig = MlflowConfig()
     results: Annotated[str, Field(pattern=PATH)] = "results"
@@ -207,7 +246,7 @@ def kept_settings(config: Config) -> Path:
 
 
 def _text(config: Config) -> str:
-    return json.dumps(config.model_dump(), indent=1, sort_keys=True)
+    return json.dumps(config.model_dump(by_alias=True), indent=1, sort_keys=True)
 
 
 def schema() -> dict[str, Any]:
@@ -291,6 +330,7 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
             continue
         if problem := not_of_arms(path):
             yield f"studies.{i}: {problem}"
+    yield from _wrong_sweeps(body.get("sweeps"))
     arms = body.get("arms")
     for name, arm in arms.items() if isinstance(arms, Mapping) else ():
         method = arm.get("method") if isinstance(arm, Mapping) else None
@@ -308,6 +348,29 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
                     if knob in method_class(method).knobs()
                     else f"arms.{name}: {problem}"
                 )
+
+
+def _wrong_sweeps(sweeps: Any) -> Iterator[str]:
+    """Methods and values of sweeps that there are not; what is no sweep at all is told by its type."""
+    from ditbench.methods import method_names
+    from ditbench.methods.registry import method_class
+    from ditbench.sweeps import values_of
+
+    for name, body in sweeps.items() if isinstance(sweeps, Mapping) else ():
+        try:
+            sweep = SweepConfig.model_validate(body)
+        except ValidationError:
+            continue
+        if sweep.method not in method_names():
+            yield f"sweeps.{name}.method: no method {sweep.method!r}{possible(sweep.method, method_names())}"
+            continue
+        for knob, said in sweep.knobs.items():
+            values = values_of(said)
+            if not values:
+                yield f"sweeps.{name}.knobs.{knob}: an empty list makes no arm"
+            # One line for a knob that is not: it is wrong for all its values.
+            wrong = dict.fromkeys(filter(None, (method_class(sweep.method).problem(knob, value) for value in values)))
+            yield from (f"sweeps.{name}.knobs.{problem}" for problem in wrong)
 
 
 def _list(value: Any) -> list[Any]:

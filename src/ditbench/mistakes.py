@@ -94,4 +94,6 @@ def _has_keys(kind: Any) -> bool:
 
 
 def _names(kind: Any) -> list[str]:
-    return list(kind.model_fields) if issubclass(kind, BaseModel) else [field.name for field in fields(kind)]
+    if issubclass(kind, BaseModel):
+        return [field.alias or name for name, field in kind.model_fields.items()]
+    return [field.name for field in fields(kind)]

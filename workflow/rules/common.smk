@@ -29,7 +29,8 @@ from ditbench.judges import default_judges, networks_of
 from ditbench.learn.job import arm_hash
 from ditbench.runs import begin_run, end_run
 from ditbench.storage import claim
-from ditbench.study import load_study, study_path
+from ditbench.study import study_path
+from ditbench.sweeps import run_studies
 from ditbench.warm import SOCKET, new_place, supported
 from ditbench.worlds import RANDOM, get_world
 

@@ -9,7 +9,7 @@ rule report:
         page=report(PAGE, category="Studies"),
         tables=expand(
             f"{RESULTS}/studies/{{study}}/table.{{form}}",
-            study=[load_study(name).name for name in CONFIG.studies],
+            study=[study.name for study in run_studies(CONFIG)],
             form=["md", "tex", "csv", "html"],
         ),
     params:

@@ -23,7 +23,7 @@ def standing(study: Study, config: Config, results: str | Path | None = None) ->
     and the table says why.
     """
     root = Path(results if results is not None else config.results)
-    alone = config.model_copy(update={"studies": [study.name], "arms": {}, "world": study.world})
+    alone = config.model_copy(update={"studies": [study.name], "arms": {}, "sweeps": {}, "world": study.world})
     try:
         return load_results(alone, root)
     except Fault as fault:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ditbench.report import figures, tables
+from ditbench.report.multiples import multiples_file
 from ditbench.report.page import build_page
 from ditbench.report.results import Results, load_results
 from ditbench.report.samples import collect
-from ditbench.study import Study, load_study
+from ditbench.study import Study
+from ditbench.sweeps import run_studies
 
 if TYPE_CHECKING:
     from ditbench.config import Config
@@ -26,7 +28,7 @@ def write_report(config: Config, results: str | Path | None = None) -> Path:
 
     clock = Clock()
     with clock("load"):
-        studies, found = [load_study(name) for name in config.studies], load_results(config, results)
+        studies, found = run_studies(config), load_results(config, results)
     with clock("compute"):
         page = write_studies(studies, found)
     write_record(page.with_name("report.json"), "report", {"page": page.name}, timings=clock.seconds)
@@ -55,6 +57,8 @@ def _files(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]
     yield "table.html", tables.html(table).encode("utf-8")
     yield "pareto.svg", figures.pareto(study, table)
     yield "pareto.png", figures.pareto_png(study, table)
+    yield "multiples.svg", multiples_file(study, table, "svg")
+    yield "multiples.png", multiples_file(study, table, "png")
     found = collect(study, results)
     yield "grid.png", figures.sample_grid(found.arms, found.captions, found.images) if found else None
 

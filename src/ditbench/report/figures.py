@@ -67,13 +67,13 @@ def points_of(study: Study, table: Table) -> list[Point]:
     markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | dict.fromkeys(_bases(study), BASELINE_MARKER)
     found = []
     for line in table.lines:
-        x, y = (_span(line, i) for i in (ix, iy))
+        x, y = (span_of(line, i) for i in (ix, iy))
         if line.role != "published" and x and y:
             found.append(Point(line.label, line.role, colours[line.arm], markers[line.arm], x, y))
     return found
 
 
-def _span(line: Line, i: int) -> tuple[float, float, float] | None:
+def span_of(line: Line, i: int) -> tuple[float, float, float] | None:
     """Value, low, high of an entry; None where it cannot be drawn."""
     value = line.entries[i].value
     if value is None or not math.isfinite(value.value):
@@ -86,13 +86,13 @@ def _span(line: Line, i: int) -> tuple[float, float, float] | None:
 def pareto(study: Study, table: Table) -> bytes | None:
     """Quality against speed as SVG; None while no arm has both numbers."""
     figure = _draw(study, table)
-    return None if figure is None else _saved(figure, "svg", study.name)
+    return None if figure is None else saved(figure, "svg", study.name)
 
 
 def pareto_png(study: Study, table: Table) -> bytes | None:
     """The same figure as PNG."""
     figure = _draw(study, table)
-    return None if figure is None else _saved(figure, "png", study.name)
+    return None if figure is None else saved(figure, "png", study.name)
 
 
 def inline_svg(svg: bytes, label: str, prefix: str) -> str:
@@ -112,7 +112,7 @@ def inline_svg(svg: bytes, label: str, prefix: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1)
 
 
-def _saved(figure: Any, kind: str, name: str) -> bytes:
+def saved(figure: Any, kind: str, name: str) -> bytes:
     import matplotlib
 
     out = io.BytesIO()
@@ -136,7 +136,7 @@ def _draw(study: Study, table: Table) -> Any:
     axes = figure.add_subplot()
     headings = {h.measure: h for h in table.headings}
     x, y = headings[study.figure.x], headings[study.figure.y]
-    _style(axes)
+    plain_axes(axes)
     axes.set_xlabel(_axis_label(x.label, x.direction), color=INK, fontsize=11)
     axes.set_ylabel(_axis_label(y.label, y.direction), color=INK, fontsize=11)
     limits = _limits([p.x for p in points], [p.x for p in points if p.role != "control"])
@@ -155,7 +155,7 @@ def _axis_label(label: str, direction: str) -> str:
     return f"{label}  {ARROWS[direction]} {words[direction]}" if direction in words else label
 
 
-def _style(axes: Any) -> None:
+def plain_axes(axes: Any) -> None:
     axes.set_facecolor("none")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ditbench import __version__
 from ditbench.report import figures, plans, samples, timing
+from ditbench.report.multiples import multiples_file, varied
 from ditbench.report.results import STAGES, Cell, Difference, Job, Results
 from ditbench.report.tables import Table, build_table, number
 from ditbench.report.templating import render
@@ -23,6 +24,7 @@ class Part:
     table: Table
     figure: str
     figure_caption: str
+    multiples: str
     samples: samples.Samples | None
     rows: list[tuple[str, list[tuple[str, str | None]]]]
     size: int
@@ -57,6 +59,7 @@ def _part(study: Study, results: Results) -> Part:
     table = build_table(study, results)
     svg = figures.pareto(study, table)
     caption = _figure_caption(study, table)
+    panels = multiples_file(study, table, "svg")
     found = samples.collect(study, results)
     size = next((len(image) for row in found.images for image in row if image is not None), 1) if found else 1
     return Part(
@@ -64,6 +67,7 @@ def _part(study: Study, results: Results) -> Part:
         table,
         figures.inline_svg(svg, f"{caption} {_figure_text(study, table)}", study.name) if svg else "",
         caption,
+        figures.inline_svg(panels, _multiples_text(study), f"{study.name}-multiples") if panels else "",
         found,
         list(_rows(found)) if found else [],
         size,
@@ -74,6 +78,11 @@ def _rows(found: samples.Samples) -> Iterator[tuple[str, list[tuple[str, str | N
     for caption, images in zip(found.captions, found.images, strict=True):
         drawn = [None if image is None else samples.data_uri(image) for image in images]
         yield caption, list(zip(found.arms, drawn, strict=True))
+
+
+def _multiples_text(study: Study) -> str:
+    knobs = " and ".join(varied(study))
+    return f"The measures of the table against {knobs}, a panel each; the dashed line is the baseline."
 
 
 def _figure_caption(study: Study, table: Table) -> str:

@@ -27,7 +27,8 @@ from urllib.parse import urlsplit, urlunsplit
 from ditbench.faults import Fault
 from ditbench.report.results import Cell, Results, load_results
 from ditbench.report.views import VIEW, experiment_tags, metric_name
-from ditbench.study import Study, load_study
+from ditbench.study import Study
+from ditbench.sweeps import run_studies
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -387,7 +388,7 @@ def publish(config: Config, results: str | Path | None, out: str | Path, code: s
     clock = Clock()
     with clock("load"):
         found = load_results(config, results)
-        studies = [load_study(name) for name in config.studies]
+        studies = run_studies(config)
     with clock("write"):
         body = publish_results(found, studies, tracking_uri(config, found.root), kept_settings(config).stem)
     write_record(out, "published", body, timings=clock.seconds, code=code)
