@@ -32,6 +32,7 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ({"images": True}, "images: True must be a valid integer"),
         ({"world": "scene"}, "world: no world 'scene'; did you mean 'scenes'? Possible: "),
         ({"device": "gpu"}, "device: 'gpu' is not a device; possible: cpu, cuda"),
+        ({"stopwatch": {"modes": ["graphs"]}}, "stopwatch.modes: CUDA graphs need a GPU, and device is cpu"),
         ({"studies": ["embeded"]}, "studies.0: no study 'embeded'; did you mean 'embedded'?"),
         ({"judges": ["fdi"]}, "judges.0: no judge 'fdi' in world scenes; did you mean 'fid'?"),
         ({"arms": {"a": {"method": "foar"}}}, "arms.a.method: no method 'foar'; did you mean 'fora'?"),

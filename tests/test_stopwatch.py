@@ -1,4 +1,5 @@
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,44 @@ def test_a_contended_machine_gets_no_speed_unless_told(ready: Path, monkeypatch:
     told = timed(ready, Protocol(1, (1,), report=True))
     assert told["refused"] == "" and told["contended"] and told["speedup"]["value"] > 0
     assert len(tries) == 3
+
+
+def test_any_mode_can_be_the_main_one(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopwatch, "mode_of", lambda sampler, mode: nullcontext())  # compiling takes minutes
+    record = timed(ready, Protocol(1, (1,), ("compiled",), report=True))
+    assert record["mode"] == "compiled" and record["trace"] and record["speedup"]["value"] > 0
+
+
+def test_each_timing_is_tried_again_and_refused_by_itself(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["", "busy", "busy still"])
+    monkeypatch.setattr(stopwatch, "contention", lambda *args: next(said))
+    record = timed(ready, Protocol(1, (2, 1)))
+    assert record["refused"] == "" and record["speedup"]["value"] > 0
+    assert [(lap["refused"], lap["speedup"]) for lap in record["others"]] == [("busy still", None)]
+    assert "speedup-b1" not in dict(_speeds(record, "latency.json"))
+
+
+def test_the_warm_up_takes_no_joules(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = (float(2**i) for i in range(100))  # every run takes as much as all before it
+    monkeypatch.setattr(stopwatch, "meter", lambda device: lambda: next(readings))
+    watched: list[list[float]] = []
+    metered_ = stopwatch.metered
+
+    def kept(run: Any, device: str, used: list[float]) -> Any:
+        watched.append(used)
+        return metered_(run, device, used)
+
+    monkeypatch.setattr(stopwatch, "metered", kept)
+    record = timed(ready, Protocol(1, (1,), report=True))
+    arm = watched[1]
+    assert len(arm) == 2 and record["joules_per_image"] == arm[1] != arm[0]
+
+
+def test_an_arm_that_cannot_be_recorded_is_timed_eager_and_says_so() -> None:
+    watch = stopwatch._Watch(None, {}, {}, None, 1)
+    watch._why_not = lambda mode: "made while sampling" if mode == "graphs" else ""  # type: ignore[method-assign]
+    assert watch.possible(("graphs",)) == ("eager",) and watch.not_timed == {"graphs": "made while sampling"}
+    assert watch.possible(("graphs", "compiled")) == ("compiled",)
 
 
 def test_graphs_need_a_gpu(ready: Path) -> None:

@@ -270,6 +270,8 @@ def check_config(body: Any, source: str = "config.yaml", origins: Mapping[str, s
         config = Config.model_validate(dict(body))
     except ValidationError as error:
         problems += lines_of(error, Config)
+    if config is not None and "graphs" in config.stopwatch.modes and config.device == "cpu":
+        problems.append("stopwatch.modes: CUDA graphs need a GPU, and device is cpu; possible there: eager, compiled")
     # Names are checked even where types are wrong elsewhere, so that one run tells all.
     problems += list(_wrong_names(body))
     if problems or config is None:

@@ -136,12 +136,11 @@ def time_arm(
             texts = Texts([entry["id"] for entry in entries], given, negative)
     watch = _Watch(sampler, baseline, spec, texts, protocol.rounds)
     with clock("compute"):
-        main = watch.time(protocol.modes[0], protocol.batches[0])
-        if main.note and not protocol.report:
-            print(f"stopwatch: {main.note}; timing once more", file=sys.stderr, flush=True)
-            main = watch.time(protocol.modes[0], protocol.batches[0])
-        refused = main.note if main.note and not protocol.report else ""
-        others = [] if refused else list(watch.others(protocol))
+        # An arm that a mode cannot time is timed in the next, or eager, and the record says so.
+        modes = watch.possible(protocol.modes)
+        main = watch.twice_at_most(modes[0], protocol.batches[0], protocol.report)
+        refused = main.refused(protocol.report)
+        others = [] if refused else list(watch.others(modes, protocol))
         forwards = {} if refused else watch.forwards(protocol.batches[0])
     if main.note:
         print(
@@ -155,7 +154,7 @@ def time_arm(
     body: dict[str, Any] = {
         "spec_hash": spec["hash"],
         "batch": protocol.batches[0],
-        "mode": protocol.modes[0],
+        "mode": modes[0],
         "rounds": protocol.rounds,
         "warmup_rounds": 1,
         "clock": "perf_counter" if device == "cpu" else "perf_counter, the GPU synchronised",
@@ -164,11 +163,11 @@ def time_arm(
         "keeps_memory": sampler.keeps_memory,
         "refused": refused,
         **(main.body() if not refused else dict.fromkeys(main.body())),
-        "others": [{"mode": mode, "batch": batch, **lap.body()} for mode, batch, lap in others],
+        "others": [{"mode": mode, "batch": batch, **lap.whole(protocol.report)} for mode, batch, lap in others],
         "not_timed": watch.not_timed,
         "forward_seconds": forwards,
-        "peak_bytes": watch.peaks.get(spec["arm"]),
-        "peak_bytes_baseline": watch.peaks.get(baseline["arm"]),
+        "peak_bytes": main.peaks.get(spec["arm"]),
+        "peak_bytes_baseline": main.peaks.get(baseline["arm"]),
         "rounds_seconds": main.seconds,
         "contended": bool(main.note),
         "load": main.load,
@@ -176,7 +175,7 @@ def time_arm(
         "note": main.note,
         "weights": sampler.handle.weights,
         "decoded": sampler.world.no_images(spec.get("weights")) is None,
-        "trace": watch.ran[spec["arm"]].summary(),
+        "trace": main.ran[spec["arm"]].summary(),
         "costs": sampler.costs.to_json(),
     }
     write_record(out, "latency", body, timings=clock.seconds, code=code)
@@ -194,6 +193,25 @@ class Lap:
     note: str
     joules: float | None
     joules_baseline: float | None
+    ran: dict[str, Trace]
+    peaks: dict[str, int]
+
+    def refused(self, report: bool) -> str:
+        """Why no speed is given; nothing where one is."""
+        return "" if report else self.note
+
+    def whole(self, report: bool) -> dict[str, Any]:
+        """The record of a timing besides the main one, which may be refused by itself."""
+        refused = self.refused(report)
+        numbers = self.body()
+        return {
+            **(dict.fromkeys(numbers) if refused else numbers),
+            "refused": refused,
+            "note": self.note,
+            "load": self.load,
+            "gpu_load": self.gpu,
+            "peak_bytes": dict(self.peaks),
+        }
 
     def body(self) -> dict[str, Any]:
         """The numbers of the record."""
@@ -212,14 +230,14 @@ class _Watch:
 
     def __init__(self, sampler: Any, baseline: dict[str, Any], spec: dict[str, Any], texts: Any, rounds: int) -> None:
         self.sampler, self.baseline, self.spec, self.texts, self.rounds = sampler, baseline, spec, texts, rounds
-        self.ran: dict[str, Trace] = {}
-        self.peaks: dict[str, int] = {}
         self.not_timed: dict[str, str] = {}
 
     def time(self, mode: str, batch: int) -> Lap:
         """One timing, with what others took of the machine meanwhile."""
         device, texts = self.sampler.device, self.texts.part(0, batch)
         used: dict[str, list[float]] = {}
+        ran: dict[str, Trace] = {}
+        peaks: dict[str, int] = {}
         before = None if device == "cpu" else gpu_load(device)
         neighbours = Neighbours()
         with ExitStack() as stack:
@@ -227,15 +245,15 @@ class _Watch:
             runs = {}
             for each in (self.baseline, self.spec):
                 stand_in = stack.enter_context(recording(mode))
-                main = (self.ran, self.peaks) if mode == "eager" else ({}, {})
-                run = _runner(self.sampler, each, texts, *main, stand_in)
+                run = _runner(self.sampler, each, texts, ran, peaks, stand_in)
                 runs[each["arm"]] = metered(run, device, used.setdefault(each["arm"], []))
             timing = interleave(runs, self.baseline["arm"], self.rounds)[self.spec["arm"]]
         taken = neighbours.share()
         # Others' use of a GPU shows only while the own one rests: before and after.
         after = None if before is None else gpu_load(device)
         gpu = None if before is None or after is None else max(before, after)
-        joules = {arm: sum(each) / len(each) / batch if each else None for arm, each in used.items()}
+        # The first run of each is the warm-up, which may compile or record.
+        joules = {arm: sum(each[1:]) / len(each[1:]) / batch if each[1:] else None for arm, each in used.items()}
         return Lap(
             batch,
             timing.seconds,
@@ -245,18 +263,30 @@ class _Watch:
             contention(taken, gpu, timing.ratios),
             joules[self.spec["arm"]],
             joules[self.baseline["arm"]],
+            ran,
+            peaks,
         )
 
-    def others(self, protocol: Protocol) -> Iterator[tuple[str, int, Lap]]:
+    def twice_at_most(self, mode: str, batch: int, report: bool) -> Lap:
+        """One timing, or a second one where others disturbed the first and that would cost it its speed."""
+        lap = self.time(mode, batch)
+        if lap.refused(report):
+            print(f"stopwatch: {lap.note}; timing once more", file=sys.stderr, flush=True)
+            lap = self.time(mode, batch)
+        return lap
+
+    def possible(self, modes: Sequence[str]) -> tuple[str, ...]:
+        """The modes that the arm can be timed in, the main one first; eager where it can in none of them."""
+        self.not_timed = {mode: reason for mode in modes if (reason := self._why_not(mode))}
+        return tuple(mode for mode in modes if mode not in self.not_timed) or ("eager",)
+
+    def others(self, modes: Sequence[str], protocol: Protocol) -> Iterator[tuple[str, int, Lap]]:
         """What is timed besides the main mode and batch."""
-        for mode in protocol.modes:
-            if reason := self._why_not(mode):
-                self.not_timed[mode] = reason
-                continue
+        for mode in modes:
             for batch in protocol.batches:
-                if (mode, batch) != (protocol.modes[0], protocol.batches[0]):
+                if (mode, batch) != (modes[0], protocol.batches[0]):
                     print(f"stopwatch: {mode}, batch {batch}", file=sys.stderr, flush=True)
-                    yield mode, batch, self.time(mode, batch)
+                    yield mode, batch, self.twice_at_most(mode, batch, protocol.report)
 
     def _why_not(self, mode: str) -> str:
         """Why the arm cannot be timed in a mode; nothing if it can."""

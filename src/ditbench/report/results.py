@@ -113,6 +113,14 @@ class Cell:
     def world(self) -> str:
         return str(self.spec["world"])
 
+    def value(self, measure: str) -> Value | None:
+        """The value of a measure. The main speed-up goes by the names of its batch and mode too: `speedup-b8`."""
+        latency = self.bodies.get("latency", {})
+        mode, batch = latency.get("mode"), latency.get("batch")
+        if measure in (f"speedup-{mode}", f"speedup-b{batch}", f"speedup-{mode}-b{batch}"):
+            measure = "speedup"
+        return self.values.get(measure)
+
     @property
     def anchor(self) -> str:
         """The cell's place in the page."""
@@ -296,6 +304,8 @@ def _speeds(latency: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]
     yield "speedup", of_rounds(latency["speedup"], "x", "higher")
     yield "seconds-per-image", of_rounds(latency["seconds_per_image"], "s", "lower")
     for lap in latency.get("others", ()):
+        if lap.get("refused"):
+            continue
         mode = "" if lap["mode"] == latency["mode"] else f"-{lap['mode']}"
         batch = "" if lap["batch"] == latency["batch"] else f"-b{lap['batch']}"
         yield f"speedup{mode}{batch}", of_rounds(lap["speedup"], "x", "higher")

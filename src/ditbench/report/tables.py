@@ -130,20 +130,19 @@ def _lines(study: Study, row: Row, results: Results) -> Iterator[Line]:
         yield Line(row.label, role, role, row.arm, None, absent, blank, row.note, group=row.group)
     for cell in cells:
         label = row.label if len(cells) == 1 else f"{row.label}, seed {cell.seed}"
-        entries = tuple(_entry(column, cell.values, cell.differences) for column in study.columns)
+        entries = tuple(_entry(column, cell.value(column.measure), cell.differences) for column in study.columns)
         yield Line(label, role, role, row.arm, cell.seed, cell.state_text, entries, row.note, cell, row.group)
     if row.published:
         units = {column.measure: column.unit for column in study.columns}
         values = {m: Value(p.value, unit=units[m], kind="published", source=p.source) for m, p in row.published.items()}
-        entries = tuple(_entry(column, values, {}) for column in study.columns)
+        entries = tuple(_entry(column, values.get(column.measure), {}) for column in study.columns)
         state = "done" if cells else absent
         yield Line(
             row.label, "published", role, row.arm, None, state, entries, "" if cells else row.note, group=row.group
         )
 
 
-def _entry(column: Column, values: dict[str, Value], differences: dict[str, Difference]) -> Entry:
-    value = values.get(column.measure)
+def _entry(column: Column, value: Value | None, differences: dict[str, Difference]) -> Entry:
     if value is None:
         return Entry()
     value = _in_unit(value, column.unit)
@@ -229,7 +228,7 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     if not any(line.cell for line, _ in shown):
         yield from _row_notes(lines)
         return
-    counts = sorted({e.value.n for _, e in shown if e.value and e.value.n and "round" not in e.value.interval})
+    counts = sorted({e.value.n for _, e in shown if e.value and e.value.n and e.value.source.endswith("scores.json")})
     seeds = sorted({line.seed for line, _ in shown if line.seed is not None})
     images = f"n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} images per arm" if counts else ""
     seed_text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
@@ -245,8 +244,9 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     for line in lines:
         if line.cell and (reason := line.cell.bodies.get("latency", {}).get("refused")):
             yield (
-                f"{line.label}: no speed is given, the machine was contended while it was timed ({reason}); run again, "
-                "or report all the same with `stopwatch: {contended: report}`."
+                f"{line.label}: no speed is given, the machine was contended while it was timed ({reason}); "
+                "time it again on a quiet one with `uv run snakemake --cores 2 -R latency`, or report all the same with "
+                "`stopwatch: {contended: report}`."
             )
     contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
     yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
