@@ -245,8 +245,8 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
         if line.cell and (reason := line.cell.bodies.get("latency", {}).get("refused")):
             yield (
                 f"{line.label}: no speed is given, the machine was contended while it was timed ({reason}); "
-                "time it again on a quiet one with `uv run snakemake --cores 2 -R latency`, or report all the same with "
-                "`stopwatch: {contended: report}`."
+                "time it again on a quiet one with `uv run snakemake --cores 2 -R latency`, or report it all the "
+                "same with `stopwatch: {contended: report}`."
             )
     contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
     yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
