@@ -17,7 +17,6 @@ from diffusers import (
     PixArtTransformer2DModel,
 )
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -101,9 +100,6 @@ def build_pipeline(
     """The pipeline of given networks; latents stay in fp32, the transformer computes in the world's dtype."""
     # torch's own `to`: diffusers' warns of fp32 modules that this network does not have.
     nn.Module.to(transformer.eval().requires_grad_(False), device, getattr(torch, settings.DTYPE))
-    if device == "cpu":
-        # Plain matrix products beat the fused attention here at 256 tokens in bf16.
-        transformer.set_attn_processor(AttnProcessor())
     transformer.register_forward_pre_hook(_to_network, with_kwargs=True)
     transformer.register_forward_hook(_from_network, with_kwargs=True)
     pipeline = PixArtAlphaPipeline(
