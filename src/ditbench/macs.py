@@ -39,7 +39,13 @@ def count_macs(
             f"{method.name} decides while sampling what it computes: its MACs are billed from the images it drew "
             "(cost.json of a cell), they cannot be known before"
         )
-    run = run_of(method, backbone, shape)
+    halves = 1
+    if not all(method.guided(shape) or []):
+        if world.cfg_branches < 2:
+            raise Fault(f"{method.name} ends guidance, and {world_name} samples without")
+        # One batch with both branches of guidance costs what two calls do, where a pipeline makes those.
+        halves, inputs = 2, twice(inputs)
+    run = run_of(method, backbone, shape, halves=halves)
     run_every_kind(run, inputs)
     charged = bill(run.trace, backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published))
     knobs = {name: getattr(method, name) for name in method.knobs()}
@@ -87,6 +93,17 @@ def run_every_kind(run: Run, inputs: Mapping[str, Any]) -> None:
             run.backbone.network(**inputs)
             if run.kept_bytes == kept:
                 known[run.kind(step)] = step
+
+
+def twice(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a batch of one, as a batch of two."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def doubled(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf]) if torch.is_tensor(leaf) and leaf.ndim and len(leaf) == 1 else leaf
+
+    return {name: tree_map(doubled, value) for name, value in inputs.items()}
 
 
 def inputs_dtype(inputs: Mapping[str, Any]) -> Any:

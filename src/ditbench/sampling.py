@@ -30,4 +30,4 @@ def run_of(
     def parts() -> Parts:
         return Parts(*method.parts(shape, generator))
 
-    return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself, halves, seeds)
+    return Run(backbone, method.plan(shape), shape.tokens, parts, by_itself, halves, seeds, method.guided(shape))

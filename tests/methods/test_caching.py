@@ -32,6 +32,7 @@ SKIPPING: dict[str, dict[str, Any]] = {
     "dicache": {"threshold": 2.5, "warmup": 0.0, "last": 0},
     "toca": {"fresh": 0.5},
     "duca": {"fresh": 0.5},
+    "speca": {"threshold": 1.0, "decay": 1.0, "order": 2},
 }
 NOTHING: dict[str, dict[str, Any]] = {
     "fora": {"interval": 1},
@@ -42,6 +43,7 @@ NOTHING: dict[str, dict[str, Any]] = {
     "teacache": {"threshold": 0.0},
     "dicache": {"threshold": 0.0},
     "toca": {"fresh": 1.0, "interval": 1, "intervals": "uniform"},
+    "speca": {"threshold": 0.0, "floor": 0.0, "variant": "paper"},
 }
 
 

@@ -24,6 +24,8 @@ class Backbone(ABC):
     layout: Layout
     # Where image and text attend jointly, whether the text's tokens come first.
     text_leads: ClassVar[bool] = False
+    # Where a batch holds both branches of guidance, whether the conditional one is its second half.
+    conditional_second: ClassVar[bool] = True
 
     def shape(self, steps: int, *args: Any, **kwargs: Any) -> Shape:
         """The sites of a run of `steps` steps on such inputs of the network's forward."""

@@ -40,6 +40,7 @@ class DiTBackbone(Backbone):
     """`DiTTransformer2DModel` as units."""
 
     network_class: ClassVar[str] = "DiTTransformer2DModel"
+    conditional_second: ClassVar[bool] = False
 
     def __init__(self, network: DiTTransformer2DModel) -> None:
         self.network = network

@@ -33,6 +33,25 @@ class Entered(Protocol):
         """Called at the start of a pass; what it keeps it must copy."""
 
 
+@runtime_checkable
+class Checking(Protocol):
+    """A decider that has the last block computed beside what its samples are given, to see how far they are off."""
+
+    def due(self, step: int, stream: Stream) -> Tensor:
+        """Which samples, by their numbers; asked before the last block."""
+
+    def saw(self, exact: Tensor) -> None:
+        """Called with what the last block makes of the stream of those samples, if there are any."""
+
+    def again(self, step: int, stream: Stream) -> bool:
+        """After all units: whether the step is run once more. It has put back the stream as it entered then."""
+
+
+def checking_of(decider: object) -> Checking | None:
+    """The decider, if it checks its drafts."""
+    return decider if isinstance(decider, Checking) else None
+
+
 def entered(decider: object, step: int, stream: Stream) -> None:
     """Shows the stream before any unit to a decider that looks at it."""
     if isinstance(decider, Entered):

@@ -87,8 +87,22 @@ class Reuse:
         self._last[key] = whole = rows.put(self._last[key], part)
         return whole
 
+    def end_guidance(self, conditional: slice, twin: Fill | None) -> None:
+        self._last = {key: tensor[conditional] for key, tensor in self._last.items()}
+
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._last.values())
+
+
+class ReuseMean(Reuse):
+    """Reuse, but where guidance ends, what was kept of its two branches becomes their mean (T-GATE)."""
+
+    def end_guidance(self, conditional: slice, twin: Fill | None) -> None:
+        if twin is None:
+            self._last = {key: sum(tensor.chunk(2)) / 2 for key, tensor in self._last.items()}  # type: ignore[misc]
+        else:
+            assert isinstance(twin, ReuseMean)
+            self._last = {key: (tensor + twin._last[key]) / 2 for key, tensor in self._last.items()}
 
 
 class HandOn(Reuse):
@@ -116,6 +130,10 @@ class HandOn(Reuse):
     def passes(self, step: int) -> list[bool]:
         return self._passed[step]
 
+    def end_guidance(self, conditional: slice, twin: Fill | None) -> None:
+        super().end_guidance(conditional, twin)
+        self._hidden = None if self._hidden is None else self._hidden[conditional]
+
     def nbytes(self) -> int:
         return super().nbytes() + (0 if self._hidden is None else self._hidden.nbytes)
 
@@ -138,6 +156,10 @@ class Replace(Reuse):
         hidden, text = self._streams[unit]
         stream.hidden = hidden.clone()
         stream.text = text
+
+    def end_guidance(self, conditional: slice, twin: Fill | None) -> None:
+        rows = conditional
+        self._streams = {u: (h[rows], None if t is None else t[rows]) for u, (h, t) in self._streams.items()}
 
     def nbytes(self) -> int:
         return sum(t.nbytes for pair in self._streams.values() for t in pair if t is not None)

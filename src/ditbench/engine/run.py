@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditbench.engine.deciders import entered
+from ditbench.engine.deciders import checking_of, entered
 from ditbench.engine.fills import Fill, Finishing, Key, Replacing
+from ditbench.engine.guidance import EndsGuidance, Half, batch_of, guided_steps
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
@@ -51,6 +52,7 @@ class Run:
     calls its network for one branch of guidance after the other stays in one step so. `halves` is 2 where a batch
     holds both branches of guidance, the first half for the one and the second, in the same order, for the other.
     `seeds` has a number for each image, so that what chance does to it does not hang on the batch it is in.
+    `guided` says for every step whether both branches of guidance are computed, or the conditional one alone.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Run:
         by_itself: bool = True,
         halves: int = 1,
         seeds: Sequence[int] | None = None,
+        guided: Sequence[bool] | None = None,
     ) -> None:
         if plan.layout != backbone.layout:
             raise Fault(
@@ -71,6 +74,8 @@ class Run:
         self.backbone, self.plan, self.tokens = backbone, plan, tokens
         self.new_parts, self._by_itself, self.halves = parts, by_itself, halves
         self._seeds = None if seeds is None else torch.tensor([*seeds] * halves, device=backbone.network.device)
+        self._guided = guided_steps(guided, plan.steps)
+        self._alone: Any = None  # the conditional branch's answer, where the pipeline asks for the other by itself
         self.branches: list[Parts] = [parts()]
         self._check(self.branches[0])
         # Plain lists: the loop reads one number per unit and must not touch a tensor for it.
@@ -91,6 +96,8 @@ class Run:
             raise Fault("a plan that computes some of a unit's tokens needs a selector to choose them")
         if parts.decider is None and self.plan.online:
             raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
+        if not all(self._guided) and not isinstance(parts.fill, EndsGuidance):
+            raise Fault(f"a {type(parts.fill).__name__} cannot go on for one branch of guidance alone")
 
     @property
     def kept_bytes(self) -> int:
@@ -122,7 +129,7 @@ class Run:
         fill, watcher = self.branches[0].fill, watcher_of(self.branches[0].selector)
         watched = [watcher.watches(branch, step) for branch in range(len(self.plan.layout))] if watcher else []
         passed = fill.passes(step) if isinstance(fill, Finishing) else []
-        return (*self._counts[step], *self._keeps[step], *watched, *passed)
+        return (self._guided[step], *self._counts[step], *self._keeps[step], *watched, *passed)
 
     def repeat(self, like: int) -> None:
         """Counts this step as an earlier one of its kind, without running it: where only the cost is asked for."""
@@ -135,14 +142,48 @@ class Run:
         """Stands in for the network's own forward."""
         if self.step >= self.plan.steps:
             raise Fault(f"the sampler asks for step {self.step + 1}, the plan has {self.plan.steps}")
+        if self._guided[self.step]:
+            return self._forward(self.halves, self._seeds, args, kwargs)
+        return self._forward_alone(args, kwargs)
+
+    def _forward_alone(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A step without guidance, of which the pipeline does not know."""
+        if self.halves == 1:
+            return self._forward_one_by_one(args, kwargs)
+        half = Half.of(batch_of(args, kwargs), self.backbone.conditional_second)
+        if self._guided[self.step - 1]:
+            self._end_guidance(half.rows, None)
+        seeds = None if self._seeds is None else half.take(self._seeds)
+        return half.for_both(self._forward(1, seeds, *half.take((args, kwargs))))
+
+    def _forward_one_by_one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call without guidance, where the conditional branch is called first and the other after it."""
+        if len(self.branches) < 2:
+            raise Fault("there is no guidance here to end: the network is called for one branch only")
+        if self._calls > 0:
+            self._calls += 1
+            return self._alone
+        if self._guided[self.step - 1]:
+            self._end_guidance(slice(None), self.branches[1].fill)
+        self._alone = self._forward(1, self._seeds, args, kwargs)
+        return self._alone
+
+    def _end_guidance(self, conditional: slice, twin: Fill | None) -> None:
+        fill = self.branches[0].fill
+        assert isinstance(fill, EndsGuidance)  # checked when the run was made
+        fill.end_guidance(conditional, twin)
+        del self.branches[2 if twin is not None else 1 :]
+
+    def _forward(self, halves: int, seeds: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call of the network for one batch."""
         stream = self.backbone.enter(*args, **kwargs)
         if stream.tokens != self.tokens:
             raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.tokens}")
-        if self.halves > 1 and stream.samples % self.halves:
-            raise Fault(f"a batch of {stream.samples} cannot hold {self.halves} branches of guidance of equal size")
-        if self._seeds is not None and len(self._seeds) != stream.samples:
-            raise Fault(f"the network was given {stream.samples} samples, there are seeds for {len(self._seeds)}")
-        stream.halves, stream.seeds = self.halves, self._seeds
+        if halves > 1 and stream.samples % halves:
+            raise Fault(f"a batch of {stream.samples} cannot hold {halves} branches of guidance of equal size")
+        if seeds is not None and len(seeds) != stream.samples:
+            raise Fault(f"the network was given {stream.samples} samples, there are seeds for {len(seeds)}")
+        stream.halves, stream.seeds = halves, seeds
         self.ready()
         parts = self.branches[self._calls]
         self._calls += 1
@@ -172,11 +213,22 @@ class _Pass:
         self.watcher = watcher_of(parts.selector)
         # Asked once: such questions take longer than what a unit that is left out costs.
         self.replacing = parts.fill if isinstance(parts.fill, Replacing) else None
+        self.checking = checking_of(parts.decider)
+        last = run.plan.layout.blocks - 1
+        self.last_block = run.plan.layout.span(last, last + 1).start if self.checking is not None else -1
 
     def run(self) -> None:
-        counts, keeps = self.run_._counts[self.step], self.run_._keeps[self.step]
         entered(self.parts.decider, self.step, self.stream)
+        self._units()
+        if self.checking is not None and self.checking.again(self.step, self.stream):
+            self.stream.fed.clear()
+            self._units()
+
+    def _units(self) -> None:
+        counts, keeps = self.run_._counts[self.step], self.run_._keeps[self.step]
         for number, unit in enumerate(self.run_.plan.units):
+            if unit.start == self.last_block:
+                self._check(unit.start)
             count = counts[number]
             if count == self.run_.tokens:
                 self._whole(number, keeps[number])
@@ -193,6 +245,18 @@ class _Pass:
                 self._some(number, self.parts.selector.choose(unit, self.step, self.stream, count))
         if isinstance(self.parts.fill, Finishing):
             self.parts.fill.finish(self.step, self.stream)
+
+    def _check(self, first: int) -> None:
+        """The last block, for samples that want to see what it would give out."""
+        assert self.checking is not None
+        samples = self.checking.due(self.step, self.stream)
+        if not len(samples):
+            return
+        part = self.stream.at(Rows.of_samples(samples, self.stream.tokens))
+        for branch in range(first, len(self.run_.plan.layout)):
+            self.backbone.add(part, branch, self.backbone.compute(part, branch))
+            self.run_.trace.record(self.step, branch, part.tokens, part.samples)
+        self.checking.saw(part.hidden)
 
     def _compute(self, stream: Stream, branch: int, rows: Rows | None = None) -> Output:
         """A branch's output; a selector that wants to may look on."""

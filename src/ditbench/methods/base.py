@@ -131,6 +131,10 @@ class Method:
         """What happens at every site."""
         raise NotImplementedError
 
+    def guided(self, shape: Shape) -> list[bool] | None:
+        """Which steps compute both branches of guidance; None: all. The others go on with the conditional one alone."""
+        return None
+
     def fill(self, shape: Shape) -> Fill:
         """What the tokens that are not computed receive, with fresh state for one run."""
         return Reuse()
