@@ -155,5 +155,5 @@ def test_t_gate_goes_on_with_one_branch() -> None:
 @pytest.mark.parametrize("name", ["dit", "sd3", "flux-dev"])
 def test_networks_without_cross_attention_are_told_of_the_control(name: str) -> None:
     backbone = make(name)
-    with pytest.raises(Fault, match="this network has none.*cfg-off"):
+    with pytest.raises(Fault, match=r"this network has none.*cfg-off"):
         get_method("t-gate", {}).plan(backbone.shape(4, **inputs(backbone, name, 0, 2)))

@@ -35,10 +35,18 @@ class Notebook:
     def once(self, name: str, work: Callable[[], Any]) -> Any:
         """The answer of `work`, which is done only where it has not been done before."""
         if name not in self._kept:
-            self._kept[name] = work()
-            with replacing(self.path) as partial:
-                partial.write_text(json.dumps({"of": self._of, "kept": self._kept}), encoding="utf-8")
+            self.note(name, work())
         return self._kept[name]
+
+    def recall(self, name: str) -> Any:
+        """What was last noted under a name; None if nothing was."""
+        return self._kept.get(name)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a value, instead of the last one of that name."""
+        self._kept[name] = value
+        with replacing(self.path) as partial:
+            partial.write_text(json.dumps({"of": self._of, "kept": self._kept}), encoding="utf-8")
 
     def forget(self) -> None:
         """Takes the file away: what was learned is written."""
