@@ -19,7 +19,12 @@ settings.load_profile("ditbench")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked `gpu` where there is no CUDA device."""
+    """Whole runs first, each file in one process; tests marked `gpu` are skipped where there is no CUDA device."""
+    for item in items:
+        if item.path.parent.name == "workflow":
+            # Its tests share runs that take minutes.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: (item.path.stem != "test_run", item.path.parent.name != "workflow"))
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return

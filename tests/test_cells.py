@@ -8,7 +8,7 @@ from ditbench.codehash import STAGES, code_hash
 from ditbench.config import ArmConfig, Config, check_config
 from ditbench.faults import Fault
 
-SPEC = Spec("scenes", "fora-n2", "fora", {"interval": 2}, None, 0, 8, "evaluation-8-seed0", None, "bfloat16")
+SPEC = Spec("scenes", "fora-n2", "fora", {"interval": 2}, None, 0, 8, "evaluation-8-seed0", None, "float32")
 
 
 def test_a_hash_changes_with_everything_but_the_name() -> None:

@@ -113,7 +113,7 @@ def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 
 SPEC = {"world": "scenes", "arm": "full", "method": "full", "knobs": {}, "steps": None, "seed": 0, "images": 2}
-SPEC |= {"captions": "x", "captions_sha256": None, "dtype": "bfloat16"}
+SPEC |= {"captions": "x", "captions_sha256": None, "dtype": "float32"}
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embed("scenes", root / "captions.json", root / "embeddings.json")
     knobs = {"interval": 2, "direction": "up"}
     for arm, method, own in (("full", "full", {}), ("fora", "fora", knobs)):
-        spec = Spec("scenes", arm, method, own, 3, 0, 4, "some", None, "bfloat16")
+        spec = Spec("scenes", arm, method, own, 3, 0, 4, "some", None, "float32")
         write_record(root / f"{arm}.json", "spec", {**vars(spec), "hash": spec.hash})
     return root
 

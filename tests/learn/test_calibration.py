@@ -37,7 +37,7 @@ def learned(root: Path, method: str, **knobs: Any) -> dict[str, Any]:
     """The record of what a method learned in the embedded world, at few steps."""
     full = get_method(method, knobs)
     said = {name: getattr(full, name) for name in full.knobs()}
-    spec = Spec("scenes", "arm", method, said, STEPS, 0, 8, "some", None, "bfloat16", learning="training")
+    spec = Spec("scenes", "arm", method, said, STEPS, 0, 8, "some", None, "float32", learning="training")
     out = root / f"{method}-{spec.hash}.json"
     write_learned(spec, root / "captions.json", root / "embeddings.json", out, batch=COUNT)
     return read_record(out, "learned") | {"path": out, "spec": spec}

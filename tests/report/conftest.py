@@ -128,7 +128,7 @@ class Fabricated:
             images=IMAGES,
             captions=self.set_name,
             captions_sha256=None,
-            dtype="bfloat16",
+            dtype="float32",
         )
 
     def spec(self, arm: str, seed: int = 0) -> Spec:

@@ -72,7 +72,7 @@ def test_every_number_of_the_table_leads_to_its_cell(tree: Any, embedded: Study)
     cell = text[text.index('id="cell-scenes-fora-n2-seed0"') :]
     cell = cell[: cell.index("</article>")]
     spec = tree.spec("fora-n2")
-    for needed in (spec.hash, "interval = 2", "0123456789ab", "Fabricated CPU 3.0 GHz", "bfloat16", "2.890, 3.300"):
+    for needed in (spec.hash, "interval = 2", "0123456789ab", "Fabricated CPU 3.0 GHz", "float32", "2.890, 3.300"):
         assert needed in cell
     assert 'href="#cell-scenes-fora-n2-seed0"' in text
 
