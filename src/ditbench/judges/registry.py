@@ -16,7 +16,7 @@ from ditbench.judges.base import Judge
 # What is known of the references: the images, means and covariances of their features, or nothing.
 Given = Literal["images", "moments", "none"]
 
-_NOT_JUDGES = {"base", "registry", "weights", "sets", "kernels", "networks"}
+_NOT_JUDGES = {"base", "blip", "registry", "weights", "sets", "kernels", "networks"}
 
 
 @cache
