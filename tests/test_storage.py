@@ -25,6 +25,19 @@ def test_a_shard_gives_back_its_images_and_equal_images_give_equal_bytes(tmp_pat
     assert np.array_equal(images, IMAGES)
 
 
+def test_a_video_is_a_folder_of_its_frames(tmp_path: Path) -> None:
+    import zipfile
+
+    videos = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 6, 3)).astype(np.uint8)
+    videos[1] = videos[1, :1]  # one that stands still has its frames all the same
+    write_shard(tmp_path / "s.zip", videos, IDS, first=7)
+    ids, read = read_shard(tmp_path / "s.zip")
+    assert ids == IDS
+    assert np.array_equal(read, videos)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert archive.namelist()[:3] == ["00007-aa/0000.png", "00007-aa/0001.png", "00008-bb/0000.png"]
+
+
 def test_clean_fid_reads_a_shard(tmp_path: Path) -> None:
     import zipfile
 

@@ -241,6 +241,7 @@ def _worlds(options: argparse.Namespace) -> None:
 
 
 def _judges(options: argparse.Namespace) -> None:
+    from ditbench.judges.base import IMAGES, VIDEOS
     from ditbench.judges.registry import judge_classes
 
     places = _settings(options.config).get("judge_weights", {})
@@ -258,6 +259,9 @@ def _judges(options: argparse.Namespace) -> None:
                 }
                 for w in judge.needs
             ],
+            "package": None
+            if judge.package is None
+            else {"name": judge.package.name, "how": judge.package.how, "found": judge.package.there},
         }
         for judge in judge_classes().values()
     ]
@@ -265,15 +269,22 @@ def _judges(options: argparse.Namespace) -> None:
         print(json.dumps(bodies, indent=1))
         return
     rows: list[tuple[str, ...]] = []
+    kinds = {IMAGES: "any", VIDEOS: "any of videos"}
     for judge in judge_classes().values():
         missing = [w.key for w in judge.needs if w.find(places) is None]
-        worlds = ", ".join("any" if world == "*" else world for world in judge.worlds)
+        if judge.package is not None and not judge.package.there:
+            missing.insert(0, f"the package {judge.package.name}")
+        worlds = ", ".join(kinds.get(world, world) for world in judge.worlds)
         rows.append((judge.name, worlds, f"needs {', '.join(missing)}" if missing else "ready", judge.summary))
     _table(("judge", "worlds", "state", "what it says"), rows)
     absent = {w.key: w for judge in judge_classes().values() for w in judge.needs if w.find(places) is None}
     if absent:
         print("\nNot on this machine; give their places as `judge_weights: {KEY: PATH}`:")
         _table(("key", "what", "where its owner offers it"), [(w.key, w.what, w.offered) for w in absent.values()])
+    packages = {judge.package.name: judge.package for judge in judge_classes().values() if judge.package is not None}
+    for package in packages.values():
+        if not package.there:
+            print(f"\nThe package {package.name} is not installed; get it with `{package.how}`.")
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
                 speeds.setdefault(spec.arm, []).append(record["images_per_second"])
     world = get_world(specs[0].world)
     size, source = world.image_size, "earlier shards of this run"
-    per_image = sum(sizes) / len(sizes) if sizes else size * size * BYTES_PER_PIXEL
+    per_image = sum(sizes) / len(sizes) if sizes else size * size * (world.frames or 1) * BYTES_PER_PIXEL
     every = [value for values in speeds.values() for value in values]
     seconds: float | None = None
     known = world.measured_speed()

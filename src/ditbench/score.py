@@ -17,6 +17,7 @@ from ditbench.records import Clock, read_record, write_record
 from ditbench.reference_sets import ReferenceSet
 from ditbench.storage import replacing
 from ditbench.weights import need_images, need_one_weights
+from ditbench.worlds import get_world
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +56,13 @@ def score_cell(
             member.load()
         entries = read_record(captions_path, "captions")["captions"]
         captions = {entry["id"]: entry["text"] for entry in entries}
-        pictures = Pictures.read(_zips(shard_jsons, "shard"), captions)
+        rate = get_world(spec["world"]).frames_per_second
+        pictures = Pictures.read(_zips(shard_jsons, "shard"), captions, rate)
         references = read_references(references_json, features, statistics)
         _check_networks(chosen, references, features)
         full = None
         if full_shard_jsons:
-            full = Pictures.read(_zips(full_shard_jsons, "shard"), captions)
+            full = Pictures.read(_zips(full_shard_jsons, "shard"), captions, rate)
             _check_pairs(pictures, full)
     with clock("compute"):
         results, differences, seconds = judge(chosen, pictures, references, full)

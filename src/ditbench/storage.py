@@ -1,6 +1,7 @@
 """Files that are whole or not there: atomic writing, and image shards.
 
-A shard is a stored ZIP of PNGs, which clean-fid and any viewer read. Equal images give equal bytes.
+A shard is a stored ZIP of PNGs, which clean-fid and any viewer read; a video is a folder of its frames in it. Equal
+images give equal bytes.
 """
 
 from __future__ import annotations
@@ -107,25 +108,38 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_shard(path: str | Path, images: NDArray[np.uint8], ids: Sequence[str], first: int = 0) -> str:
-    """Writes images [n, height, width, 3] as `<caption index>-<id>.png`; returns the file's sha256."""
+    """Writes images [n, height, width, 3] as `<caption index>-<id>.png`; returns the file's sha256.
+
+    Videos [n, frames, height, width, 3] are written as `<caption index>-<id>/<frame>.png`.
+    """
     from PIL import Image
 
     if len(images) != len(ids):
         raise Fault(f"{path}: {len(images)} images but {len(ids)} caption ids")
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for number, (image, caption_id) in enumerate(zip(images, ids, strict=True), start=first):
+            for name, pixels in _named(images, ids, first):
                 data = io.BytesIO()
-                Image.fromarray(image).save(data, format="PNG")
-                entry = zipfile.ZipInfo(f"{number:05d}-{caption_id}.png", _DATE)
+                Image.fromarray(pixels).save(data, format="PNG")
+                entry = zipfile.ZipInfo(name, _DATE)
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, data.getvalue())
         digest = hash_file(partial)
     return digest
 
 
+def _named(images: NDArray[np.uint8], ids: Sequence[str], first: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The pictures of a shard, each with its name in the archive."""
+    for number, (image, caption_id) in enumerate(zip(images, ids, strict=True), start=first):
+        stem = f"{number:05d}-{caption_id}"
+        if image.ndim == 3:
+            yield f"{stem}.png", image
+        else:
+            yield from ((f"{stem}/{frame:04d}.png", pixels) for frame, pixels in enumerate(image))
+
+
 def read_shard(path: str | Path) -> tuple[list[str], NDArray[np.uint8]]:
-    """The caption ids and images of a shard; a damaged one is a Fault that names it."""
+    """The caption ids and images or videos of a shard; a damaged one is a Fault that names it."""
     import numpy as np
     from PIL import Image
 
@@ -140,7 +154,11 @@ def read_shard(path: str | Path) -> tuple[list[str], NDArray[np.uint8]]:
         raise Fault(f"{path} is damaged ({error}); delete it and its .json and run again to draw it anew") from error
     if not images:
         raise Fault(f"{path} holds no images; delete it and its .json and run again to draw it anew")
-    return [name[: -len(".png")].partition("-")[2] for name in names], np.stack(images)
+    # A frame's folder is its video; an image has none.
+    stems = [name.removesuffix(".png") if "/" not in name else name.partition("/")[0] for name in names]
+    ids = [stem.partition("-")[2] for stem in dict.fromkeys(stems)]
+    whole = np.stack(images)
+    return ids, whole.reshape(len(ids), -1, *whole.shape[1:]) if "/" in names[0] else whole
 
 
 def hash_file(path: str | Path) -> str:

@@ -171,7 +171,7 @@ class _Cell:
         entries = read_record(self.captions, "captions")["captions"]
         chosen = [entries[row] for row in rows]
         ids, texts = [entry["id"] for entry in chosen], [entry["text"] for entry in chosen]
-        pictures, full = Pictures(ids, stored, texts), self._full(rows, ids, texts)
+        pictures, full = self._pictures(ids, stored, texts), self._full(rows, ids, texts)
         table = pq.read_table(self.folder / "samples.parquet").to_pydict()
         place = {name: number for number, name in enumerate(table["caption_id"])}
         for name in self.cell.bodies["scores"]["judge_seconds"]:
@@ -208,13 +208,17 @@ class _Cell:
                 yield _compared(result.name, [value.value], np.array([result.estimate.value]))
 
     def _full(self, rows: Sequence[int], ids: list[str], texts: list[str]) -> Pictures | None:
-        from ditbench.judges import Pictures
-
         if self.cell.arm == BASELINE:
             return None
         cells = self.results.of_arm(self.cell.world, BASELINE)
         full = next((cell for cell in cells if cell.seed == self.cell.seed and cell.shards), None)
-        return Pictures(ids, self._stored(full, rows), texts) if full else None
+        return self._pictures(ids, self._stored(full, rows), texts) if full else None
+
+    def _pictures(self, ids: list[str], images: NDArray[np.uint8], texts: list[str]) -> Pictures:
+        from ditbench.judges import Pictures
+        from ditbench.worlds import get_world
+
+        return Pictures(ids, images, texts, frames_per_second=get_world(self.cell.world).frames_per_second)
 
 
 def _compared(name: str, before: list[float | None], now: NDArray[np.float64]) -> Check:

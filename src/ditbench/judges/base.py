@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ditbench.faults import Fault
+from ditbench.judges.packages import Package
 from ditbench.judges.weights import Weights, identity
 from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, wilson
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ditbench.judges.networks.base import Network
 
 Direction = Literal["lower", "higher"]
+# What a judge may name as its worlds besides worlds: all that draw images, all that draw videos.
+IMAGES, VIDEOS = "*", "videos"
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ class Pictures:
     """Images of one arm, or reference images, in caption order; `shards` are the ZIP files that hold them."""
 
     ids: list[str]
-    images: NDArray[np.uint8]  # [n, height, width, 3]
+    images: NDArray[np.uint8]  # [n, height, width, 3]; videos are [n, frames, height, width, 3]
     captions: list[str] = field(default_factory=list)
     shards: tuple[Path, ...] = ()
     mark: str = ""  # what tells reference images from others
+    frames_per_second: float | None = None  # of videos
     # Features by network, and means and covariances by part where only these are known.
     kept: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
     moments: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
@@ -56,7 +60,9 @@ class Pictures:
         return cls([], np.zeros((0, 1, 1, 3), np.uint8))
 
     @classmethod
-    def read(cls, shards: Sequence[Path], captions: dict[str, str] | None = None) -> Pictures:
+    def read(
+        cls, shards: Sequence[Path], captions: dict[str, str] | None = None, frames_per_second: float | None = None
+    ) -> Pictures:
         """The images of some shards; `captions` maps caption ids to texts (None: these images have none)."""
         import numpy as np
 
@@ -71,7 +77,8 @@ class Pictures:
                 "the shards are of other captions, delete them and run again"
             )
         texts = [captions[name] for name in ids] if captions is not None else []
-        return cls(ids, np.concatenate([images for _, images in parts]), texts, tuple(shards))
+        images = np.concatenate([images for _, images in parts])
+        return cls(ids, images, texts, tuple(shards), frames_per_second=frames_per_second)
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class Judge(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    worlds: ClassVar[tuple[str, ...]]  # "*": every world
+    worlds: ClassVar[tuple[str, ...]]  # names, or IMAGES or VIDEOS for all worlds that draw such
     # Compares with the full arm's images; the full arm itself is not judged.
     needs_full: ClassVar[bool] = False
     # Judges a set of pictures as a whole: it has no values of single ones.
@@ -155,6 +162,8 @@ class Judge(ABC):
     needs_grammar: ClassVar[bool] = False
     # What it reads that is not shipped; a world's judges run by themselves only where all of it is at hand.
     needs: ClassVar[tuple[Weights, ...]] = ()
+    # A package that it calls and ditbench does not depend on.
+    package: ClassVar[Package | None] = None
 
     def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
         """`places` are the configuration's `judge_weights`."""
@@ -172,6 +181,8 @@ class Judge(ABC):
     @classmethod
     def ready(cls, places: Mapping[str, str]) -> bool:
         """Whether everything that it needs is on this machine."""
+        if cls.package is not None and not cls.package.there:
+            return False
         return all(weights.find(places) is not None for weights in cls.needs)
 
     @abstractmethod

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from ditbench.faults import Fault
-from ditbench.judges.base import Judge
+from ditbench.judges.base import IMAGES, VIDEOS, Judge
 
 # What is known of the references: the images, means and covariances of their features, or nothing.
 Given = Literal["images", "moments", "none"]
 
-_NOT_JUDGES = {"base", "registry", "weights", "sets", "kernels", "networks"}
+_NOT_JUDGES = {"base", "blip", "packages", "videos", "registry", "weights", "sets", "kernels", "networks"}
 
 
 @cache
@@ -46,7 +46,14 @@ def judge_names() -> list[str]:
 
 def judges_of(world: str) -> list[str]:
     """The names of the judges that can judge a world."""
-    return [name for name, judge in judge_classes().items() if world in judge.worlds or "*" in judge.worlds]
+    kind = VIDEOS if _draws_videos(world) else IMAGES
+    return [name for name, judge in judge_classes().items() if world in judge.worlds or kind in judge.worlds]
+
+
+def _draws_videos(world: str) -> bool:
+    from ditbench.worlds import get_world, world_names
+
+    return world in world_names() and get_world(world).frames is not None
 
 
 def default_judges(world: str, places: Mapping[str, str] | None = None, references: Given = "images") -> list[str]:

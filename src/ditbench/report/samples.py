@@ -77,6 +77,8 @@ def _images(cell: Cell, count: int) -> dict[str, NDArray[np.uint8]]:
         if len(found) >= count:
             break
         ids, images = read_shard(path.with_name(read_record(path, "shard")["file"]))
+        if images.ndim == 5:  # of a video, the frame in the middle
+            images = images[:, images.shape[1] // 2]
         found |= dict(zip(ids[:count], images[:count], strict=True))
     return found
 

@@ -48,6 +48,8 @@ class World(ABC):
     dtype: str
     image_size: int
     size_text: str  # [frames x] height x width, for a person
+    frames: int | None = None  # of a video; None where it draws images
+    frames_per_second: float | None = None
     tokens: int
     text_tokens: int
     has_captions: bool = True  # of its own, besides those of a file
@@ -129,4 +131,7 @@ class World(ABC):
     def sample(
         self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
     ) -> NDArray[np.uint8]:
-        """Images [n, height, width, 3] from embeddings and noise, through the pipeline's own sampling loop."""
+        """Images [n, height, width, 3] from embeddings and noise, through the pipeline's own sampling loop.
+
+        A world of videos gives [n, frames, height, width, 3].
+        """

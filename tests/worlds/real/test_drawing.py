@@ -18,7 +18,7 @@ from ditbench.noise import batch_noise
 from ditbench.records import read_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
-from tests.tiny_pipelines import PROMPTS, loaded, saved
+from tests.tiny_pipelines import FRAMES, PROMPTS, SIZE, loaded, saved
 from tests.worlds.real.miniature import NAMES, need_family, packaged, reference, write_world
 
 COUNT = 3
@@ -168,22 +168,63 @@ def test_random_weights_are_timed_and_billed_and_nothing_else(
     assert "neither drawn nor scored" in capsys.readouterr().err
 
 
-def test_videos_are_timed_and_billed_with_their_own_weights(
-    bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_videos_are_drawn_timed_and_billed(bench: Callable[..., Bench], folders: Callable[[str], Path]) -> None:
+    made = bench("wan")
+    captions = made.captions()
+    made.spec()
+    assert made.embed() == 0
+    made.spec("fora-n2", "fora", {"interval": 2, "direction": "up"})
+    for arm in ("full", "fora-n2"):
+        assert made.generate(arm) == 0
+    ids, videos = read_shard(Path("full/shard.zip"))
+    world = get_world(made.name)
+    assert videos.shape == (COUNT, FRAMES, *SIZE, 3) and world.frames == FRAMES
+    noise = torch.from_numpy(batch_noise(0, ids, world.noise_shape()))
+    call: dict[str, Any] = {"num_inference_steps": world.default_steps, "height": SIZE[0], "width": SIZE[1]}
+    call |= {"prompt": captions, "latents": noise}
+    expected = reference(loaded("wan", folders("wan")), "wan", **call).frames
+    difference = np.abs(videos.astype(int) - (expected * 255).round().astype(int))
+    assert difference.max() <= 1, f"{(difference > 1).mean():.2%} of the values differ, by up to {difference.max()}"
+    assert np.abs(videos[:, 1:].astype(int) - videos[:, :-1]).mean() > 1, "the videos must move"
+    assert made.time("fora-n2", "--embeddings", "embeddings.json", "--weights", made.weights) == 0
+    latency = read_record("fora-n2/latency.json", "latency")
+    assert latency["decoded"]
+    assert latency["peak_bytes"] is None and latency["peak_bytes_baseline"] is None  # a CPU has one peak for both
+    assert latency["trace"]["samples"] == 2  # both branches of guidance, one after the other
+    arm = ("--spec", "fora-n2/spec.json", "--shards", "fora-n2/shard.json")
+    assert made.run("cost", *arm, "--out", "c.json") == 0
+    assert read_record("c.json", "cost")["cfg_branches"] == 2
+    # Without a package that judges videos there is nothing to say, which is no fault.
+    words = ("--captions", "captions.json", "--full-shards", "full/shard.json", "--out", "fora-n2/scores.json")
+    assert made.run("score", *arm, *words) == 0
+    assert read_record("fora-n2/scores.json", "scores")["n"] == COUNT
+
+
+def test_videos_reach_the_judge_of_their_world(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ditbench.judges import Pictures
+    from ditbench.judges.registry import judge_classes
+
     made = bench("wan")
     made.captions()
     made.spec()
     assert made.embed() == 0
-    assert made.generate() == 2
-    assert "makes videos, which ditbench can time and bill" in capsys.readouterr().err
-    made.spec("fora-n2", "fora", {"interval": 2, "direction": "up"})
-    assert made.time("fora-n2", "--embeddings", "embeddings.json", "--weights", made.weights) == 0
-    latency = read_record("fora-n2/latency.json", "latency")
-    assert latency["peak_bytes"] is None and latency["peak_bytes_baseline"] is None  # a CPU has one peak for both
-    assert latency["trace"]["samples"] == 2  # both branches of guidance, one after the other
-    assert made.run("cost", "--spec", "fora-n2/spec.json", "--shards", "fora-n2/latency.json", "--out", "c.json") == 0
-    assert read_record("c.json", "cost")["cfg_branches"] == 2
+    assert made.generate() == 0
+    given: list[Pictures] = []
+
+    def values(self: Any, pictures: Pictures) -> Any:
+        given.append(pictures)
+        return pictures.images.mean((1, 2, 3, 4))
+
+    judge = judge_classes()["vbench-temporal-flickering"]
+    monkeypatch.setattr(judge, "values", values)
+    monkeypatch.setattr(judge, "load", lambda self: None)
+    words = ("--captions", "captions.json", "--judges", judge.name, "--out", "full/scores.json")
+    assert made.run("score", "--spec", "full/spec.json", "--shards", "full/shard.json", *words) == 0
+    (pictures,) = given
+    assert pictures.images.shape == (COUNT, FRAMES, *SIZE, 3)
+    assert pictures.frames_per_second == 8 and len(pictures.captions) == COUNT
+    (measure,) = read_record("full/scores.json", "scores")["measures"]
+    assert (measure["name"], measure["n"]) == (judge.name, COUNT)
 
 
 def test_other_weights_than_the_specs_are_refused(

@@ -209,6 +209,7 @@ def test_all_mistakes_of_a_file_are_told(tmp_path: Path) -> None:
         ("- a", "must hold keys and values"),
         ("a: [", "cannot be read as YAML"),
         ({**packaged("pixart-alpha-256"), "frames": 3}, "`latent` is"),
+        ({**packaged("pixart-alpha-256"), "frames_per_second": 8}, "are given together"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_one_sentence(tmp_path: Path, body: object, says: str) -> None:

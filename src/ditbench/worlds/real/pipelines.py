@@ -126,7 +126,10 @@ def sample(
     steps: int,
     decode: bool,
 ) -> NDArray[np.uint8]:
-    """Images [n, height, width, 3]; without `decode` none, all that comes after the last step is left out."""
+    """Images [n, height, width, 3], or videos with their frames second.
+
+    Without `decode` none: all that comes after the last step is left out.
+    """
     network, count = pipeline.transformer, len(noise)
     arguments: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": file.guidance.scale}
     start = noise.to(network.device, network.dtype)
@@ -151,9 +154,10 @@ def sample(
         answer = pipeline(**arguments)
     if not decode:
         return np.zeros((count, 0, 0, 3), np.uint8)
-    pixels: NDArray[np.float32] = answer.images
+    pixels: NDArray[np.float32] = answer.images if file.frames is None else answer.frames
     if not np.isfinite(pixels).all():
-        raise Fault(f"the images hold values that are no numbers: {file.dtype} is too narrow for these weights")
+        what = "images" if file.frames is None else "videos"
+        raise Fault(f"the {what} hold values that are no numbers: {file.dtype} is too narrow for these weights")
     return (pixels * 255).round().astype(np.uint8)
 
 

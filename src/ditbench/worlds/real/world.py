@@ -53,6 +53,7 @@ class DiffusersWorld(World):
         self.summary, self.default_steps, self.dtype = file.summary, file.steps, file.dtype
         self.guidance, self.image_size = file.guidance.scale, max(file.size)
         self.family, self.tokens, self.text_tokens = file.network.class_, file.tokens, file.text_tokens
+        self.frames, self.frames_per_second = file.frames, file.frames_per_second
         self.size_text = "x".join(map(str, [*([file.frames] if file.frames else []), *file.size]))
         # Those who judge any world; reference images, and judges who need them, are still to come.
         self.has_references = False
@@ -138,8 +139,6 @@ class DiffusersWorld(World):
                 f"world {self.name} has random weights here: they are for speed, memory and MACs, "
                 "images of them mean nothing and are neither drawn nor scored"
             )
-        if self.file.frames is not None:
-            return f"world {self.name} makes videos, which ditbench can time and bill, but not store or score yet"
         return None
 
     def load(self, device: str = "cpu", given: str | None = None, part: Part = "all") -> Handle:
@@ -177,7 +176,7 @@ class DiffusersWorld(World):
     def sample(
         self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
     ) -> NDArray[np.uint8]:
-        """Images; none where `no_images` says so, but the network has run all the same."""
+        """Images, or videos; none where `no_images` says so, but the network has run all the same."""
         from ditbench.worlds.real.pipelines import sample
 
         decode = self.no_images(handle.weights) is None

@@ -89,7 +89,7 @@ class WorldFile(_Part):
 
     `units`: its blocks in their order, as the block family takes them apart. `tokens`: of the image; `text_tokens`:
     of the caption, padding included, 0 where classes stand in for captions. `size`: height and width in pixels;
-    `latent`: of what the VAE makes of that.
+    `latent`: of what the VAE makes of that. `frames` and `frames_per_second`: of videos.
     """
 
     summary: Text
@@ -102,6 +102,7 @@ class WorldFile(_Part):
     text_tokens: Annotated[int, Field(ge=0)]
     size: Annotated[list[Count], Field(min_length=2, max_length=2)]
     frames: Count | None = None
+    frames_per_second: Annotated[float, Field(gt=0)] | None = None
     latent: Annotated[list[Count], Field(min_length=2, max_length=3)]
     dtype: Dtype
     vae_dtype: Dtype | None = None
@@ -113,6 +114,8 @@ class WorldFile(_Part):
     def _agree(self) -> WorldFile:
         if (self.frames is None) != (len(self.latent) == 2):
             raise ValueError("`latent` is [height, width], and [frames, height, width] where `frames` is given")
+        if (self.frames is None) != (self.frames_per_second is None):
+            raise ValueError("`frames` and `frames_per_second` are given together, for videos")
         return self
 
 
