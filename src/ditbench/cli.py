@@ -219,6 +219,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def _worlds(options: argparse.Namespace) -> None:
     from ditbench.judges import judges_of
+    from ditbench.judges.registry import default_judges
     from ditbench.worlds import get_world, world_names
 
     worlds, given = [get_world(name) for name in world_names()], _given_weights(options.config)
@@ -231,13 +232,15 @@ def _worlds(options: argparse.Namespace) -> None:
             body["weights"], body["weights_found"] = places[body["name"]]
         print(json.dumps(bodies, indent=1))
         return
-    rows = []
+    rows, judge_places = [], _settings(options.config).get("judge_weights", {})
     for w in worlds:
         place, there = places[w.name]
         found = f"{place}: {'found' if there else 'not on this machine'}"
         sampling = (w.size_text, w.default_steps, w.guidance, w.tokens, w.text_tokens or "-")
-        rows.append((w.name, w.family, *sampling, ", ".join(judges_of(w.name)), found))
+        judges = f"{len(judges_of(w.name))}, {len(default_judges(w.name, judge_places))} ready"
+        rows.append((w.name, w.family, *sampling, judges, found))
     _table(("world", "family", "size", "steps", "guidance", "tokens", "text", "judges", "weights"), rows)
+    print("\n`ditbench judges` says which they are, and what those that are not ready lack.")
 
 
 def _judges(options: argparse.Namespace) -> None:
