@@ -26,11 +26,11 @@ import numpy as np
 from ditbench.faults import Fault
 from ditbench.judges.base import VIDEOS, Judge, Pictures, Result, mean_result, share_result
 from ditbench.judges.packages import Package, calling
-from ditbench.judges.videos import write_videos
+from ditbench.judges.videos import WRITERS, write_videos
 from ditbench.judges.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -122,8 +122,14 @@ class _Vbench(Judge):
     scale: ClassVar[float] = 1.0  # what the package divides the values of videos by for its mean
     needs: ClassVar[tuple[_File, ...]] = ()
 
+    @classmethod
+    def ready(cls, places: Mapping[str, str]) -> bool:
+        return super().ready(places) and all(writer.there for writer in WRITERS)
+
     def load(self) -> None:
         _package(self.name)
+        for writer in WRITERS:
+            writer.need(self.name)
         for weights in self.needs:
             self.place(weights)
 
@@ -137,7 +143,7 @@ class _Vbench(Judge):
         with tempfile.TemporaryDirectory() as folder:
             videos, answers = Path(folder) / "videos", Path(folder) / "answers"
             videos.mkdir()
-            names = write_videos(videos, pictures.images, pictures.frames_per_second, self.name)
+            names = write_videos(videos, pictures.images, pictures.frames_per_second)
             self._evaluate(videos, answers, dict(zip(names, pictures.captions, strict=True)))
             found = self._read(answers / "videos_eval_results.json")
         missing = [caption for name, caption in zip(names, pictures.ids, strict=True) if name not in found]

@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
 # H.264, which loses a little: at the best quality that the writer knows. Sides have to be even.
 QUALITY, MULTIPLE = 10, 2
+# What diffusers writes with; without them it falls back on another codec.
 WRITERS = tuple(Package(name, "pip install imageio imageio-ffmpeg") for name in ("imageio", "imageio_ffmpeg"))
 
 
-def write_videos(folder: Path, videos: NDArray[np.uint8], frames_per_second: float, judge: str) -> Sequence[str]:
+def write_videos(folder: Path, videos: NDArray[np.uint8], frames_per_second: float) -> Sequence[str]:
     """Writes videos [n, frames, height, width, 3] into a folder; their files' names, in their order."""
     from diffusers.utils import export_to_video
     from PIL import Image
 
-    for writer in WRITERS:
-        writer.need(judge)
     names = [f"{number:05d}.mp4" for number in range(len(videos))]
     for name, video in zip(names, videos, strict=True):
         frames = [Image.fromarray(frame) for frame in video]  # it takes arrays for shares of 1
