@@ -113,6 +113,8 @@ class Study(_Part):
     baseline: str | None  # the arm that the others are held against; null where the original shows none
     figure: Axes | None = None
     controls: list[str] = []
+    # The hash of the reference images, or its beginning: values of sets against others are not shown.
+    references: Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")] | None = None
     ablations: list[Ablation] = []
     source: Text | None = None  # of published values that name none
     awaits: Text | None = None  # what ditbench lacks for any row of it: the world may then be one that it has not

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ditbench.faults import Fault
 from ditbench.inspect.cells import cell_name
 from ditbench.inspect.show import decimals, value_data, with_interval
+from ditbench.report.comparable import of_sets, reference_mark
 
 if TYPE_CHECKING:
     from ditbench.report.results import Cell, Value
@@ -156,19 +157,13 @@ def _refused(name: str, first: Cell, second: Cell) -> str:
     ):
         return "by judges with other weights"
     mine, other = first.values[name], second.values[name]
-    if "jackknife" not in mine.interval:  # of single pictures, or no measure of pictures at all
+    if not of_sets(mine):  # of single pictures, or no measure of pictures at all
         return ""
     if mine.n != other.n:
         return f"of {mine.n} and {other.n} images, and such a distance falls with their number"
     if reference_mark(first) != reference_mark(second):
         return "against different references"
     return ""
-
-
-def reference_mark(cell: Cell) -> str:
-    """What tells the references of a cell's scores from others: their hash, or in older records their number."""
-    scores = cell.bodies.get("scores", {})
-    return str((scores.get("reference_set") or {}).get("sha256") or scores.get("references"))
 
 
 def _timed_otherwise(first: Cell, second: Cell) -> str:

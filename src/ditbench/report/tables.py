@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ditbench.faults import Fault
-from ditbench.report import controls
+from ditbench.report import comparable, controls
 from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import Column, Row, Study
@@ -53,6 +53,7 @@ class Entry:
     interval: str = ""
     rank: Rank = ""
     difference: Difference | None = None
+    apart: str = ""  # why it does not compare with the others of its column
 
     @property
     def same(self) -> bool:
@@ -113,6 +114,7 @@ def build_table(study: Study, results: Results) -> Table:
     lines = [line for row in study.rows for line in _lines(study, row, results)]
     groups = list(dict.fromkeys(line.group for line in lines))
     lines.sort(key=lambda line: (ORDER[line.part], groups.index(line.group)))
+    lines = comparable.marked(study, lines)
     headings = tuple(_heading(column, i, lines) for i, column in enumerate(study.columns))
     ranked = _ranked(headings, lines)
     trouble = [f"What cannot be run as configured: {results.trouble}."] if results.trouble and not study.awaits else []
@@ -188,7 +190,11 @@ def _heading(column: Column, position: int, lines: Iterable[Line]) -> Heading:
 def _ranked(headings: tuple[Heading, ...], lines: list[Line]) -> list[Line]:
     """Marks the best of each column, and the second best where at least three arms compete."""
     for i, heading in enumerate(headings):
-        rivals = [line.entries[i] for line in lines if line.role == "arm" and line.state == "done"]
+        rivals = [
+            line.entries[i]
+            for line in lines
+            if line.role == "arm" and line.state == "done" and not line.entries[i].apart
+        ]
         # What is printed alike ranks alike.
         seen = {round(e.value.value, heading.digits) for e in rivals if e.value and math.isfinite(e.value.value)}
         if not heading.direction or len(rivals) < 2 or not seen:
@@ -203,7 +209,9 @@ def _ranked(headings: tuple[Heading, ...], lines: list[Line]) -> list[Line]:
 
 def _marked(line: Line, i: int, digits: int, marks: dict[float, Rank]) -> Line:
     entry = line.entries[i]
-    if line.role != "arm" or line.state != "done" or entry.value is None or not math.isfinite(entry.value.value):
+    if line.role != "arm" or line.state != "done" or entry.apart:
+        return line
+    if entry.value is None or not math.isfinite(entry.value.value):
         return line
     mark: Rank = marks.get(round(entry.value.value, digits), "")
     return replace(line, entries=(*line.entries[:i], replace(entry, rank=mark), *line.entries[i + 1 :]))
@@ -240,6 +248,7 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     if any(entry.same for _, entry in shown):
         baseline = study.row(study.baseline).label if study.baseline else "full"
         yield f"{SAME}: the 95 % interval of the paired difference to {baseline} includes zero."
+    yield from comparable.notes(lines)
     yield from _row_notes(lines)
     for line in lines:
         if line.cell and (reason := line.cell.bodies.get("latency", {}).get("refused")):
@@ -296,6 +305,7 @@ def _md_label(line: Line, page: str) -> str:
 
 def _md_entry(entry: Entry) -> str:
     text = {"best": f"**{entry.text}**", "second": f"*{entry.text}*"}.get(entry.rank, entry.text)
+    text += comparable.MARK if entry.apart else ""
     return " ".join(part for part in (text, SAME if entry.same else "", _md(entry.interval)) if part)
 
 
@@ -361,6 +371,7 @@ def _tex_line(line: Line) -> str:
 
 def _tex_value(entry: Entry) -> str:
     marked = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}.get(entry.rank, "%s") % tex(entry.text)
+    marked += r"\textsuperscript{\dag}" if entry.apart else ""
     return (tex(SAME) + r"\," if entry.same else "") + marked
 
 
