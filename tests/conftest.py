@@ -19,12 +19,10 @@ settings.load_profile("ditbench")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs first, each file in one process; tests marked `gpu` are skipped where there is no CUDA device."""
-    for item in items:
-        if item.path.parent.name == "workflow":
-            # Its tests share runs that take minutes.
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: (item.path.stem != "test_run", item.path.parent.name != "workflow"))
+    """Whole runs come first, for they take longest; tests marked `gpu` are skipped where there is no CUDA device."""
+    # Files go to processes whole and in this order; what is long must not be left for the end.
+    first = ("test_run", "test_dag", "test_real_worlds", "test_backbone", "test_contract")
+    items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return

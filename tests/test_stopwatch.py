@@ -102,6 +102,7 @@ def test_batches_and_modes_are_timed_beside_the_main_one(ready: Path) -> None:
     assert [(lap["mode"], lap["batch"]) for lap in record["others"]] == [("eager", 1)]
     calls = record["forward_seconds"]
     assert len(calls["baseline"]) == len(calls["arm"]) == 3
+    assert calls["kinds"] == ["all", "none", "all"]
     values = dict(_speeds(record, "latency.json"))
     assert {"speedup", "speedup-b1", "seconds-per-image", "latency-p50", "latency-p90", "forward-ms"} <= set(values)
     assert all(is_cost(name) for name in values)

@@ -299,7 +299,10 @@ class _Watch:
         return "its plan is made while sampling: only static plans can be recorded" if plan.online else ""
 
     def forwards(self, batch: int) -> dict[str, Any]:
-        """Seconds of each call of the network, of the arm and of the full model, in a run of its own."""
+        """Seconds of each call of the network, of the arm and of the full model, in a run of its own.
+
+        And of the arm's calls, how much each computed.
+        """
         from ditbench.methods import method_of
 
         found: dict[str, Any] = {}
@@ -308,6 +311,8 @@ class _Watch:
             texts = self.texts.part(0, batch)
             self.sampler.run(method_of(each), each["steps"], each["seed"], texts, clock)
             found[name] = clock.seconds
+            if name == "arm":
+                found["kinds"] = clock.kinds
         return found
 
 

@@ -62,11 +62,15 @@ class _Replayed:
 
 
 class Forwards:
-    """Stands in for a run and keeps the seconds of each of its calls of the network."""
+    """Stands in for a run and keeps the seconds of each of its calls of the network, and how much each computed.
+
+    `all` of the tokens at every site, `some` of them, or `none`.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = device
         self.seconds: list[float] = []
+        self.kinds: list[str] = []
 
     def __call__(self, make: Callable[[], Run]) -> Any:
         return _Clocked(make(), self)
@@ -84,12 +88,21 @@ class _Clocked:
         self._run, self._clock = run, clock
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        before = self._computed()
         self._clock.wait()
         began = time.perf_counter()
         answer = self._run.forward(*args, **kwargs)
         self._clock.wait()
         self._clock.seconds.append(time.perf_counter() - began)
+        computed, entered = (after - start for after, start in zip(self._computed(), before, strict=True))
+        sites = len(self._run.trace.shape.layout) * self._run.trace.shape.tokens
+        self._clock.kinds.append("none" if not computed else "all" if computed >= entered * sites else "some")
         return answer
+
+    def _computed(self) -> tuple[int, int]:
+        """Tokens at all sites, and samples, so far."""
+        trace = self._run.trace
+        return int(trace.computed.sum()), int(trace.entered.sum())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._run, name)

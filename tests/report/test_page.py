@@ -16,7 +16,7 @@ from PIL import Image
 
 from ditbench.report import figures
 from ditbench.report.build import write_studies
-from ditbench.report.page import build_page
+from ditbench.report.page import build_page, calls_text
 from ditbench.report.plans import plan_svg, plan_text
 from ditbench.report.samples import collect
 from ditbench.report.tables import build_table
@@ -220,3 +220,13 @@ def test_the_page_holds_compute_against_the_wall_time_of_the_run(tree: Any, embe
 def test_seeds_have_their_own_cells(fabricate: Callable[..., Any], embedded: Study) -> None:
     page = Reader(build_page([embedded], fabricate(seeds=(0, 1)).read()))
     assert {"cell-scenes-full-seed0", "cell-scenes-full-seed1"} <= set(page.ids)
+
+
+def test_calls_are_told_by_how_much_they_compute() -> None:
+    same = {"baseline": [0.01, 0.03, 0.02], "arm": [0.01, 0.01]}
+    assert calls_text(same) == "median of the baseline 20 ms (from 10 to 30), of the arm 10 ms (from 10 to 10)"
+    kinds = calls_text({**same, "arm": [0.01, 0.002, 0.012, 0.006], "kinds": ["all", "none", "all", "some"]})
+    assert kinds.endswith(
+        "; the arm's calls that compute everything (2) 12 ms (from 10 to 12), some (1) 6 ms (from 6 to 6), "
+        "nothing (1) 2 ms (from 2 to 2)"
+    )

@@ -199,13 +199,27 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def calls_text(forwards: Mapping[str, Sequence[float]]) -> str:
-    """How long calls of the network took, of the arm and of the full model."""
+def calls_text(forwards: Mapping[str, Sequence[Any]]) -> str:
+    """How long calls of the network took, of the arm and of the full model; of the arm's, by how much they compute."""
     said = []
     for whose, seconds in forwards.items():
-        middle = sorted(seconds)[len(seconds) // 2]
-        said.append(f"{whose} {1e3 * middle:.3g} ms (from {1e3 * min(seconds):.3g} to {1e3 * max(seconds):.3g})")
-    return "median of the " + ", of the ".join(said)
+        if whose != "kinds":
+            said.append(f"{whose} {_spread(seconds)}")
+    text = "median of the " + ", of the ".join(said)
+    kinds = forwards.get("kinds", [])
+    if len(set(kinds)) > 1:
+        each = {kind: [s for s, k in zip(forwards["arm"], kinds, strict=True) if k == kind] for kind in KINDS}
+        parts = (f"{KINDS[kind]} ({len(found)}) {_spread(found)}" for kind, found in each.items() if found)
+        text += "; the arm's calls that compute " + ", ".join(parts)
+    return text
+
+
+KINDS = {"all": "everything", "some": "some", "none": "nothing"}
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    middle = sorted(seconds)[len(seconds) // 2]
+    return f"{1e3 * middle:.3g} ms (from {1e3 * min(seconds):.3g} to {1e3 * max(seconds):.3g})"
 
 
 def learned_text(found: Mapping[str, Any]) -> str:
