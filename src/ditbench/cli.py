@@ -353,7 +353,7 @@ def _study(options: argparse.Namespace) -> None:
     from ditbench.study import load_study
 
     study = load_study(options.name)
-    results = standing(study, load_config(options.config), options.results)
+    results = standing(study, load_config(options.config), options.results, options.name)
     if options.out is None:
         print(rendered(study, results, options.format), end="")
         return

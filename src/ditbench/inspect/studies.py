@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 FORMS = ("md", "tex", "csv", "html")
 
 
-def standing(study: Study, config: Config, results: str | Path | None = None) -> Results:
-    """The cells of a study that lie in the results of a configuration.
+def standing(study: Study, config: Config, results: str | Path | None = None, place: str | None = None) -> Results:
+    """The cells of a study that lie in the results of a configuration; `place` is its file where that is no other's.
 
     Where they cannot even be asked for (no weights, no captions, a study that waits for something), there are none,
     and the table says why.
     """
     root = Path(results if results is not None else config.results)
-    alone = config.model_copy(update={"studies": [study.name], "arms": {}, "sweeps": {}, "world": study.world})
+    alone = config.model_copy(update={"studies": [place or study.name], "arms": {}, "sweeps": {}, "world": study.world})
     try:
         return load_results(alone, root)
     except Fault as fault:

@@ -222,6 +222,7 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     shown = [(line, entry) for line in lines for entry in line.entries if entry.value is not None]
     if not shown:
         yield "Nothing has been run yet."
+        yield from study.notes
         return
     if not any(line.cell for line, _ in shown):
         yield "Nothing of it has been run yet: all values are published ones."

@@ -1,0 +1,90 @@
+"""What the papers' tables take on a GPU machine, as docs/reproducing.md shows it.
+
+    uv run tools/estimates.py [--images 30000] [--write docs/reproducing.md]
+
+Hours are those of the network alone: images x steps x branches of guidance x the time of a forward of sixteen, by the
+records of `measured/` (random weights, bfloat16), times what each arm's plan computes. An arm whose plan is learned or
+made while sampling is taken for a full one. Disk is what images take by `ditbench plan`'s estimate. With `--write`, the
+table of a page is made anew between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ditbench.cells import Spec
+from ditbench.faults import Fault
+from ditbench.forecast import BYTES_PER_PIXEL, effort
+from ditbench.study import Study, load_study, study_names
+from ditbench.worlds import get_world, world_names
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKS = ("<!-- estimates: made by tools/estimates.py -->", "<!-- estimates end -->")
+HEADS = ("study", "world", "arms that run", "GPU hours", "GPU", "disk, GB")
+
+
+def forward_seconds(world: str) -> tuple[float, str] | None:
+    """Seconds of a forward for one row of a batch of sixteen (or of one, where that is all that fits), and the GPU."""
+    path = ROOT / "measured" / f"{world}-cuda-bfloat16.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    rows = {int(batch): body for batch, body in record["batches"].items() if "seconds" in body}
+    most = max(rows)
+    return rows[most]["seconds"]["unpatched"] / most, record["provenance"]["hardware"]["gpu"]
+
+
+def efforts(study: Study) -> Iterator[float]:
+    """What each arm that runs computes, as a share of the full model."""
+    for row in study.rows:
+        if row.method is None:
+            continue
+        spec = Spec(study.world, row.arm, row.method, row.knobs, row.steps, 0, 1, "some", None, "bfloat16")
+        try:
+            yield effort(spec)
+        except Fault:  # says nothing before it has learned
+            yield 1.0
+
+
+def line(study: Study, images: int) -> tuple[str, ...] | None:
+    """A study's line; None where no arm of it runs, or nothing was measured."""
+    if study.world not in world_names() or study.world == "scenes":
+        return None
+    measured, shares = forward_seconds(study.world), list(efforts(study))
+    if measured is None or not shares:
+        return None
+    world = get_world(study.world)
+    seconds, gpu = measured
+    hours = images * world.default_steps * world.cfg_branches * seconds * sum(shares) / 3600
+    pixels = world.image_size**2 * (world.frames or 1)
+    disk = images * pixels * BYTES_PER_PIXEL * len(shares) / 1e9
+    return (f"`{study.name}`", study.world, str(len(shares)), f"{hours:,.1f}", gpu, f"{disk:,.0f}")
+
+
+def table(images: int) -> str:
+    """The table in Markdown."""
+    lines = [found for name in study_names() if (found := line(load_study(name), images)) is not None]
+    rows = [HEADS, tuple("---" if i < 2 or i == 4 else "--:" for i in range(len(HEADS))), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=30_000)
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    made = table(arguments.images)
+    if arguments.write is None:
+        print(made)
+        return
+    text = arguments.write.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    arguments.write.write_text(f"{before}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
