@@ -68,9 +68,15 @@ def imported(path: Path) -> set[Path]:
     return {file for node in own for file in module_files(node)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_table_names_what_the_stages_files_import(stage: str) -> None:
-    method = {"spec": "fora", "generate": "fora", "cost": "fora", "time": "fora", "learn": "teacache"}.get(stage)
+OF_METHODS = [("spec", "fora"), ("generate", "fora"), ("cost", "fora"), ("time", "fora"), ("generate", "speca")]
+LEARNED = [("learn", "teacache"), ("learn", "l2c")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [*OF_METHODS, *LEARNED, *((stage, None) for stage in STAGES if stage not in dict(OF_METHODS + LEARNED))],
+)
+def test_the_table_names_what_the_stages_files_import(stage: str, method: str | None) -> None:
     named = {path for path in source_files(stage, "scenes", method) if path.suffix == ".py"}
     needed = {file for path in named for file in imported(path)} - named
     forgotten = {str(file.relative_to(PACKAGE)) for file in needed if file.name not in PLUMBING}

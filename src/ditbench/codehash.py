@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parent
 _ENGINE = (
     *("layout", "plan", "rows", "run", "trace", "costs"),
     *("fills", "forecasts", "trajectory", "selectors", "scores", "scored", "watch", "chance", "deciders", "changes"),
+    *("guidance", "drafts"),
 )
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
@@ -122,13 +123,18 @@ def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
             yield from _learner_files(method)
 
 
+# What learners use beside the loop that all methods run in.
+_LEARNERS = {"calibration": ("engine/observer.py",), "routers": ("macs.py",)}
+
+
 def _learner_files(method: str) -> Iterator[Path]:
-    """The learner of a method, and the engine's part that it looks with."""
+    """The learner of a method, and what it looks with."""
     from ditbench.methods.registry import method_class
 
     learner = method_class(method).learner
     if learner is not None:
-        yield from (PACKAGE / "learn" / f"{learner}.py", PACKAGE / "engine" / "observer.py")
+        yield PACKAGE / "learn" / f"{learner}.py"
+        yield from (PACKAGE / name for name in _LEARNERS[learner])
 
 
 def _method_files(method: str) -> Iterator[Path]:
