@@ -83,13 +83,16 @@ def price(costs: Floats, units: Ints, least: int, most: int) -> Priced:
 
 
 def _lean(priced: Priced, units: Ints, least: int, most: int, even: float) -> Priced:
-    """The best levels with ties broken towards the total: what is equally good is taken as it is needed."""
+    """The best levels with ties broken towards the total: what is equally good is taken as it is needed.
+
+    From the last site on, so that the first ones, which are tried first, are left to make up what is missing.
+    """
     tied = priced.losses <= even
     low = np.where(tied, units, units.max() + 1).argmin(1)
     high = np.where(tied, units, -1).argmax(1)
     few, many = (np.take_along_axis(units, which[:, None], 1)[:, 0] for which in (low, high))
     target = least if int(many.sum()) <= least else min(most, int(many.sum()))
-    raised = few.sum() + np.cumsum(many - few) <= target
+    raised = (few.sum() + np.cumsum((many - few)[::-1]) <= target)[::-1]
     return priced._replace(best=np.where(raised, high, low))
 
 
