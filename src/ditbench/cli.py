@@ -137,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--spec", required=True, help="the spec of one of its cells as JSON")
     sub.add_argument("--embeddings", type=Path, required=True)
     sub.add_argument("--batch", type=_count, default=16)
+    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
     sub.add_argument("--learned", type=Path, help="record of what its method learned")
@@ -611,6 +612,7 @@ def _learn(options: argparse.Namespace) -> None:
             options.device,
             options.weights,
             options.code,
+            _places(options.judge_weights),
         )
 
 

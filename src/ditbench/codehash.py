@@ -124,7 +124,16 @@ def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
 
 
 # What learners use beside the loop that all methods run in.
-_LEARNERS = {"calibration": ("engine/observer.py",), "routers": ("macs.py",)}
+_PLANS = (
+    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "processes", "relaxed", "teacher")),
+    *("solve", "worlds/gradients.py", "judges/lpips.py", "judges/weights.py"),
+)
+_LEARNERS = {
+    "calibration": ("engine/observer.py",),
+    "routers": ("macs.py",),
+    "sparsity": _PLANS,
+    "search": ("learn/sparsity.py", "statistics.py", *_PLANS),
+}
 
 
 def _learner_files(method: str) -> Iterator[Path]:

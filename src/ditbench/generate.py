@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ditbench.engine.costs import Costs
     from ditbench.engine.run import Run
+    from ditbench.learn.relaxed import RelaxedRun
     from ditbench.methods import Method
 
 PROGRESS_SECONDS = 10.0
@@ -55,6 +56,11 @@ class Texts:
         """Some of them."""
         given = {name: tensor[start:stop] for name, tensor in self.given.items()}
         return Texts(self.ids[start:stop], given, self.negative)
+
+    def at(self, places: Sequence[int]) -> Texts:
+        """Those at some places, in that order."""
+        given = {name: tensor[list(places)] for name, tensor in self.given.items()}
+        return Texts([self.ids[place] for place in places], given, self.negative)
 
 
 def embed(
@@ -174,6 +180,17 @@ class Sampler:
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
         self.costs = run.costs
         return images, run.trace
+
+    def draw_through(self, run: RelaxedRun, steps: int, seed: int, texts: Texts) -> torch.Tensor:
+        """Images [n, 3, height, width] from -1 to 1 of such a run, with gradients to what decides its plan."""
+        import torch
+
+        from ditbench.engine.run import attached
+        from ditbench.noise import batch_noise
+
+        noise = torch.from_numpy(batch_noise(seed, texts.ids, self.world.noise_shape()))
+        with torch.enable_grad(), attached(run, self.handle.pipeline.scheduler):
+            return self.world.draw(self.handle, texts.given, texts.negative, noise, steps)
 
 
 def generate_shard(

@@ -33,6 +33,14 @@ class UnitCost:
     norm: int = 0
     norm_once: int = 0
 
+    def macs(self, tokens: int) -> int:
+        """Linear layers and products of attention for so many computed tokens of one sample."""
+        if tokens == 0:
+            return 0
+        attending = tokens + self.joined
+        pairs = attending**2 if self.keys == "computed" else tokens * self.keys
+        return tokens * self.per_token + self.once + 2 * self.width * pairs
+
 
 @dataclass(frozen=True)
 class Costs:

@@ -64,3 +64,56 @@ class Taylor:
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for factors in self._factors.values() for tensor in factors)
+
+
+class TokenTaylor:
+    """Missing tokens receive a line through the last two outputs that were computed of them, each token its own.
+
+    A token that was computed once receives that output. The line goes on for as many steps as it spans, and is flat
+    beyond: a line through two steps that lie side by side says little of a step far from them.
+    """
+
+    stateless: ClassVar[bool] = False
+    wants_all: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        # Of each key: the last outputs, their slopes over steps, and at which step each token was computed last and
+        # how far from the time before; both [samples, tokens, 1].
+        self._last: dict[Key, Tensor] = {}
+        self._slope: dict[Key, Tensor] = {}
+        self._when: dict[Key, Tensor] = {}
+        self._span: dict[Key, Tensor] = {}
+
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
+        if key not in self._last:
+            column = output[..., :1]
+            self._slope[key] = torch.zeros_like(output)
+            self._span[key] = torch.zeros_like(column)
+        else:
+            self._span[key] = step - self._when[key]
+            self._slope[key] = (output - self._last[key]) / self._span[key]
+        self._last[key] = output.contiguous()
+        self._when[key] = torch.full_like(output[..., :1], float(step))
+
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        ahead = torch.minimum(step - self._when[key], self._span[key])
+        return self._last[key] + ahead * self._slope[key]
+
+    def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
+        forecast = self.supply(key, step)
+        assert forecast is not None
+        span = step - rows.take(self._when[key])
+        slope = (part - rows.take(self._last[key])) / span
+        whole = rows.put(forecast, part)
+        for kept, new in (
+            (self._last, part),
+            (self._slope, slope),
+            (self._span, span),
+            (self._when, torch.full_like(span, float(step))),
+        ):
+            kept[key] = rows.put(kept[key].contiguous(), new)
+        return whole
+
+    def nbytes(self) -> int:
+        kept = (self._last, self._slope, self._when, self._span)
+        return sum(tensor.nbytes for each in kept for tensor in each.values())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.trace import Trace
-from ditbench.engine.watch import Glance, attending, watcher_of
+from ditbench.engine.watch import compute_watched, watcher_of
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
@@ -260,16 +260,8 @@ class _Pass:
 
     def _compute(self, stream: Stream, branch: int, rows: Rows | None = None) -> Output:
         """A branch's output; a selector that wants to may look on."""
-        watcher = self.watcher
-        if watcher is None or not watcher.watches(branch, self.step):
-            return self.backbone.compute(stream, branch)
-        with attending(stream.samples) as seen:
-            output = self.backbone.compute(stream, branch)
-        attention = seen[0] if seen else None
-        keys = attention.keys.shape[2] if attention is not None else stream.tokens
-        first = keys - stream.tokens if self.backbone.text_leads else 0
-        glance = Glance(stream, rows, output, attention, slice(first, first + stream.tokens))
-        self.run_.trace.selecting[self.step] += watcher.see(branch, self.step, glance)
+        output, macs = compute_watched(self.backbone, self.watcher, self.step, stream, branch, rows)
+        self.run_.trace.selecting[self.step] += macs
         return output
 
     def _whole(self, number: int, keep: bool) -> None:
@@ -429,8 +421,23 @@ def _said(plan: Plan) -> str:
     return f"{plan.layout.blocks} blocks of {'/'.join(plan.layout.names)}"
 
 
+class StandIn(Protocol):
+    """What may take the place of a network's forward for a sampling run."""
+
+    backbone: Backbone
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the network's own."""
+
+    def advance(self) -> None:
+        """The next call of the network belongs to the next step."""
+
+
+Standing = TypeVar("Standing", bound=StandIn)
+
+
 @contextmanager
-def attached(run: Run, scheduler: Any = None) -> Iterator[Run]:
+def attached(run: Standing, scheduler: Any = None) -> Iterator[Standing]:
     """Within the context the network's forward is the run's; afterwards the network is as it was.
 
     With a `scheduler`, a step of the plan is a step of that: give it with `by_itself=False`.
@@ -469,7 +476,7 @@ def take_place(network: Any, forward: Callable[..., Any]) -> Callable[[], None]:
     return give_back
 
 
-def _advancing(run: Run, scheduler: Any) -> Callable[[], None]:
+def _advancing(run: StandIn, scheduler: Any) -> Callable[[], None]:
     """Makes a scheduler's steps the run's; answers with what undoes it."""
     own = scheduler.step
 

@@ -43,17 +43,24 @@ class ScoredTokens:
     """State of one run of a static plan. `passed` marks units of steps [step, unit] that nobody looks at.
 
     A token's age is the number of steps since it was computed in which its unit was looked at. It needs no counter
-    where all are computed: those steps are the plan's.
+    where all are computed: those steps are the plan's. With `always` it can tell the order of a unit's tokens at any
+    step, not just where the plan computes some of them.
     """
 
     def __init__(
-        self, score: Score, plan: Plan, tokens: int, terms: Terms, passed: NDArray[np.bool_] | None = None
+        self,
+        score: Score,
+        plan: Plan,
+        tokens: int,
+        terms: Terms,
+        passed: NDArray[np.bool_] | None = None,
+        always: bool = False,
     ) -> None:
         self.score, self.terms, self.tokens = score, terms, tokens
         self.generator = score.generator
         self._number = {unit.start: number for number, unit in enumerate(plan.units)}
         counts = plan.counts(tokens)
-        self._needed = _needed(score, plan, counts, tokens)
+        self._needed = _watched(score, plan) if always else _needed(score, plan, counts, tokens)
         looked_at = np.ones(counts.shape, dtype=bool) if passed is None else ~passed
         # How often a unit was looked at, up to and with each step; the age of a token is a difference of these.
         self._looks: list[list[int]] = looked_at.cumsum(axis=0).tolist()
@@ -67,21 +74,36 @@ class ScoredTokens:
         return self.score.see(branch, glance)
 
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
+        index = self.order(unit, step, stream)[:, :count].sort(dim=1).values
+        self.computing(unit, step, index)
+        return Rows(torch.cat([index, index]) if self._halves(stream) == 2 else index, stream.tokens)
+
+    def order(self, unit: Unit, step: int, stream: Stream) -> Tensor:
+        """All tokens of each sample, the first to be computed first; where halves share, of one half [samples, tokens].
+
+        Asking changes nothing.
+        """
         number = self._number[unit.start]
-        halves = 2 if self.terms.shared and stream.halves == 2 else 1
         values = self.score.of(unit, step, stream)
-        if halves == 2:
+        if self._halves(stream) == 2:
             values = self.score.shared(values.unflatten(0, (2, -1)))
         total = normalised(values)
-        last = self._last_computed(number, step, total)
         if self.terms.age:
+            last = self._last_computed(number, step, total)
             total = total + self.terms.age * (self._looks[step - 1][number] - last)
         if self.terms.bonus:
             total = with_bonus(total, grid_of(stream), self.terms.cell, self.terms.bonus)
         # Stable: of equal tokens the first ones, so that a choice depends on nothing but the scores.
-        index = total.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
+        return total.argsort(dim=1, descending=True, stable=True)
+
+    def computing(self, unit: Unit, step: int, index: Tensor) -> None:
+        """The tokens at `index` [samples, k] of a unit are computed now: they are of age 0."""
+        number = self._number[unit.start]
+        last = self._last_computed(number, step, index.new_zeros(len(index), self.tokens, dtype=torch.float32))
         self._computed[number] = (step, last.scatter(1, index, float(self._looks[step][number])))
-        return Rows(torch.cat([index] * halves) if halves == 2 else index, stream.tokens)
+
+    def _halves(self, stream: Stream) -> int:
+        return 2 if self.terms.shared and stream.halves == 2 else 1
 
     def _last_computed(self, number: int, step: int, like: Tensor) -> Tensor:
         """How often the unit had been looked at when each token was last computed, [samples, tokens]."""
@@ -103,6 +125,11 @@ def _last_whole(whole: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The last step before or at each at which each unit was computed whole; -1 where there was none."""
     steps = np.where(whole, np.arange(len(whole))[:, None], -1)
     return np.maximum.accumulate(steps, axis=0)
+
+
+def _watched(score: Score, plan: Plan) -> dict[int, list[bool]]:
+    """Every branch that a score can learn from, at every step."""
+    return {branch: [True] * plan.steps for branch in range(len(plan.layout)) if score.watches(branch)}
 
 
 def _needed(score: Score, plan: Plan, counts: NDArray[np.int64], tokens: int) -> dict[int, list[bool]]:

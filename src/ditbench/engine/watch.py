@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from ditbench.backbones import Output, Stream
+    from ditbench.backbones import Backbone, Output, Stream
     from ditbench.engine.rows import Rows
 
 # As many numbers of an attention map are held at once.
@@ -145,3 +145,22 @@ def map_macs(attention: Attention) -> int:
     """The MACs of making the map once more."""
     samples, heads, count, width = attention.queries.shape
     return samples * heads * count * attention.keys.shape[2] * width
+
+
+def compute_watched(
+    backbone: Backbone, watcher: Watching | None, step: int, stream: Stream, branch: int, rows: Rows | None = None
+) -> tuple[Output, int]:
+    """A branch's output, and the MACs it took a watcher to look on, if one wants to.
+
+    `stream` holds the tokens at `rows` of a whole, or is the whole.
+    """
+    if watcher is None or not watcher.watches(branch, step):
+        return backbone.compute(stream, branch), 0
+    with attending(stream.samples) as seen:
+        output = backbone.compute(stream, branch)
+    attention = seen[0] if seen else None
+    keys = attention.keys.shape[2] if attention is not None else stream.tokens
+    first = keys - stream.tokens if backbone.text_leads else 0
+    glance = Glance(stream, rows, output, attention, slice(first, first + stream.tokens))
+    with torch.no_grad():  # where a plan is learned, what it is chosen by has no gradient
+        return output, watcher.see(branch, step, glance)

@@ -34,18 +34,22 @@ def write_learned(
     device: str = "cpu",
     weights: str | None = None,
     code: str | None = None,
+    judge_places: Mapping[str, str] | None = None,
 ) -> None:
     """Fits an arm's method on training captions and writes what was found."""
     from dataclasses import asdict
 
     from ditbench.generate import Sampler, read_batch
     from ditbench.learn.lesson import Lesson, Notebook
+    from ditbench.learn.processes import Team
     from ditbench.methods import get_method
     from ditbench.records import Clock, read_record, write_record
     from ditbench.weights import need_images, weights_of
 
     body = asdict(spec)
-    method = get_method(spec.method, spec.knobs)
+    method, team = get_method(spec.method, spec.knobs), Team()
+    if device == "cuda":
+        device = team.device
     if not method.waits() or method.learner is None:
         raise Fault(f"arm {spec.arm!r}: {spec.method} with these knobs has nothing to learn")
     clock = Clock()
@@ -55,10 +59,13 @@ def write_learned(
     with clock("load"):
         sampler = Sampler(spec.world, device, given)
         texts = read_batch(captions, embeddings, range(record["count"]), sampler.handle.weights)
-    notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {record['sha256']} {code}")
-    lesson = Lesson(method, body, sampler, texts, batch, notebook)
+    stamp = f"{record['sha256']} {code}"
+    notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {stamp}")
+    lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, stamp)
     with clock("compute"):
         found = importlib.import_module(f"ditbench.learn.{method.learner}").learn(lesson)
+    if team.rank:
+        return  # one of them writes what all have learned
     kept = {name: body[name] for name in ("arm", *OF_THE_ARM)}
     training = {"name": record["name"], "count": record["count"], "sha256": record["sha256"]}
     learned = {**kept, "arm_hash": arm_hash(body), "learner": method.learner, "training": training, "found": found}

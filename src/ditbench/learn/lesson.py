@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ class Notebook:
     def note(self, name: str, value: Any) -> None:
         """Keeps a value, instead of the last one of that name."""
         self._kept[name] = value
+        if int(os.environ.get("RANK", "0")):
+            return  # of several processes one keeps the file
         with replacing(self.path) as partial:
             partial.write_text(json.dumps({"of": self._of, "kept": self._kept}), encoding="utf-8")
 
@@ -63,6 +66,10 @@ class Lesson:
     texts: Texts
     batch: int
     notebook: Notebook
+    # Where networks that judges look through are, by their keys in a configuration.
+    judge_places: Mapping[str, str] = field(default_factory=dict)
+    # What else results hang on: the captions and the code.
+    stamp: str = ""
 
     @property
     def label(self) -> str:
@@ -71,7 +78,8 @@ class Lesson:
 
     def say(self, text: str) -> None:
         """Tells how far learning has come."""
-        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+        if not int(os.environ.get("RANK", "0")):
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
     def batches(self) -> list[Texts]:
         """The training captions, as many at once as the run draws."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,3 +135,23 @@ class World(ABC):
 
         A world of videos gives [n, frames, height, width, 3].
         """
+
+    @abstractmethod
+    def draw(
+        self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
+    ) -> torch.Tensor:
+        """As `sample`, but images [n, 3, height, width] from -1 to 1, with the gradients of whatever has some.
+
+        A video's frames are images of their own.
+        """
+
+    def perceptual(self, device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+        """A perceptual distance of this world's own, of two batches of images as `draw` gives them; None: LPIPS."""
+        return None
+
+    def frechet_features(self, device: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What this world's FID compares: features [n, D] of images [n, 3, height, width] from 0 to 255.
+
+        None where methods cannot be fitted by FID, for want of real images.
+        """
+        return None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ditbench.faults import Fault
+from ditbench.worlds.gradients import decoded, sampling_call
 from ditbench.worlds.real.texts import TEXTS
 
 if TYPE_CHECKING:
@@ -130,6 +131,43 @@ def sample(
 
     Without `decode` none: all that comes after the last step is left out.
     """
+    answer = _called(file, pipeline, texts, negative, noise, steps, decode)
+    if not decode:
+        return np.zeros((len(noise), 0, 0, 3), np.uint8)
+    pixels: NDArray[np.float32] = answer.images if file.frames is None else answer.frames
+    if not np.isfinite(pixels).all():
+        what = "images" if file.frames is None else "videos"
+        raise Fault(f"the {what} hold values that are no numbers: {file.dtype} is too narrow for these weights")
+    return (pixels * 255).round().astype(np.uint8)
+
+
+def draw(
+    file: WorldFile,
+    pipeline: Any,
+    texts: dict[str, Tensor],
+    negative: dict[str, Tensor],
+    noise: Tensor,
+    steps: int,
+) -> Tensor:
+    """Images [n, 3, height, width] from -1 to 1, with gradients; the frames of videos one after the other."""
+    with decoded(pipeline) as seen:
+        _called(file, pipeline, texts, negative, noise, steps, decode=True)
+    images = torch.cat(seen)
+    if file.frames is not None:  # [n, 3, frames, height, width]
+        images = images.movedim(2, 1).flatten(0, 1)
+    return images.float().clamp(-1, 1)
+
+
+def _called(
+    file: WorldFile,
+    pipeline: Any,
+    texts: dict[str, Tensor],
+    negative: dict[str, Tensor],
+    noise: Tensor,
+    steps: int,
+    decode: bool,
+) -> Any:
+    """The pipeline's answer."""
     network, count = pipeline.transformer, len(noise)
     arguments: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": file.guidance.scale}
     start = noise.to(network.device, network.dtype)
@@ -151,14 +189,7 @@ def sample(
             # Wan's pipeline keeps its latents in float32 whatever its network computes in.
             arguments |= {"num_frames": file.frames, "latents": noise.to(network.device)}
     with starting:
-        answer = pipeline(**arguments)
-    if not decode:
-        return np.zeros((count, 0, 0, 3), np.uint8)
-    pixels: NDArray[np.float32] = answer.images if file.frames is None else answer.frames
-    if not np.isfinite(pixels).all():
-        what = "images" if file.frames is None else "videos"
-        raise Fault(f"the {what} hold values that are no numbers: {file.dtype} is too narrow for these weights")
-    return (pixels * 255).round().astype(np.uint8)
+        return sampling_call(pipeline)(**arguments)
 
 
 def _fit(tensor: Tensor, network: Any) -> Tensor:

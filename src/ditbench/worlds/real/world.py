@@ -182,6 +182,13 @@ class DiffusersWorld(World):
         decode = self.no_images(handle.weights) is None
         return sample(self.file, handle.pipeline, texts, negative, noise, steps, decode)
 
+    def draw(
+        self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
+    ) -> torch.Tensor:
+        from ditbench.worlds.real.pipelines import draw
+
+        return draw(self.file, handle.pipeline, texts, negative, noise, steps)
+
 
 def _family_files(network_class: str) -> list[Path]:
     """The block family's file and those of its package that it imports, found without importing any."""

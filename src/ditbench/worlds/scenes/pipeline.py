@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from ditbench.faults import Fault
+from ditbench.worlds.gradients import sampling_call
 from ditbench.worlds.scenes import model as networks
 from ditbench.worlds.scenes import settings
 
@@ -140,8 +141,22 @@ def sample(
     guidance: float,
 ) -> NDArray[np.uint8]:
     """Images of a batch, [n, 64, 64, 3] bytes."""
+    latents = draw(pipeline, texts, negative, noise, steps, guidance)
+    pixels = ((latents.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def draw(
+    pipeline: PixArtAlphaPipeline,
+    texts: dict[str, Tensor],
+    negative: dict[str, Tensor],
+    noise: Tensor,
+    steps: int,
+    guidance: float,
+) -> Tensor:
+    """Images of a batch as the sampler leaves them, [n, 3, 64, 64] from about -1 to 1, with gradients if any."""
     device, dtype, count = pipeline.transformer.device, pipeline.transformer.dtype, len(noise)
-    latents = pipeline(
+    latents: Tensor = sampling_call(pipeline)(
         prompt=None,
         negative_prompt=None,
         prompt_embeds=texts["text"].to(device, dtype),
@@ -156,5 +171,4 @@ def sample(
         use_resolution_binning=False,
         output_type="latent",
     ).images
-    pixels = ((latents.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return latents

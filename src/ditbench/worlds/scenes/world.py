@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +43,14 @@ class Scenes(World):
     def sources(self, stage: str) -> list[Path]:
         here, assets = Path(__file__).parent, assets_folder()
         drawing = ["world.py", "settings.py", "model.py", "pipeline.py", "grammar.py"]
+        looking = ["judges/perceptual.py", "judges/reader.py", "judges/trunk.py", "judges/weights.py"]
         weights = [assets / "transformer.safetensors", assets / "text_encoder.safetensors"]
         files = {
             "captions": ["grammar.py"],
             "references": ["grammar.py", "renderer.py"],
             "embed": drawing,
             "generate": drawing,
-            "learn": drawing,
+            "learn": [*drawing, *looking],
             "time": drawing,
             "score": [
                 "grammar.py",
@@ -61,6 +62,8 @@ class Scenes(World):
         backbones = Path(__file__).parents[2] / "backbones"
         if stage in ("embed", "learn", "generate", "time"):
             found += weights
+        if stage == "learn":
+            found += [assets / "reader.safetensors", here / "renderer.py"]
         if stage in ("learn", "generate", "time"):
             found += [backbones / f"{name}.py" for name in ("base", "pixart", "stream", "linear")]
         if stage == "score":
@@ -132,3 +135,21 @@ class Scenes(World):
         from ditbench.worlds.scenes.pipeline import sample
 
         return sample(handle.pipeline, texts, negative, noise, steps, self.guidance)
+
+    def draw(
+        self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
+    ) -> torch.Tensor:
+        from ditbench.worlds.scenes.pipeline import draw
+
+        return draw(handle.pipeline, texts, negative, noise, steps, self.guidance).clamp(-1, 1)
+
+    def perceptual(self, device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        from ditbench.worlds.scenes.judges.perceptual import Perceptual
+        from ditbench.worlds.scenes.judges.reader import load_reader
+
+        return Perceptual(load_reader(assets_folder() / "reader.safetensors", device).trunk)
+
+    def frechet_features(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        from ditbench.worlds.scenes.judges.reader import load_reader
+
+        return load_reader(assets_folder() / "reader.safetensors", device).features

@@ -1,0 +1,83 @@
+"""What a plan may compute: a share of all token computations, or of all MACs, and the plan of least cost within it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditbench.faults import Fault
+from ditbench.solve.knapsack import solve_tokens, solve_weights
+
+if TYPE_CHECKING:
+    from ditbench.engine.costs import Costs
+    from ditbench.engine.layout import Shape
+    from ditbench.methods.token_plans import TokenPlan
+
+# Of a budget of MACs: how far below it a plan may stay.
+SLACK = 0.005
+
+
+class Budget:
+    """The budget of a method for a run. Levels are places among the method's candidates, [step, branch]."""
+
+    def __init__(self, method: TokenPlan, shape: Shape, costs: Costs) -> None:
+        self.shape, self.candidates = shape, np.array(method.candidates)
+        # Counted as plans count: ceil(share x tokens).
+        self.counts: list[int] = np.ceil(self.candidates * shape.tokens - 1e-9).astype(int).tolist()
+        if len(set(self.counts)) < len(self.counts):
+            raise Fault(f"levels: {method.levels} shares of {shape.tokens} tokens are not all different")
+        by_macs = method.budget == "macs"
+        self._weights = np.array(
+            [[cost.macs(count) for count in self.counts] if by_macs else self.candidates for cost in costs.branches],
+            dtype=np.float64,
+        )
+        self._by_macs = by_macs
+        self._of_step = float(self._weights[:, -1].sum())
+        self.total = (1 - method.ratio) * shape.steps * self._of_step
+        self.ratio = method.ratio
+
+    def solve(self, costs: NDArray[np.float64], whole: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The levels of least cost [step, branch, level] within the budget, where some steps are `whole`."""
+        return self._within(costs, ~whole, self._left(whole))
+
+    def between(self, costs: NDArray[np.float64], whole: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The levels that any step but the first has while it is not whole, at the share that whole ones leave it."""
+        others = np.arange(self.shape.steps) > 0
+        partly = int((~whole).sum())
+        each = self._left(whole) / partly if partly else self._of_step
+        return self._within(costs, others, each * int(others.sum()))
+
+    def _left(self, whole: NDArray[np.bool_]) -> float:
+        left = self.total - int(whole.sum()) * self._of_step
+        if left < -1e-9 * self._of_step:
+            raise Fault(
+                f"ratio: {self.ratio:g} leaves less than {int(whole.sum())} whole steps of {self.shape.steps} compute; "
+                "take fewer full_steps, or a smaller ratio"
+            )
+        return max(left, 0.0)
+
+    def _within(self, costs: NDArray[np.float64], free: NDArray[np.bool_], left: float) -> NDArray[np.int64]:
+        """The levels of least cost of the `free` steps that come to `left`; the others are whole."""
+        levels = np.full(self.shape.sites, len(self.candidates) - 1, dtype=np.int64)
+        if left >= int(free.sum()) * self._of_step * (1 - 1e-9):
+            return levels
+        own = costs[free].reshape(-1, len(self.candidates))
+        if self._by_macs:
+            weights = np.tile(self._weights, (int(free.sum()), 1))
+            chosen = solve_weights(own, weights, left, slack=SLACK).choices
+        else:
+            chosen = solve_tokens(own, self.candidates, left).choices
+        levels[free] = chosen.reshape(-1, self.shape.sites[1])
+        return levels
+
+    def used(self, levels: NDArray[np.int64]) -> float:
+        """The share that levels leave out, counted as the budget counts."""
+        weights = np.broadcast_to(self._weights, (*levels.shape, len(self.candidates)))
+        kept = np.take_along_axis(weights, levels[..., None], 2).sum()
+        return float(1 - kept / (self.shape.steps * self._weights[:, -1].sum()))
+
+    def expected(self, picked: NDArray[np.float64]) -> float:
+        """The share that is left out where levels have probabilities [step, branch, level]."""
+        return float(1 - (picked * self._weights).sum() / (self.shape.steps * self._weights[:, -1].sum()))

@@ -1,0 +1,41 @@
+"""Several processes that learn one thing together: each works on its share of a batch, and their gradients are summed.
+
+torch's launcher starts them (`torchrun --nproc-per-node 2 -m ditbench learn ...`); alone, a process is a team of one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+Item = TypeVar("Item")
+
+
+class Team:
+    """The processes that torch's launcher has started with this one."""
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if self.size > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+    @property
+    def device(self) -> str:
+        """This process's accelerator, where each has one."""
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.size > 1 else "cuda"
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """This process's part of what all of them go through."""
+        return list(items[self.rank :: self.size])
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            distributed.all_reduce(tensor)
+        return tensor

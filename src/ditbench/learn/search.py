@@ -1,0 +1,114 @@
+"""Plans that are tried, by what images of training captions they make; every plan that was tried is noted."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ditbench.faults import Fault
+from ditbench.learn.sparsity import School, transferred
+from ditbench.methods.plan_search import PlanSearch
+from ditbench.solve.genetic import genetic_search
+from ditbench.solve.random_search import random_search
+from ditbench.statistics import FrechetTo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ditbench.learn.lesson import Lesson
+
+KEPT = 0.5  # of a population, as parents of the next
+
+
+def learn(lesson: Lesson) -> dict[str, Any]:
+    """The shares of tokens of the best plan, and how good the best one was after each measurement."""
+    method = lesson.method
+    assert isinstance(method, PlanSearch)
+    if method.plan_file:
+        return transferred(Path(method.plan_file), method)
+    school = School(lesson, method, "lpips" if method.fitness == "fid" else method.fitness, method.training_seed)
+    measure = _fid(school) if method.fitness == "fid" else _distance(school)
+    steps, branches = school.shape.sites
+    budget, tried = school.budget, 0
+
+    def levels_of(choice: NDArray[np.int64]) -> NDArray[np.int64]:
+        levels = np.full((steps, branches), len(budget.candidates) - 1, dtype=np.int64)
+        levels[1:] = choice.reshape(-1, branches)
+        return levels
+
+    def fitness(choice: NDArray[np.int64]) -> float:
+        nonlocal tried
+        name = hashlib.sha256(choice.astype(np.int8).tobytes()).hexdigest()[:16]
+        found = float(lesson.notebook.once(name, lambda: measure(levels_of(choice))))
+        tried += 1
+        lesson.say(f"plan {tried} of {method.measurements}: {method.fitness} {found:.4g}")
+        return found
+
+    sites, total = (steps - 1) * branches, budget.total - branches
+    if total < 0:
+        raise Fault(f"ratio: {method.ratio:g} leaves less than the first step computes, which is always whole")
+    seed = method.training_seed
+    if method.search == "random":
+        found = random_search(fitness, sites, budget.candidates, total, method.measurements, seed)
+    else:
+        children = method.population - max(2, round(KEPT * method.population))
+        generations = (method.measurements - method.population) // children if children else 0
+        found = genetic_search(
+            fitness, sites, budget.candidates, total, generations, method.population, method.mutation, KEPT, seed
+        )
+    levels = levels_of(found.choices)
+    return {
+        "shares": budget.candidates[levels].tolist(),
+        "left_out": budget.used(levels),
+        "fitness": found.fitness,
+        "history": {"best": found.history},
+    }
+
+
+def _images(school: School, levels: NDArray[np.int64]) -> list[torch.Tensor]:
+    """Images from -1 to 1 of all training captions under a plan, some at a time."""
+    method = school.method.knowing({"shares": school.budget.candidates[levels].tolist()})
+    found = []
+    for part in school.lesson.batches():
+        images, _ = school.sampler.run(method, school.lesson.spec["steps"], school.seed, part)
+        if images.ndim == 5:
+            images = images.reshape(-1, *images.shape[2:])
+        found.append(torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1)
+    return found
+
+
+def _distance(school: School) -> Callable[[NDArray[np.int64]], float]:
+    """The mean loss to the full network's images."""
+    device = school.sampler.device
+
+    @torch.no_grad()
+    def measure(levels: NDArray[np.int64]) -> float:
+        pairs = zip(_images(school, levels), school.lesson.batches(), strict=True)
+        return float(torch.cat([school.loss(own.to(device), school.originals(part)) for own, part in pairs]).mean())
+
+    return measure
+
+
+def _fid(school: School) -> Callable[[NDArray[np.int64]], float]:
+    """The Frechet distance to as many real images, in the features of the world's own FID."""
+    features = school.world.frechet_features(school.sampler.device)
+    if features is None or not school.world.has_references:
+        raise Fault(
+            f"fitness: fid needs real images of world {school.world.name}, which has none here; "
+            "take lpips, the distance to the full network's images"
+        )
+    count = max(len(school.lesson.texts.ids), 2)
+    # Other scenes than any evaluation compares with: their seed is nobody else's.
+    real = torch.from_numpy(school.world.references(count, school.seed)).movedim(-1, 1).float()
+    to = FrechetTo(features(real).double().cpu().numpy())
+
+    def measure(levels: NDArray[np.int64]) -> float:
+        own = torch.cat([features((images + 1) * 127.5) for images in _images(school, levels)])
+        return to(own.double().cpu().numpy())
+
+    return measure

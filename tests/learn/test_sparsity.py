@@ -1,0 +1,222 @@
+"""DiffSparse's learner: budgets, losses, what a part of training hands to the next, and going on after a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ditbench.caption_sets import TRAINING_SPLIT, write_captions
+from ditbench.cells import Spec
+from ditbench.engine.layout import Layout, Shape
+from ditbench.faults import Fault
+from ditbench.generate import Sampler, Texts, embed, read_batch
+from ditbench.judges.ssim import ssim
+from ditbench.learn.budget import Budget
+from ditbench.learn.job import learned_method, write_learned
+from ditbench.learn.lesson import Lesson, Notebook
+from ditbench.learn.losses import dissimilarity, loss_of, squared
+from ditbench.learn.sparsity import STATE, School, Training
+from ditbench.learn.teacher import Teacher
+from ditbench.macs import count_macs
+from ditbench.methods import get_method
+from ditbench.methods.diffsparse import DiffSparse
+from ditbench.records import read_record
+from ditbench.worlds import get_world
+
+STEPS = 4
+
+
+def small_shape(steps: int = 6) -> tuple[Shape, Any]:
+    world = get_world("scenes")
+    backbone, _ = world.backbone("meta")
+    shape = Shape(steps, backbone.layout, world.tokens)
+    return shape, backbone.costs(world.tokens, world.text_tokens)
+
+
+# Budgets
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.43, 0.54])
+def test_a_budget_of_tokens_is_met_to_the_token(ratio: float) -> None:
+    shape, costs = small_shape()
+    budget = Budget(DiffSparse(ratio=ratio), shape, costs)
+    prices = np.random.default_rng(0).normal(size=(*shape.sites, 5))
+    whole = np.arange(shape.steps) == 0
+    levels = budget.solve(prices, whole)
+    assert (levels[0] == 4).all()
+    kept = budget.candidates[levels].sum()
+    wanted = (1 - ratio) * shape.steps * shape.sites[1]
+    assert wanted - 0.25 < kept <= wanted + 1e-9
+    assert budget.used(levels) == pytest.approx(1 - kept / (shape.steps * shape.sites[1]))
+
+
+@pytest.mark.parametrize("ratio", [0.43, 0.54])
+def test_a_budget_of_macs_is_what_the_ledger_bills(ratio: float) -> None:
+    shape, costs = small_shape()
+    method = DiffSparse(ratio=ratio, budget="macs")
+    budget = Budget(method, shape, costs)
+    levels = budget.solve(np.random.default_rng(0).normal(size=(*shape.sites, 5)), np.arange(shape.steps) == 0)
+    planned = method.knowing({"shares": budget.candidates[levels].tolist()})
+    full, own = (count_macs("scenes", m, steps=shape.steps) for m in (get_method("full"), planned))
+    # Embeddings, head and the text's projection belong to no site and no ratio reaches them.
+    of_sites = full["total"] - full["outside"]
+    left_out = 1 - (own["total"] - own["outside"]) / of_sites
+    assert left_out == pytest.approx(budget.used(levels), abs=2e-3)
+    assert ratio - 1e-9 <= budget.used(levels) < ratio + 0.006
+
+
+def test_what_a_step_has_while_it_is_not_whole_is_its_share() -> None:
+    shape, costs = small_shape()
+    budget = Budget(DiffSparse(ratio=0.5), shape, costs)
+    whole = np.array([True, False, False, True, False, False])
+    levels = budget.between(np.zeros((*shape.sites, 5)), whole)
+    # Half of 6 steps less 2 whole ones: 1 for four steps, a quarter each.
+    assert budget.candidates[levels[1:]].mean() == pytest.approx(0.25)
+    assert (levels[0] == 4).all()
+
+
+def test_more_whole_steps_than_the_budget_has_are_a_fault() -> None:
+    shape, costs = small_shape()
+    budget = Budget(DiffSparse(ratio=0.8), shape, costs)
+    with pytest.raises(Fault, match=r"ratio: 0.8 leaves less than 2 whole steps of 6 compute; take fewer full_steps"):
+        budget.solve(np.zeros((*shape.sites, 5)), np.array([True, False, False, True, False, False]))
+
+
+def test_levels_that_are_no_different_are_a_fault() -> None:
+    shape = Shape(4, Layout.regular(2, ("self", "cross", "mlp")), 3)
+    _, costs = small_shape()
+    with pytest.raises(Fault, match="levels: 5 shares of 3 tokens are not all different"):
+        Budget(DiffSparse(), shape, costs)
+
+
+# Losses
+
+
+def test_losses_are_the_judges() -> None:
+    rng = np.random.default_rng(0)
+    images, others = (rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8) for _ in range(2))
+    a, b = (torch.from_numpy(x).movedim(-1, 1).double() / 127.5 - 1 for x in (images, others))
+    assert dissimilarity(a, b).numpy() == pytest.approx(1 - ssim(images, others), abs=2e-4)
+    assert squared(a, b).numpy() == pytest.approx(((a - b) ** 2).mean((1, 2, 3)).numpy())
+
+
+def test_the_perceptual_distance_of_scenes_sees_what_changed() -> None:
+    world = get_world("scenes")
+    loss = loss_of("lpips", world, "cpu", {})
+    images = torch.from_numpy(world.references(3, 0)).movedim(-1, 1).float() / 127.5 - 1
+    same, others = loss(images, images), loss(images, images.roll(1, 0))
+    slightly = loss(images, (images + 0.02 * torch.randn(images.shape)).clamp(-1, 1))
+    assert (same == 0).all()
+    assert (slightly > 0).all() and (slightly < others).all()
+    with pytest.raises(Fault, match="lpips-vgg is not for world scenes"):
+        loss_of("lpips-vgg", world, "cpu", {})
+
+
+# Training
+
+
+def lesson_of(folder: Path, count: int = 4, **knobs: Any) -> Lesson:
+    method = get_method("diffsparse", {"batch": 2, **knobs})
+    sampler = Sampler("scenes")
+    captions = sampler.world.draw_captions(count, 0, "train")
+    given, nothing = (sampler.world.embed(sampler.handle, some) for some in (captions, [""]))
+    texts = Texts([f"c{place}" for place in range(count)], given, nothing)
+    spec = {"world": "scenes", "weights": None, "dtype": "float32", "steps": STEPS, "arm": "ours"}
+    return Lesson(method, spec, sampler, texts, 1, Notebook(folder / "ours" / "learned.notes.json", "x"))
+
+
+def training_of(lesson: Lesson) -> Training:
+    method = lesson.method
+    assert isinstance(method, DiffSparse)
+    return Training(School(lesson, method, method.loss, method.training_seed), method)
+
+
+def test_training_starts_near_the_allocation_of_toca(tmp_path: Path) -> None:
+    training = training_of(lesson_of(tmp_path))
+    toca = get_method("toca", {"intervals": "uniform"}).plan(training.school.shape).shares
+    levels = training.levels()
+    whole = training.preset
+    assert whole.tolist() == (toca == 1).all(1).tolist()
+    ours = training.school.budget.candidates[levels]
+    assert np.corrcoef(ours[~whole].ravel(), toca[~whole].ravel())[0, 1] > 0.6
+
+
+def test_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = training_of(lesson_of(tmp_path / "a"))
+    whole.finish(whole.school.lesson)
+    lesson = lesson_of(tmp_path / "b")
+    first = training_of(lesson)
+    for batch in first._batches(4)[:1]:
+        first._learn_from(lesson.texts, batch)
+        first.done += 1
+    lesson.notebook.note(STATE, first.state())
+    # What is noted is plain data, as a file gives it back.
+    again = Notebook(lesson.notebook.path, "x")
+    second = training_of(lesson)
+    second.recall(again.recall(STATE))
+    second.finish(lesson)
+    assert torch.equal(whole.layers, second.layers) and torch.equal(whole.steps, second.steps)
+    assert whole.history["loss"] == second.history["loss"]
+    assert whole.history["part"] == ["layers"] * 2 + ["steps"] * 2 + ["unified"] * 2
+    assert (whole.levels() == second.levels()).all()
+
+
+def test_whole_steps_are_made_cheap_between_the_stages(tmp_path: Path) -> None:
+    training = training_of(lesson_of(tmp_path))
+    training.part = 1
+    before = training.layers.detach().clone()
+    with torch.no_grad():
+        training.steps[3, 1] -= 1  # the last step, and not the one that was preset
+    training._end_part()
+    whole = training.whole.tolist()
+    assert whole[0] and whole[3] and sum(whole) == int(training.preset.sum())
+    lowered = before - training.layers.detach()
+    assert (lowered[whole, :, -1] == training.method.delta).all()
+    assert lowered.sum() == pytest.approx(training.method.delta * sum(whole) * lowered.shape[1])
+    # They stay whole without being forced.
+    levels = training.levels()
+    assert (levels[3] == 4).all() and training.parts[training.part] == "unified"
+
+
+def test_the_record_of_learning_is_a_plan_for_sampling(tmp_path: Path) -> None:
+    write_captions("scenes", 2, 0, tmp_path / "captions.json", "training", split=TRAINING_SPLIT)
+    embed("scenes", tmp_path / "captions.json", tmp_path / "embeddings.json")
+    knobs = {"ratio": 0.4, "stages": "one", "batch": 2, "budget": "macs"}
+    spec = Spec("ours", "diffsparse", knobs, "scenes", 0, "c", 2, STEPS, "float32", learning="training")
+    out = tmp_path / "ours" / "learned.json"
+    write_learned(spec, tmp_path / "captions.json", tmp_path / "embeddings.json", out, batch=2)
+    found = read_record(out, "learned")["found"]
+    assert found["left_out"] == pytest.approx(0.4, abs=0.006)
+    assert len(found["history"]["loss"]) == 1 and found["history"]["solved"][0] == pytest.approx(0.4, abs=0.006)
+    plan = learned_method(out).plan(get_world("scenes").shape(STEPS))
+    assert (plan.shares[0] == 1).all()
+    assert plan.shares.tolist() == found["shares"]
+    # As a file for another arm, of another resolution if need be.
+    taken = get_method("diffsparse", {"plan_file": str(out)})
+    texts = read_batch(tmp_path / "captions.json", tmp_path / "embeddings.json", [0], None)
+    lesson = Lesson(taken, {}, Sampler("scenes"), texts, 1, Notebook(tmp_path / "n", "x"))
+    from ditbench.learn.sparsity import learn
+
+    given = learn(lesson)
+    assert given["shares"] == found["shares"] and given["from"]["arm"] == "ours"
+    with pytest.raises(Fault, match="the plan is of 4 steps and 24 branches, this run has 5 and 24"):
+        taken.knowing(given).plan(get_world("scenes").shape(5))
+
+
+def test_a_teacher_draws_what_is_not_there_and_nothing_twice(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    def draw(places: list[int]) -> torch.Tensor:
+        asked.append(places)
+        return torch.arange(len(places)).float()[:, None, None, None].expand(-1, 3, 2, 2)
+
+    first = Teacher(tmp_path, ["a"]).images(["x", "y"], draw)
+    again = Teacher(tmp_path, ["a"]).images(["y", "z", "x"], draw)
+    assert asked == [[0, 1], [1]]
+    assert again[:, 0, 0, 0].tolist() == [1, 0, 0] and first[:, 0, 0, 0].tolist() == [0, 1]
+    Teacher(tmp_path, ["b"]).images(["x"], draw)
+    assert asked[-1] == [0]
