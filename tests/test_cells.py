@@ -75,7 +75,7 @@ def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("renderer.py", {"backbone", "judge_weights", "references", "score"}),
+        ("renderer.py", {"backbone", "judge_weights", "references", "score", "learn"}),
         ("pipeline.py", {"embed", "learn", "generate", "time"}),
         ("statistics.py", {"score"}),
         ("ledger.py", {"cost", "learn", "audit"}),

@@ -23,7 +23,11 @@ PLUMBING = {
     "weights.py",
 }
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
-_WORLD = {"worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"}
+_EYES = {"worlds/scenes/judges/perceptual.py", "worlds/scenes/judges/reader.py"}
+_WORLD = {
+    *("worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"),
+    *_EYES,
+}
 _LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
 _CAPTION_FILES = {"caption_files/choose.py", "caption_files/options.py"}
@@ -38,13 +42,16 @@ OTHERS = {
     "embed": _WORLD | _DRAWING,
     "spec": {"engine/deciders.py", "engine/fills.py", "engine/selectors.py"},  # a plan is made without them
     "generate": _WORLD,
-    "learn": {"worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"},
+    "learn": {
+        *("worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"),
+        *("judges/networks/base.py", "judges/packages.py", "statistics.py"),  # what a loss that is a judge is made with
+    },
     "cost": _DRAWING | {"worlds/base.py"},
     # Pictures that a new renderer draws are new references, which make new scores by themselves.
     "score": {"storage.py", "generate.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
     "time": _WORLD | {"storage.py"},
     # A count needs a world's network; its pictures, captions and files are other stages'.
-    "audit": {"storage.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN)},
+    "audit": {"storage.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
     "publish": {"storage.py", "engine/trace.py"},
     "report": {"storage.py"},
     "backbone": set(),
@@ -69,7 +76,7 @@ def imported(path: Path) -> set[Path]:
 
 
 OF_METHODS = [("spec", "fora"), ("generate", "fora"), ("cost", "fora"), ("time", "fora"), ("generate", "speca")]
-LEARNED = [("learn", "teacache"), ("learn", "l2c")]
+LEARNED = [("learn", name) for name in ("teacache", "l2c", "diffsparse", "plan-search")]
 
 
 @pytest.mark.parametrize(

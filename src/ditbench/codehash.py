@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ditbench.faults import Fault
@@ -22,7 +22,7 @@ _ENGINE = (
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
-_NETWORKS = ("worlds/base.py", "worlds/real", *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")))
+_NETWORKS = ("worlds/base.py", "worlds/gradients.py", "worlds/real", *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")))
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
 _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
 _SCENES = tuple(f"worlds/scenes/{name}.py" for name in ("grammar", "renderer", "settings", "model"))
@@ -36,7 +36,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "features": ("reference_sets.py", "storage.py", "judges/networks", "judges/weights.py"),
     "embed": ("generate.py", "heap.py"),
     "learn": (
-        *("learn/lesson.py", "learn/job.py"),
+        *("learn/lesson.py", "learn/job.py", "learn/processes.py"),
         *("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, *_LEDGER, "methods/base.py"),
     ),
     "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),
@@ -106,13 +106,7 @@ def source_files(stage: str, world: str | None = None, method: str | None = None
 
 
 def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
-    for name in STAGES[stage]:
-        place = PACKAGE / name
-        yield from (
-            (p for p in place.rglob("*") if p.suffix in (".py", ".yaml", ".css", ".html", ".js", ".j2"))
-            if place.is_dir()
-            else [place]
-        )
+    yield from _expanded(STAGES[stage])
     if world is not None:
         from ditbench.worlds import get_world
 
@@ -123,16 +117,25 @@ def _files(stage: str, world: str | None, method: str | None) -> Iterator[Path]:
             yield from _learner_files(method)
 
 
+def _expanded(names: Iterable[str]) -> Iterator[Path]:
+    """Files of the package, those of its folders among them."""
+    for place in (PACKAGE / name for name in names):
+        if place.is_dir():
+            yield from (p for p in place.rglob("*") if p.suffix in (".py", ".yaml", ".css", ".html", ".js", ".j2"))
+        else:
+            yield place
+
+
 # What learners use beside the loop that all methods run in.
 _PLANS = (
-    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "processes", "relaxed", "teacher")),
-    *("solve", "worlds/gradients.py", "judges/lpips.py", "judges/weights.py"),
+    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "relaxed", "teacher")),
+    *("solve", "worlds/gradients.py", "judges/base.py", "judges/lpips.py", "judges/weights.py"),
 )
 _LEARNERS = {
     "calibration": ("engine/observer.py",),
     "routers": ("macs.py",),
     "sparsity": _PLANS,
-    "search": ("learn/sparsity.py", "statistics.py", *_PLANS),
+    "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
 }
 
 
@@ -142,8 +145,7 @@ def _learner_files(method: str) -> Iterator[Path]:
 
     learner = method_class(method).learner
     if learner is not None:
-        yield PACKAGE / "learn" / f"{learner}.py"
-        yield from (PACKAGE / name for name in _LEARNERS[learner])
+        yield from _expanded([f"learn/{learner}.py", *_LEARNERS[learner]])
 
 
 def _method_files(method: str) -> Iterator[Path]:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ditbench.engine.costs import Costs
-    from ditbench.engine.run import Run
-    from ditbench.learn.relaxed import RelaxedRun
+    from ditbench.engine.run import Run, StandIn
     from ditbench.methods import Method
 
 PROGRESS_SECONDS = 10.0
@@ -181,7 +180,7 @@ class Sampler:
         self.costs = run.costs
         return images, run.trace
 
-    def draw_through(self, run: RelaxedRun, steps: int, seed: int, texts: Texts) -> torch.Tensor:
+    def draw_through(self, run: StandIn, steps: int, seed: int, texts: Texts) -> torch.Tensor:
         """Images [n, 3, height, width] from -1 to 1 of such a run, with gradients to what decides its plan."""
         import torch
 

@@ -183,10 +183,10 @@ def test_whole_steps_are_made_cheap_between_the_stages(tmp_path: Path) -> None:
 
 
 def test_the_record_of_learning_is_a_plan_for_sampling(tmp_path: Path) -> None:
-    write_captions("scenes", 2, 0, tmp_path / "captions.json", "training", split=TRAINING_SPLIT)
+    write_captions(get_world("scenes"), "training", 2, 0, tmp_path / "captions.json", split=TRAINING_SPLIT)
     embed("scenes", tmp_path / "captions.json", tmp_path / "embeddings.json")
     knobs = {"ratio": 0.4, "stages": "one", "batch": 2, "budget": "macs"}
-    spec = Spec("ours", "diffsparse", knobs, "scenes", 0, "c", 2, STEPS, "float32", learning="training")
+    spec = Spec("scenes", "ours", "diffsparse", knobs, STEPS, 0, 2, "c", None, "float32", learning="training")
     out = tmp_path / "ours" / "learned.json"
     write_learned(spec, tmp_path / "captions.json", tmp_path / "embeddings.json", out, batch=2)
     found = read_record(out, "learned")["found"]

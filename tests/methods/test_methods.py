@@ -24,8 +24,10 @@ def test_every_method_says_what_it_is_and_starts_full(name: str) -> None:
     method = get_method(name, {"threshold": 0.1} if "threshold" in knob_fields(name) else {})
     assert method.summary
     assert isinstance(method.paper, str)
-    if method.waits():  # what its learner would find: the routers of all sites
-        method = method.knowing({"keep": np.zeros(SHAPE.sites).tolist()})
+    if method.waits():  # what its learner would find: the routers or the shares of all sites
+        shares = np.zeros(SHAPE.sites)
+        shares[0] = 1
+        method = method.knowing({"keep": np.zeros(SHAPE.sites).tolist(), "shares": shares.tolist()})
     plan = method.plan(SHAPE)
     assert plan.shares.shape == (SHAPE.steps, len(plan.units))
     assert np.isin(plan.shares[0], (1, ASK)).all()

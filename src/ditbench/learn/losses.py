@@ -42,7 +42,7 @@ def squared(images: Tensor, originals: Tensor) -> Tensor:
 
 def dissimilarity(images: Tensor, originals: Tensor) -> Tensor:
     """1 - SSIM, over pixels and colours."""
-    a, b = images.float(), originals.float()
+    a, b = images.float() + 1, originals.float() + 1  # its term of light is of values from black on
     mean_a, mean_b = _blurred(a), _blurred(b)
     variance_a, variance_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
     covariance = _blurred(a * b) - mean_a * mean_b

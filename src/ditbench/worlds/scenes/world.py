@@ -59,9 +59,9 @@ class Scenes(World):
             ],
         }
         found = [here / name for name in files.get(stage, [])]
-        backbones = Path(__file__).parents[2] / "backbones"
+        backbones = here.parents[1] / "backbones"
         if stage in ("embed", "learn", "generate", "time"):
-            found += weights
+            found += [*weights, here.parent / "gradients.py"]
         if stage == "learn":
             found += [assets / "reader.safetensors", here / "renderer.py"]
         if stage in ("learn", "generate", "time"):
