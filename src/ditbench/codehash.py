@@ -22,7 +22,10 @@ _ENGINE = (
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
-_NETWORKS = ("worlds/base.py", "worlds/gradients.py", "worlds/real", *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")))
+_NETWORKS = (
+    *("worlds/base.py", "worlds/gradients.py", "worlds/real"),
+    *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")),
+)
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
 _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
 _SCENES = tuple(f"worlds/scenes/{name}.py" for name in ("grammar", "renderer", "settings", "model"))
