@@ -144,11 +144,6 @@ def cell_table(config: Config) -> list[Spec]:
         method = get_method(body["method"], body["knobs"])
         body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
         body["learning"] = learning_set(config) if method.waits() else None
-        if method.waits() and config.captions.train is None and not get_world(world).has_captions:
-            raise Fault(
-                f"arm {arm!r} is fitted on training captions, and world {world} has none of its own: "
-                "captions.train.file names a file of them"
-            )
         key = (world, arm)
         if wanted.setdefault(key, body) != body:
             raise Fault(
@@ -167,6 +162,12 @@ def cell_table(config: Config) -> list[Spec]:
         weights[world] = get_world(world).weights_identity(config.weights.get(world))
         if config.captions.file is None and not get_world(world).has_captions:
             get_world(world).draw_captions(config.images, config.captions.seed)  # says what is needed
+    for (world, arm), body in wanted.items():
+        if body["learning"] and config.captions.train is None and not get_world(world).has_captions:
+            raise Fault(
+                f"arm {arm!r} is fitted on training captions, and world {world} has none of its own: "
+                "captions.train.file names a file of them"
+            )
     specs = [
         Spec(
             world=world,

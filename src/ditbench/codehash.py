@@ -23,7 +23,7 @@ _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
 _NETWORKS = (
-    *("worlds/base.py", "worlds/gradients.py", "worlds/real"),
+    *("worlds/base.py", "gradients.py", "worlds/real"),
     *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")),
 )
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
@@ -131,8 +131,8 @@ def _expanded(names: Iterable[str]) -> Iterator[Path]:
 
 # What learners use beside the loop that all methods run in.
 _PLANS = (
-    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "relaxed", "teacher")),
-    *("solve", "worlds/gradients.py", "judges/base.py", "judges/lpips.py", "judges/weights.py"),
+    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "optimisers", "relaxed", "teacher")),
+    *("solve", "gradients.py", "judges/base.py", "judges/lpips.py", "judges/weights.py"),
 )
 _LEARNERS = {
     "calibration": ("engine/observer.py",),

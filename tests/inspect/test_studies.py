@@ -31,7 +31,10 @@ def test_every_study_renders_without_weights_or_cells(name: str, tmp_path: Path)
 def test_published_values_are_as_printed(tmp_path: Path) -> None:
     study = load_study("diffsparse/table1")
     text = rendered(study, standing(study, check_config({}), tmp_path), "md")
-    assert "| DiffSparse (R = 54 %) (published, not run: awaits DiffSparse) | 1.30 | 1.91 | 27.79 | 0.164 |" in text
+    assert (
+        "| DiffSparse (R = 54 %) (published, not run: cannot be run as configured) | 1.30 | 1.91 | 27.79 | 0.164 |"
+        in text
+    )
     assert "What cannot be run as configured: world pixart-alpha-256 has no captions" in text
 
 
@@ -62,15 +65,15 @@ def test_awaiting_rows_make_no_cells(tmp_path: Path) -> None:
     captions.write_text("".join(f"a picture of {i} things\n" for i in range(4)), encoding="utf-8")
     config = check_config(
         {
-            "studies": ["diffsparse-table1"],
-            "world": "pixart-alpha-256",
+            "studies": ["sdtm-table-s2-flux"],
+            "world": "flux-dev-1024",
             "images": 4,
             "captions": {"file": str(captions)},
-            "weights": {"pixart-alpha-256": "random"},
+            "weights": {"flux-dev-1024": "random"},
         }
     )
     arms = {spec.arm for spec in cell_table(config)}
-    assert "toca" in arms and not any("diffsparse" in arm for arm in arms)
+    assert "full" in arms and not any("sdtm" in arm for arm in arms)
 
 
 def test_the_command_prints_or_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

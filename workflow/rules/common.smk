@@ -186,6 +186,11 @@ def arm_of(wildcards):
     return arm_hash(asdict(specs_of_arm(wildcards)[0]))
 
 
+def plan_file_of_arm(wildcards):
+    """The record of learning that an arm takes its plan from; another arm's of this run, or one that is there."""
+    return specs_of_arm(wildcards)[0].knobs.get("plan_file") or []
+
+
 def code_of_arm(stage):
     """The hash of the code that a stage runs for an arm."""
     return lambda wildcards: code_hash(stage, wildcards.world, specs_of_arm(wildcards)[0].method)

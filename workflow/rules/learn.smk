@@ -26,6 +26,7 @@ rule learn:
     input:
         captions=TRAINING_RECORD,
         embeddings=f"{RESULTS}/embeddings/{{world}}/{LEARNING}.json",
+        plan=plan_file_of_arm,
     output:
         LEARNED_RECORD,
     params:
@@ -43,7 +44,7 @@ rule learn:
     threads: 1
     priority: FIRST
     resources:
-        mem_mb=more_each_time(4000),
+        mem_mb=more_each_time(6000),
         gpu=GPUS,
     retries: 1  # see more_each_time
     shell:

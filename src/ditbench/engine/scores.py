@@ -200,6 +200,15 @@ class RandomScore(Score):
         return values[0]
 
 
+class NoScore(Score):
+    """All alike: what is chosen is left to a token's age and to its neighbours."""
+
+    name: ClassVar[str] = "none"
+
+    def of(self, unit: Unit, step: int, stream: Stream) -> Tensor:
+        return stream.hidden.new_zeros(stream.hidden.shape[:2], dtype=torch.float32)
+
+
 _SCORES: tuple[type[Score], ...] = (
     AttentionReceived,
     CrossEntropy,
@@ -208,6 +217,7 @@ _SCORES: tuple[type[Score], ...] = (
     Similarity,
     Norm,
     RandomScore,
+    NoScore,
 )
 SCORES: dict[str, type[Score]] = {score.name: score for score in _SCORES}
 

@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ditbench.faults import Fault
 from ditbench.storage import replacing
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ class Lesson:
     def label(self) -> str:
         """Whose lesson, for messages."""
         return f"{self.spec['arm']} in {self.spec['world']}"
+
+    def of_some(self, captions: int) -> Lesson:
+        """The lesson with its first training captions; 0: with all of them."""
+        there = len(self.texts.ids)
+        if captions > there:
+            raise Fault(
+                f"captions: {captions} of {there} training captions cannot be; ask for fewer, or make "
+                f"{captions} of them with learning.captions: {captions}"
+            )
+        return replace(self, texts=self.texts.part(0, captions)) if captions else self
 
     def say(self, text: str) -> None:
         """Tells how far learning has come."""

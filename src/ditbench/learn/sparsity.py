@@ -22,6 +22,7 @@ from ditbench.learn.budget import Budget
 from ditbench.learn.gates import Gates, LevelGates, StepGates
 from ditbench.learn.lesson import SEED
 from ditbench.learn.losses import loss_of
+from ditbench.learn.optimisers import OPTIMISERS
 from ditbench.learn.processes import Team
 from ditbench.learn.relaxed import RelaxedRun
 from ditbench.learn.teacher import Teacher
@@ -50,7 +51,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     school = School(lesson, method, method.loss, method.training_seed)
     training = Training(school, method)
     training.recall(lesson.notebook.recall(STATE))
-    training.finish(lesson)
+    training.finish(school.lesson)
     shares = school.budget.candidates[training.levels()]
     return {
         "shares": shares.tolist(),
@@ -77,7 +78,7 @@ class School:
     """What plans are tried with: the full network's images of captions, a loss of theirs, and a budget."""
 
     def __init__(self, lesson: Lesson, method: TokenPlan, loss: str, seed: int) -> None:
-        self.lesson, self.method, self.seed = lesson, method, SEED + seed
+        self.lesson, self.method, self.seed = lesson.of_some(method.captions), method, SEED + seed
         self.team = Team()
         sampler = lesson.sampler
         self.world, self.sampler = sampler.world, sampler
@@ -223,13 +224,13 @@ class Training:
         leaf, total = picked.detach().requires_grad_(), 0.0
         team = self.school.team
         mine = team.share(places)
-        for first in range(0, len(mine), self.school.lesson.batch):
+        for first in range(0, len(mine), self.method.at_once):
             gates: Gates
             if self.parts[self.part] == "steps":
                 gates = StepGates(leaf, counts)
             else:
                 gates = LevelGates(leaf, budget.counts, self._forced().tolist())
-            part = texts.at(mine[first : first + self.school.lesson.batch])
+            part = texts.at(mine[first : first + self.method.at_once])
             off = self.school.off(levels, gates, part).sum() / len(places)
             off.backward()  # type: ignore[no-untyped-call]
             total += float(off.detach())
@@ -261,7 +262,7 @@ class Training:
     def _new_optimiser(self) -> torch.optim.Optimizer:
         part = self.parts[self.part]
         rate = {"steps": self.method.step_rate, "unified": self.method.unified_rate}.get(part, self.method.layer_rate)
-        return torch.optim.AdamW([self.steps if part == "steps" else self.layers], lr=rate)
+        return OPTIMISERS[self.method.scaling]([self.steps if part == "steps" else self.layers], lr=rate)
 
     def _told(self, count: int) -> str:
         recent = self.history["loss"][-min(8, self.done) :]

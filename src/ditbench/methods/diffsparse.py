@@ -46,8 +46,14 @@ class DiffSparse(TokenPlan):
     layer_rate: float = knob(1.0, "of learning the layers' costs in the first stage", least=0)
     step_rate: float = knob(0.01, "of learning the steps' costs", least=0)
     unified_rate: float = knob(0.1, "of learning in the second stage", least=0)
+    scaling: str = knob(
+        "each",
+        "what a step of learning is scaled by: each cost's own gradients (AdamW, as published), or those of all costs",
+        choices=("each", "all"),
+    )
     epochs: int = knob(1, "how often each part of the training sees the training captions", least=1)
     batch: int = knob(8, "images of one step of the optimiser; the paper names no number", least=1)
+    at_once: int = knob(4, "images of a batch that are drawn at once: it costs memory, and changes nothing", least=1)
     temperature: float = knob(1.0, "of the softmax whose gradient stands for the plan's", least=1e-6)
     training_seed: int = knob(0, "of the noise and the order of training captions", least=0)
 

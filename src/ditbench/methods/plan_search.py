@@ -14,7 +14,7 @@ from ditbench.methods.token_plans import TokenPlan
 class PlanSearch(TokenPlan):
     """Plans that meet the budget are drawn, images of training captions are made with each, and the best one stays.
 
-    Published: 1,000 measurements of 500 images each, by FID. How many images: as many as there are training captions.
+    Published: 1,000 measurements of 500 images each, by FID. How many images is the business of `captions`.
     """
 
     name: ClassVar[str] = "plan-search"

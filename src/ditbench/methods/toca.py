@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ditbench.engine.selectors import Selector
 
-SCORES = ("auto", "attention", "entropy", "value-norm", "key-norm", "similarity", "norm", "random")
+SCORES = ("auto", "attention", "entropy", "value-norm", "key-norm", "similarity", "norm", "random", "none")
 OWN = -1.0  # of a knob: what the schedule has
 
 

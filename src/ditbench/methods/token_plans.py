@@ -55,6 +55,7 @@ class TokenPlan(Method):
         "what tokens receive that are not computed: what they last received, or a forecast from the last two times",
         choices=("reuse", "taylor"),
     )
+    captions: int = knob(0, "as many of the training captions are learned from; 0: all there are", least=0)
     plan_file: str = knob("", "a record of learning whose plan is taken, instead of looking for one")
 
     def waits(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ditbench.faults import Fault
-from ditbench.worlds.gradients import decoded, sampling_call
+from ditbench.gradients import decoded, sampling_call
 from ditbench.worlds.real.texts import TEXTS
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ class DiffusersWorld(World):
             return [_HERE / "classes.py"]
         if stage not in ("embed", "learn", "generate", "time"):
             return []
-        own = [self.path, *sorted(_HERE.glob("*.py")), _HERE.parent / "gradients.py"]
+        own = [self.path, *sorted(_HERE.glob("*.py")), _HERE.parents[1] / "gradients.py"]
         return own if stage == "embed" else [*own, *_family_files(self.file.network.class_)]
 
     @cached_property

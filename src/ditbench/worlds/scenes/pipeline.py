@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from ditbench.faults import Fault
-from ditbench.worlds.gradients import sampling_call
+from ditbench.gradients import sampling_call
 from ditbench.worlds.scenes import model as networks
 from ditbench.worlds.scenes import settings
 

@@ -61,7 +61,7 @@ class Scenes(World):
         found = [here / name for name in files.get(stage, [])]
         backbones = here.parents[1] / "backbones"
         if stage in ("embed", "learn", "generate", "time"):
-            found += [*weights, here.parent / "gradients.py"]
+            found += [*weights, here.parents[1] / "gradients.py"]
         if stage == "learn":
             found += [assets / "reader.safetensors", here / "renderer.py"]
         if stage in ("learn", "generate", "time"):
