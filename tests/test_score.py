@@ -70,13 +70,17 @@ def soft() -> np.ndarray:
     return np.stack([np.rint(blurred(p.astype(np.float32), 2)) for p in IMAGES]).astype(np.uint8)
 
 
+PARTS = ("", "-median", "-worst-tenth")
+
+
 def test_an_arm_is_scored_with_intervals_and_compared_in_pairs(run: Path) -> None:
     cell(run, "soft", soft())
     record = score(run, "soft", "full")
     assert (record["spec_hash"], record["n"]) == ("hash-soft", COUNT)
     measures = {m["name"]: m for m in record["measures"]}
     common = {"fid/scenes", "attributes/scenes", "objects/scenes", "relations/scenes", "clip/scenes", "hps/scenes"}
-    assert set(measures) == common | {"psnr-to-full", "ssim-to-full"}
+    drift = {f"{name}{part}" for name in ("psnr-to-full", "perceptual-to-full/scenes") for part in PARTS}
+    assert set(measures) == common | drift | {"ssim-to-full"}
     for measure in record["measures"]:
         assert measure["low"] <= measure["value"] <= measure["high"], measure
         assert measure["method_of_interval"] and measure["direction"] in ("lower", "higher")

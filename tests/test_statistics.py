@@ -13,6 +13,7 @@ from ditbench.statistics import (
     jackknife,
     paired_mean,
     paired_share,
+    quantile,
     wilson,
 )
 
@@ -48,6 +49,17 @@ def test_intervals_of_means_and_shares_cover_the_truth_about_as_often_as_they_sa
     # 95 % of 300 with the slack of three standard deviations, and of a skewed distribution for the mean.
     assert 0.88 <= means / runs <= 0.99
     assert 0.91 <= shares / runs <= 0.99
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_intervals_of_quantiles_cover_the_truth_at_least_as_often_as_they_say(share: float) -> None:
+    rng = np.random.default_rng(1)
+    truth = -np.log(1 - share)  # of the exponential distribution
+    found = [quantile(rng.exponential(size=200), share) for _ in range(400)]
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    assert 0.94 <= covered <= 0.99, covered
+    few = quantile([3.0, 1.0, 2.0], share)
+    assert (few.low, few.high, few.n) == (1.0, 3.0, 3)
 
 
 def test_pairing_sees_a_small_difference_that_separate_intervals_hide() -> None:

@@ -69,6 +69,24 @@ def bootstrap_mean(values: ArrayLike, seed: int = 0, draws: int = DRAWS) -> Esti
     return Estimate(value, low, high, n, f"percentile bootstrap over samples, {draws} draws")
 
 
+def quantile(values: ArrayLike, share: float) -> Estimate:
+    """The value that `share` of the samples lie below, with the exact interval between two of the samples.
+
+    How many samples lie below the true quantile is binomial, whatever their distribution is. With few samples no two of
+    them reach 95 %: the interval then ends at the least or largest sample.
+    """
+    from scipy.stats import binom
+
+    samples = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(samples)
+    if n == 0:
+        raise ValueError("a quantile of no samples has no value")
+    first = int(binom.ppf(0.5 - LEVEL / 2, n, share)) - 1
+    last = int(binom.ppf(0.5 + LEVEL / 2, n, share))
+    low, high = (float(samples[min(max(i, 0), n - 1)]) for i in (first, last))
+    return Estimate(float(np.quantile(samples, share)), low, high, n, "order statistics, binomial")
+
+
 def paired_mean(values: ArrayLike, baseline: ArrayLike, seed: int = 0) -> Estimate:
     """The mean difference to a baseline on the same captions, bootstrapped over captions."""
     differences = np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)

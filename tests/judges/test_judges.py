@@ -8,7 +8,7 @@ import torch
 
 from ditbench.faults import Fault
 from ditbench.judges import Pictures, get_judge
-from ditbench.judges.base import share_result
+from ditbench.judges.base import drift_results, share_result
 from ditbench.judges.fid import shard_features
 from ditbench.judges.psnr import EQUAL, psnr
 from ditbench.storage import write_shard
@@ -92,6 +92,30 @@ def test_psnr_is_the_textbook_one_and_equal_pictures_have_the_largest() -> None:
     black, gray = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 51, np.uint8)
     assert psnr(gray, black) == pytest.approx([20 * np.log10(255 / 51)])
     assert psnr(gray, gray).tolist() == [EQUAL]
+
+
+def test_drift_has_a_median_and_a_worst_tenth_on_its_worse_side() -> None:
+    values = np.arange(101, dtype=np.float64)
+    higher = {r.name: r.estimate.value for r in drift_results("similar", "", "higher", values)}
+    lower = {r.name: r.estimate.value for r in drift_results("far", "", "lower", values)}
+    assert higher == pytest.approx({"similar": 50, "similar-median": 50, "similar-worst-tenth": 10})
+    assert lower == pytest.approx({"far": 50, "far-median": 50, "far-worst-tenth": 90})
+
+
+def test_the_reader_tells_pictures_apart_and_sees_more_drift_in_more_noise() -> None:
+    real = render_batch(draw_scenes(6, 0), 0)
+    noise = np.random.default_rng(0).normal(size=real.shape)
+
+    def shown(level: float) -> Pictures:
+        images = (real + level * noise).clip(0, 255).astype(np.uint8)
+        return Pictures([str(i) for i in range(len(images))], images)
+
+    judge = get_judge("perceptual")
+    equal, slight, strong = (judge.measure(shown(level), Pictures.none(), shown(0))[0] for level in (0, 8, 40))
+    assert equal.per_sample is not None and slight.per_sample is not None and strong.per_sample is not None
+    assert equal.per_sample.max() < 1e-8
+    assert (strong.per_sample > slight.per_sample).all() and slight.per_sample.min() > 1e-4
+    assert slight.name == "perceptual-to-full/scenes" and slight.direction == "lower"
 
 
 def test_shares_count_only_the_pictures_concerned() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ditbench.faults import Fault
 from ditbench.judges.packages import Package
 from ditbench.judges.weights import Weights, identity
-from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, wilson
+from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, quantile, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +122,16 @@ class Result:
 def mean_result(name: str, unit: str, direction: Direction, values: NDArray[np.float64]) -> Result:
     """A measure that is the mean of one number per picture."""
     return Result(name, unit, direction, bootstrap_mean(values), values)
+
+
+def drift_results(name: str, unit: str, direction: Direction, values: NDArray[np.float64]) -> list[Result]:
+    """How far pictures are from the full arm's: the mean, the median, and where the worst tenth of them begins."""
+    worst = 0.1 if direction == "higher" else 0.9
+    return [
+        mean_result(name, unit, direction, values),
+        Result(f"{name}-median", unit, direction, quantile(values, 0.5)),
+        Result(f"{name}-worst-tenth", unit, direction, quantile(values, worst)),
+    ]
 
 
 def cosine_results(name: str, cosines: NDArray[np.float64]) -> list[Result]:

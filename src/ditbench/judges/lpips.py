@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ditbench.faults import Fault
-from ditbench.judges.base import Judge, Pictures, Result, batches, mean_result
+from ditbench.judges.base import Judge, Pictures, Result, batches, drift_results
 from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Lpips(Judge):
             raise Fault(
                 f"{self.measure_name} needs pictures of {_SMALLEST} pixels a side or more; leave {self.name} out"
             )
-        return [mean_result(self.measure_name, "", "lower", self.distances(pictures.images, full.images))]
+        return drift_results(self.measure_name, "", "lower", self.distances(pictures.images, full.images))
 
     def distances(self, images: NDArray[np.uint8], originals: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The distance of each image [n, height, width, 3] to its original."""

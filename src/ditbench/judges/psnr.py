@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ditbench.judges.base import Judge, Pictures, Result, mean_result
+from ditbench.judges.base import Judge, Pictures, Result, drift_results
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Psnr(Judge):
     def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
         if full is None:
             raise ValueError("psnr-to-full needs the full arm's pictures")
-        return [mean_result("psnr-to-full", "dB", "higher", psnr(pictures.images, full.images))]
+        return drift_results("psnr-to-full", "dB", "higher", psnr(pictures.images, full.images))
 
 
 def psnr(images: NDArray[np.uint8], originals: NDArray[np.uint8]) -> NDArray[np.float64]:
