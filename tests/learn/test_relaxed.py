@@ -83,7 +83,9 @@ def test_a_relaxed_run_gives_what_its_plan_gives(name: str, halves: int) -> None
     found = answers(backbone, name, relaxed(backbone, name, levels, gates, halves))
     for own, theirs in zip(found, expected, strict=True):
         assert own.requires_grad or own is found[0]
-        torch.testing.assert_close(own.detach(), theirs, rtol=1e-6 if name in SINGLE else 1e-9, atol=1e-6)
+        # Parts in single precision round to about 1e-7, a few dozen of them one after the other.
+        near = 1e-5 if name in SINGLE else 1e-9
+        torch.testing.assert_close(own.detach(), theirs, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -93,8 +93,10 @@ class DiTBackbone(Backbone):
         block, name = self.layout.branches[branch]
         layer, by = self.network.transformer_blocks[block], self._modulation(stream, block)
         if name == "self":
-            return Output(layer.attn1(layer.norm1.norm(stream.hidden) * (1 + by.scale_self) + by.shift_self))
-        return Output(layer.ff(layer.norm3(stream.hidden) * (1 + by.scale_mlp) + by.shift_mlp))
+            read = stream.merged(layer.norm1.norm(stream.hidden) * (1 + by.scale_self) + by.shift_self)
+            return Output(stream.spread(layer.attn1(read)))
+        read = stream.merged(layer.norm3(stream.hidden) * (1 + by.scale_mlp) + by.shift_mlp)
+        return Output(stream.spread(layer.ff(read)))
 
     def modulated_input(self, stream: Stream) -> Tensor:
         layer, by = self.network.transformer_blocks[0], self._modulation(stream, 0)

@@ -147,17 +147,20 @@ class FluxBackbone(Backbone):
         assert stream.text is not None
         by_image, by_text = self._modulation(stream, branch)
         if name == "attn":
-            image = by_image(layer.norm1.norm(stream.hidden))
+            image = stream.merged(by_image(layer.norm1.norm(stream.hidden)))
             text = by_text(layer.norm1_context.norm(stream.text))
-            return Output(*_attended(layer.attn, stream, image, text))
+            attended, text = _attended(layer.attn, stream, image, text)
+            return Output(stream.spread(attended), text)
         if name == "mlp":
-            image = layer.ff(by_image(layer.norm2(stream.hidden)))
+            image = stream.spread(layer.ff(stream.merged(by_image(layer.norm2(stream.hidden)))))
             return Output(image, layer.ff_context(by_text(layer.norm2_context(stream.text))))
+        text_tokens = stream.text.shape[1]
         both = by_image(layer.norm.norm(torch.cat([stream.text, stream.hidden], dim=1)))
+        if stream.site is not None:
+            both = torch.cat([both[:, :text_tokens], stream.merged(both[:, text_tokens:])], dim=1)
         widened = layer.act_mlp(layer.proj_mlp(both))
         output = layer.proj_out(torch.cat([_attended(layer.attn, stream, both), widened], dim=2))
-        text_tokens = stream.text.shape[1]
-        return Output(output[:, text_tokens:], output[:, :text_tokens])
+        return Output(stream.spread(output[:, text_tokens:]), output[:, :text_tokens])
 
     def modulated_input(self, stream: Stream) -> Tensor:
         by_image, _ = self._modulation(stream, 0)

@@ -147,8 +147,8 @@ class MMDiTBackbone(Backbone):
         if name == "mlp":
             return self._feed_forward(stream, block)
         image = self._image_modulation(stream, block)
-        read = _shifted(stream.fed_to(self.reads(branch)), image.scale_attn2, image.shift_attn2)
-        return Output(layer.attn2(hidden_states=read))
+        read = stream.merged(_shifted(stream.fed_to(self.reads(branch)), image.scale_attn2, image.shift_attn2))
+        return Output(stream.spread(layer.attn2(hidden_states=read)))
 
     def _attend(self, stream: Stream, branch: int) -> Output:
         layer, block, _ = self._layer(branch)
@@ -157,14 +157,15 @@ class MMDiTBackbone(Backbone):
         normed = stream.fed_to(branch) if layer.use_dual_attention else layer.norm1.norm(stream.hidden)
         assert stream.text is not None
         attended, text_attended = layer.attn(
-            hidden_states=_shifted(normed, image.scale_attn, image.shift_attn),
+            hidden_states=stream.merged(_shifted(normed, image.scale_attn, image.shift_attn)),
             encoder_hidden_states=_shifted(layer.norm1_context.norm(stream.text), text.scale_attn, text.shift_attn),
         )
-        return Output(attended, None if layer.context_pre_only else text_attended)
+        return Output(stream.spread(attended), None if layer.context_pre_only else text_attended)
 
     def _feed_forward(self, stream: Stream, block: int) -> Output:
         layer, image = self.network.transformer_blocks[block], self._image_modulation(stream, block)
-        output = layer.ff(_shifted(layer.norm2(stream.hidden), image.scale_mlp, image.shift_mlp))
+        read = stream.merged(_shifted(layer.norm2(stream.hidden), image.scale_mlp, image.shift_mlp))
+        output = stream.spread(layer.ff(read))
         if layer.context_pre_only:
             return Output(output)
         assert stream.text is not None

@@ -119,12 +119,14 @@ class PixArtBackbone(Backbone):
         layer = self.network.transformer_blocks[block]
         if name == "cross":
             text, mask = self._text(stream), stream.conditions["text_mask"]
-            return Output(layer.attn2(stream.hidden, encoder_hidden_states=text, attention_mask=mask))
+            read = stream.merged(stream.hidden)
+            return Output(stream.spread(layer.attn2(read, encoder_hidden_states=text, attention_mask=mask)))
         by = self._modulation(stream, block)
         if name == "self":
-            attended = layer.norm1(stream.hidden) * (1 + by.scale_self) + by.shift_self
-            return Output(layer.attn1(attended, attention_mask=stream.conditions["mask"]))
-        return Output(layer.ff(layer.norm2(stream.hidden) * (1 + by.scale_mlp) + by.shift_mlp))
+            read = stream.merged(layer.norm1(stream.hidden) * (1 + by.scale_self) + by.shift_self)
+            return Output(stream.spread(layer.attn1(read, attention_mask=stream.conditions["mask"])))
+        read = stream.merged(layer.norm2(stream.hidden) * (1 + by.scale_mlp) + by.shift_mlp)
+        return Output(stream.spread(layer.ff(read)))
 
     def modulated_input(self, stream: Stream) -> Tensor:
         layer, by = self.network.transformer_blocks[0], self._modulation(stream, 0)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ditbench.engine.rows import Rows
+
+if TYPE_CHECKING:
+    from ditbench.engine.merging import Site
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ class Stream:
     seeds: Tensor | None = None
     # Additions that are still to be made: a gate (None: 1) and what it multiplies.
     pending: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
+    # Of the branch that is computed now: where its tokens are merged, or looked at.
+    site: Site | None = None
 
     @property
     def hidden(self) -> Tensor:
@@ -105,6 +110,14 @@ class Stream:
             whole, rows = self.origin
             self.fed[branch] = rows.take(whole.fed_to(branch))
         return self.fed[branch]
+
+    def merged(self, read: Tensor) -> Tensor:
+        """What the module of a branch reads, where its tokens are merged: fewer tokens."""
+        return read if self.site is None else self.site.before(self, read)
+
+    def spread(self, output: Tensor) -> Tensor:
+        """What the module gives out, for all tokens again."""
+        return output if self.site is None else self.site.after(self, output)
 
     def at(self, rows: Rows) -> Stream:
         """The same forward for some tokens, or for some samples."""

@@ -113,16 +113,16 @@ class WanBackbone(Backbone):
         layer = self.network.blocks[block]
         hidden = stream.hidden
         if name == "cross":
-            normed = layer.norm2(hidden.float()).type_as(hidden)
-            return Output(layer.attn2(normed, stream.condition("text"), None, None))
+            read = stream.merged(layer.norm2(hidden.float()).type_as(hidden))
+            return Output(stream.spread(layer.attn2(read, stream.condition("text"), None, None)))
         by = self._modulation(stream, block)
         if name == "self":
-            normed = (layer.norm1(hidden.float()) * (1 + by.scale_self) + by.shift_self).type_as(hidden)
+            read = stream.merged((layer.norm1(hidden.float()) * (1 + by.scale_self) + by.shift_self).type_as(hidden))
             # The network's own processor broadcasts a table for all samples as well as one for each.
             cosines, sines = (table if table.ndim == 4 else table[None] for table in stream.positions)
-            return Output(layer.attn1(normed, None, None, (cosines, sines)))
-        normed = (layer.norm3(hidden.float()) * (1 + by.scale_mlp) + by.shift_mlp).type_as(hidden)
-        return Output(layer.ffn(normed))
+            return Output(stream.spread(layer.attn1(read, None, None, (cosines, sines))))
+        read = stream.merged((layer.norm3(hidden.float()) * (1 + by.scale_mlp) + by.shift_mlp).type_as(hidden))
+        return Output(stream.spread(layer.ffn(read)))
 
     def modulated_input(self, stream: Stream) -> Tensor:
         return stream.condition("embedded_time")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import torch
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from ditbench.backbones import Stream
+    from ditbench.engine.merging import Merge
     from ditbench.engine.rows import Rows
 
 
@@ -65,6 +68,17 @@ class Replacing(Protocol):
 
     def replace(self, unit: int, step: int, stream: Stream) -> None:
         """Called where no token of a unit is computed."""
+
+
+@runtime_checkable
+class Blending(Protocol):
+    """A fill that mixes what groups of merged tokens give out with what was cached of each token by itself."""
+
+    def keep_gated(self, unit: int, gated: Tensor) -> None:
+        """Called with what a unit added to each token after it was computed for all, if a later step will need it."""
+
+    def blend(self, unit: int, merge: Merge, gated: Tensor) -> Tensor:
+        """What is added to all tokens, where groups of them gave out `gated` [samples, tokens, width]."""
 
 
 class Reuse:
@@ -195,3 +209,24 @@ class Pass:
 
     def nbytes(self) -> int:
         return 0
+
+
+class BlendGroups(Pass):
+    """Merged tokens receive `weight` x what their group gives out, and of the rest what each was last given itself."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self._last: dict[int, Tensor] = {}
+
+    def keep_gated(self, unit: int, gated: Tensor) -> None:
+        self._last[unit] = gated
+
+    def blend(self, unit: int, merge: Merge, gated: Tensor) -> Tensor:
+        cached = self._last.get(unit)
+        if cached is None:
+            return gated
+        return torch.where(merge.shared[..., None], torch.lerp(cached, gated, self.weight), gated)
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._last.values())

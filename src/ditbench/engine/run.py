@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ditbench.engine.deciders import checking_of, entered
-from ditbench.engine.fills import Fill, Finishing, Key, Replacing
+from ditbench.engine.fills import Blending, Fill, Finishing, Key, Replacing
 from ditbench.engine.guidance import EndsGuidance, Half, batch_of, guided_steps
 from ditbench.engine.layout import Shape
+from ditbench.engine.merging import Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.trace import Trace
@@ -94,7 +95,10 @@ class Run:
             raise Fault("the first step of a plan must compute all tokens: there is nothing to fill them with yet")
         if parts.selector is None and ((counts > 0) & (counts < self.tokens)).any():
             raise Fault("a plan that computes some of a unit's tokens needs a selector to choose them")
-        if parts.decider is None and self.plan.online:
+        merging = merging_of(parts.selector)
+        if merging is not None and not all(unit.single for unit in self.plan.units):
+            raise Fault("tokens are merged branch by branch: a plan that does so must be one of single branches")
+        if parts.decider is None and merging is None and self.plan.online:
             raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
         if not all(self._guided) and not isinstance(parts.fill, EndsGuidance):
             raise Fault(f"a {type(parts.fill).__name__} cannot go on for one branch of guidance alone")
@@ -129,7 +133,9 @@ class Run:
         fill, watcher = self.branches[0].fill, watcher_of(self.branches[0].selector)
         watched = [watcher.watches(branch, step) for branch in range(len(self.plan.layout))] if watcher else []
         passed = fill.passes(step) if isinstance(fill, Finishing) else []
-        return (self._guided[step], *self._counts[step], *self._keeps[step], *watched, *passed)
+        merging = merging_of(self.branches[0].selector)
+        looked = [merging.looks(branch, step) for branch in range(len(self.plan.layout))] if merging else []
+        return (self._guided[step], *self._counts[step], *self._keeps[step], *watched, *passed, *looked)
 
     def repeat(self, like: int) -> None:
         """Counts this step as an earlier one of its kind, without running it: where only the cost is asked for."""
@@ -214,6 +220,8 @@ class _Pass:
         # Asked once: such questions take longer than what a unit that is left out costs.
         self.replacing = parts.fill if isinstance(parts.fill, Replacing) else None
         self.checking = checking_of(parts.decider)
+        self.merging = merging_of(parts.selector)
+        self.blending = parts.fill if isinstance(parts.fill, Blending) else None
         last = run.plan.layout.blocks - 1
         self.last_block = run.plan.layout.span(last, last + 1).start if self.checking is not None else -1
 
@@ -236,7 +244,9 @@ class _Pass:
             reader = self.run_._readers.get(number)
             if reader is not None and counts[reader] != 0:
                 self.backbone.keep_input(self.stream, unit.start)
-            if count < 0:
+            if self.merging is not None and count != 0:
+                self._merged(number, count)
+            elif count < 0:
                 self._ask(number, keeps[number])
             elif count == 0:
                 self._leave_out(number)
@@ -270,9 +280,15 @@ class _Pass:
         self.rows = self.part = None
         self._record(number, stream.tokens, stream.samples)
         if unit.single:
+            if self.merging is not None and self.merging.looks(unit.start, self.step):
+                stream.site = Site(self.merging, unit.start, self.step, stream.tokens)
             output = self._compute(stream, unit.start)
+            stream.site = None
             self.backbone.add(stream, unit.start, output)
             given: Output | None = output
+            if keep and self.blending is not None:
+                gate, _ = self.backbone.gates(stream, unit.start)
+                self.blending.keep_gated(number, output.image if gate is None else gate * output.image)
         else:
             before = (stream.hidden, stream.text)
             for branch in range(unit.start, unit.stop):
@@ -327,6 +343,25 @@ class _Pass:
             self.stream.hidden = rows.put(self.stream.hidden.contiguous(), part.hidden)
         if output.text is not None:
             self._text_of_some(number, rows, output.text, text_gate)
+
+    def _merged(self, number: int, count: int) -> None:
+        """A branch for groups of tokens, of which all receive what their group gives out."""
+        assert self.merging is not None
+        unit, stream = self.run_.plan.units[number], self.stream
+        self.rows = self.part = None
+        stream.site = site = Site(self.merging, unit.start, self.step, count)
+        output = self._compute(stream, unit.start)
+        stream.site = None
+        self._record(number, site.tokens, stream.samples)
+        self.run_.trace.selecting[self.step] += self.merging.macs()
+        if self.blending is None or site.merge is None:
+            self.backbone.add(stream, unit.start, output)
+            return
+        gate, text_gate = self.backbone.gates(stream, unit.start)
+        fresh = output.image if gate is None else gate * output.image
+        stream.defer(None, self.blending.blend(number, site.merge, fresh))
+        if output.text is not None:
+            self._add_text(text_gate, output.text)
 
     def _text_of_some(self, number: int, rows: Rows, text: Tensor, gate: Tensor | None) -> None:
         """The text's tokens are computed with any of the image's; those of samples that were left out are filled."""

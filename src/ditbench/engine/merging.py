@@ -1,0 +1,152 @@
+"""Merging: a branch computes fewer tokens than it is given, each of which stands for a group of alike ones.
+
+Tokens are merged where a branch reads them, after its norm and modulation, and what it gives out for a group is copied to
+all tokens of the group before its gate. The stream itself is never merged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ditbench.engine.rows import Rows
+
+if TYPE_CHECKING:
+    from ditbench.backbones import Stream
+
+
+class Merge(Protocol):
+    """How the tokens of each sample become fewer, and many again."""
+
+    # The tokens that stand for groups, [samples, groups], ascending: where a position is asked for, it is theirs.
+    kept: Tensor
+
+    def before(self, read: Tensor) -> Tensor:
+        """[samples, tokens, width] -> [samples, groups, width]."""
+
+    def after(self, output: Tensor) -> Tensor:
+        """[samples, groups, width] -> [samples, tokens, width]."""
+
+    @property
+    def shared(self) -> Tensor:
+        """Which tokens are not computed by themselves, [samples, tokens]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Tokens in groups, each computed once: as the mean of its tokens, or (`mean` off) as the one that is kept.
+
+    `group` [samples, tokens] has each token's group by its place in `kept`.
+    """
+
+    kept: Tensor
+    group: Tensor
+    mean: bool = True
+
+    @classmethod
+    def of(cls, sources: Tensor, destinations: Tensor, tokens: int, mean: bool = True) -> Groups:
+        """Every token at `sources` [samples, k] joins the one at `destinations` [samples, k]; the others stay."""
+        samples = sources.shape[0]
+        stays = sources.new_ones(samples, tokens).scatter_(1, sources, 0)
+        place = stays.cumsum(1) - 1
+        group = place.scatter(1, sources, place.gather(1, destinations))
+        # Stable, so that those that stay come in their order; how many is known without looking.
+        kept = stays.argsort(dim=1, descending=True, stable=True)[:, : tokens - sources.shape[1]]
+        return cls(kept, group, mean)
+
+    @cached_property
+    def _kept(self) -> Rows:
+        return Rows(self.kept, self.group.shape[1])
+
+    @cached_property
+    def _sources(self) -> tuple[Rows, Tensor, Tensor]:
+        """The tokens that are not kept, the groups they join among those of all samples, and how large groups are."""
+        samples, tokens = self.group.shape
+        count = self.kept.shape[1]
+        away = torch.ones_like(self.group).scatter_(1, self.kept, 0)
+        sources = away.argsort(dim=1, descending=True, stable=True)[:, : tokens - count]
+        first = torch.arange(samples, device=self.group.device)[:, None] * count
+        joined = (self.group.gather(1, sources) + first).flatten()
+        sizes = torch.ones(samples * count, device=self.group.device)
+        sizes.index_add_(0, joined, sizes.new_ones(joined.shape))
+        return Rows(sources, tokens), joined, sizes.view(samples, count, 1)
+
+    @cached_property
+    def _members(self) -> Rows:
+        return Rows(self.group, self.kept.shape[1])
+
+    @cached_property
+    def shared(self) -> Tensor:
+        _, _, sizes = self._sources
+        return sizes[..., 0].gather(1, self.group) > 1
+
+    def before(self, read: Tensor) -> Tensor:
+        kept = self._kept.take(read)
+        if not self.mean:
+            return kept
+        sources, joined, sizes = self._sources
+        width = read.shape[-1]
+        sums = kept.reshape(-1, width).index_add(0, joined, sources.take(read).reshape(-1, width))
+        return (sums.view(kept.shape) / sizes).to(read.dtype)
+
+    def after(self, output: Tensor) -> Tensor:
+        return self._members.take(output)
+
+
+@runtime_checkable
+class Merging(Protocol):
+    """A selector that does not choose tokens to compute but merges them."""
+
+    def looks(self, branch: int, step: int) -> bool:
+        """Whether it wants to see what a branch reads that computes all tokens."""
+
+    def look(self, branch: int, step: int, stream: Stream, read: Tensor) -> None:
+        """Called with what such a branch reads, for all tokens."""
+
+    def match(self, branch: int, step: int, stream: Stream, read: Tensor, count: int) -> Merge:
+        """How what a branch reads is merged into `count` tokens; -1: as many as it finds right."""
+
+    def macs(self) -> int:
+        """The MACs of all matching since it was last asked, of all samples together."""
+
+
+def merging_of(selector: object) -> Merging | None:
+    """A selector as one that merges, if it does."""
+    return selector if isinstance(selector, Merging) else None
+
+
+@dataclass
+class Site:
+    """One branch at one step, whose tokens are merged while it computes, or looked at as they are.
+
+    A block family calls `before` on what the module of a branch reads, and `after` on what it gives out.
+    """
+
+    merging: Merging
+    branch: int
+    step: int
+    count: int  # -1: as many as the selector finds right
+    tokens: int = field(default=0, init=False)
+    merge: Merge | None = field(default=None, init=False)
+    _positions: tuple[Tensor, ...] = field(default=(), init=False)
+
+    def before(self, stream: Stream, read: Tensor) -> Tensor:
+        """What the module reads instead; rotary positions become those of the tokens that stand for groups."""
+        self.tokens, self._positions = read.shape[1], stream.positions
+        if self.count == read.shape[1]:
+            self.merging.look(self.branch, self.step, stream, read)
+            return read
+        self.merge = self.merging.match(self.branch, self.step, stream, read, self.count)
+        fewer = self.merge.before(read)
+        self.tokens = fewer.shape[1]
+        stream.positions = tuple(table[self.merge.kept] for table in stream.positions)
+        return fewer
+
+    def after(self, stream: Stream, output: Tensor) -> Tensor:
+        """What the branch gives out for all tokens."""
+        stream.positions = self._positions
+        return output if self.merge is None else self.merge.after(output)
