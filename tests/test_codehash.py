@@ -28,7 +28,10 @@ _WORLD = {
     *("worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"),
     *_EYES,
 }
-_LOOP = {f"engine/{name}.py" for name in ("costs", "deciders", "fills", "layout", "plan", "run", "selectors", "trace")}
+_LOOP = {
+    f"engine/{name}.py"
+    for name in ("costs", "deciders", "fills", "layout", "merging", "plan", "run", "selectors", "trace")
+}
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
 _CAPTION_FILES = {"caption_files/choose.py", "caption_files/options.py"}
 _DRAWN = ("grammar", "pipeline", "renderer", "understanding")
@@ -40,7 +43,9 @@ OTHERS = {
     "reference_set": {"generate.py", "storage.py", "judges/networks/base.py"},
     "features": {"generate.py"},  # what names the devices there are
     "embed": _WORLD | _DRAWING,
-    "spec": {"engine/deciders.py", "engine/fills.py", "engine/selectors.py"},  # a plan is made without them
+    "spec": {
+        f"engine/{name}.py" for name in ("deciders", "fills", "merging", "selectors")
+    },  # a plan is made without them
     "generate": _WORLD,
     "learn": {
         *("worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"),
@@ -76,6 +81,7 @@ def imported(path: Path) -> set[Path]:
 
 
 OF_METHODS = [("spec", "fora"), ("generate", "fora"), ("cost", "fora"), ("time", "fora"), ("generate", "speca")]
+OF_METHODS += [("generate", name) for name in ("tomesd", "sdtm", "toma", "at-edm")]
 LEARNED = [("learn", name) for name in ("teacache", "l2c", "diffsparse", "plan-search")]
 
 

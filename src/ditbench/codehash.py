@@ -15,10 +15,12 @@ PACKAGE = Path(__file__).parent
 # What each stage runs, relative to the package; a folder stands for all its modules. The files of a world, its block
 # family and its weights are the world's to name (`World.sources`), and a method's file counts only for its own cells.
 _ENGINE = (
-    *("layout", "plan", "rows", "run", "trace", "costs"),
+    *("layout", "plan", "rows", "run", "merging", "trace", "costs"),
     *("fills", "forecasts", "trajectory", "selectors", "scores", "scored", "watch", "chance", "deciders", "changes"),
     *("guidance", "drafts"),
 )
+# Parts of the engine that only the methods run which import them.
+_PARTS = {f"ditbench.engine.{name}" for name in ("facility", "matching", "ranked")}
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
@@ -152,7 +154,7 @@ def _learner_files(method: str) -> Iterator[Path]:
 
 
 def _method_files(method: str) -> Iterator[Path]:
-    """A method's file and the files of other methods that it imports."""
+    """A method's file, other methods' files that it imports, and parts of the engine that few methods have."""
     from ditbench.methods.registry import method_class
 
     waiting, seen = [method_class(method).__module__], set()
@@ -165,4 +167,4 @@ def _method_files(method: str) -> Iterator[Path]:
         yield path
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         imported = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-        waiting += [module for module in imported if module.startswith("ditbench.methods.")]
+        waiting += [module for module in imported if module.startswith("ditbench.methods.") or module in _PARTS]

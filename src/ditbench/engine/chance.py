@@ -33,6 +33,13 @@ def uniform(stream: Stream, step: int, unit: int, generator: Generator) -> Tenso
     return ((_mixed(site[:, None] + tokens * _STEP) >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
+def normal(stream: Stream, step: int, unit: int, generator: Generator) -> Tensor:
+    """Normally distributed numbers for every image token of every sample, [samples, tokens], as `uniform` is."""
+    # Away from 0 and 1, where the quantile has no value.
+    draw = uniform(stream, step, unit, generator).clamp(2**-25, 1 - 2**-24)
+    return torch.special.ndtri(draw)
+
+
 def _mixed(values: Tensor) -> Tensor:
     """SplitMix64's finalizer. A shift of a signed integer drags its sign along, which the mask takes off."""
     values = (values ^ ((values >> 30) & ((1 << 34) - 1))) * _FIRST

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import torch
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from ditbench.backbones import Stream
+    from ditbench.engine.layout import Unit
     from ditbench.engine.merging import Merge
     from ditbench.engine.rows import Rows
 
@@ -79,6 +78,14 @@ class Blending(Protocol):
 
     def blend(self, unit: int, merge: Merge, gated: Tensor) -> Tensor:
         """What is added to all tokens, where groups of them gave out `gated` [samples, tokens, width]."""
+
+
+@runtime_checkable
+class Refilling(Protocol):
+    """A fill that makes the tokens that were left out of a unit from those that were computed."""
+
+    def refill(self, unit: Unit, part: Tensor) -> Tensor:
+        """The stream's tokens after the unit, from those computed, `part` [samples, k, width]."""
 
 
 class Reuse:
@@ -226,6 +233,8 @@ class BlendGroups(Pass):
         cached = self._last.get(unit)
         if cached is None:
             return gated
+        import torch
+
         return torch.where(merge.shared[..., None], torch.lerp(cached, gated, self.weight), gated)
 
     def nbytes(self) -> int:

@@ -1,14 +1,14 @@
 """Merging: a branch computes fewer tokens than it is given, each of which stands for a group of alike ones.
 
-Tokens are merged where a branch reads them, after its norm and modulation, and what it gives out for a group is copied to
-all tokens of the group before its gate. The stream itself is never merged.
+Tokens are merged where a branch reads them, after its norm and modulation, and what it gives out for a group is copied
+to all tokens of the group before its gate. The stream itself is never merged.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Merge(Protocol):
     """How the tokens of each sample become fewer, and many again."""
 
-    # The tokens that stand for groups, [samples, groups], ascending: where a position is asked for, it is theirs.
-    kept: Tensor
+    @property
+    def kept(self) -> Tensor:
+        """The tokens that stand for groups, [samples, groups], ascending; where positions are asked for, theirs."""
 
     def before(self, read: Tensor) -> Tensor:
         """[samples, tokens, width] -> [samples, groups, width]."""
@@ -46,9 +47,13 @@ class Groups:
     kept: Tensor
     group: Tensor
     mean: bool = True
+    # Tokens that count as shared even where none has joined them, [samples, k].
+    pooled: Tensor | None = None
 
     @classmethod
-    def of(cls, sources: Tensor, destinations: Tensor, tokens: int, mean: bool = True) -> Groups:
+    def of(
+        cls, sources: Tensor, destinations: Tensor, tokens: int, mean: bool = True, pooled: Tensor | None = None
+    ) -> Groups:
         """Every token at `sources` [samples, k] joins the one at `destinations` [samples, k]; the others stay."""
         samples = sources.shape[0]
         stays = sources.new_ones(samples, tokens).scatter_(1, sources, 0)
@@ -56,7 +61,7 @@ class Groups:
         group = place.scatter(1, sources, place.gather(1, destinations))
         # Stable, so that those that stay come in their order; how many is known without looking.
         kept = stays.argsort(dim=1, descending=True, stable=True)[:, : tokens - sources.shape[1]]
-        return cls(kept, group, mean)
+        return cls(kept, group, mean, pooled)
 
     @cached_property
     def _kept(self) -> Rows:
@@ -67,8 +72,7 @@ class Groups:
         """The tokens that are not kept, the groups they join among those of all samples, and how large groups are."""
         samples, tokens = self.group.shape
         count = self.kept.shape[1]
-        away = torch.ones_like(self.group).scatter_(1, self.kept, 0)
-        sources = away.argsort(dim=1, descending=True, stable=True)[:, : tokens - count]
+        sources = self.away.int().argsort(dim=1, descending=True, stable=True)[:, : tokens - count]
         first = torch.arange(samples, device=self.group.device)[:, None] * count
         joined = (self.group.gather(1, sources) + first).flatten()
         sizes = torch.ones(samples * count, device=self.group.device)
@@ -80,9 +84,15 @@ class Groups:
         return Rows(self.group, self.kept.shape[1])
 
     @cached_property
+    def away(self) -> Tensor:
+        """Which tokens are not kept, [samples, tokens]."""
+        return torch.ones_like(self.group, dtype=torch.bool).scatter_(1, self.kept, False)
+
+    @cached_property
     def shared(self) -> Tensor:
         _, _, sizes = self._sources
-        return sizes[..., 0].gather(1, self.group) > 1
+        shared = sizes[..., 0].gather(1, self.group) > 1
+        return shared if self.pooled is None else shared.scatter(1, self.pooled, True)
 
     def before(self, read: Tensor) -> Tensor:
         kept = self._kept.take(read)
@@ -109,6 +119,9 @@ class Merging(Protocol):
 
     def match(self, branch: int, step: int, stream: Stream, read: Tensor, count: int) -> Merge:
         """How what a branch reads is merged into `count` tokens; -1: as many as it finds right."""
+
+    def kind(self, step: int) -> Any:
+        """What tells a step from others of the same counts by what matching does at it."""
 
     def macs(self) -> int:
         """The MACs of all matching since it was last asked, of all samples together."""

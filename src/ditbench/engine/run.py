@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ditbench.engine.deciders import checking_of, entered
-from ditbench.engine.fills import Blending, Fill, Finishing, Key, Replacing
+from ditbench.engine.fills import Blending, Fill, Finishing, Key, Refilling, Replacing
 from ditbench.engine.guidance import EndsGuidance, Half, batch_of, guided_steps
 from ditbench.engine.layout import Shape
-from ditbench.engine.merging import Site, merging_of
+from ditbench.engine.merging import Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.trace import Trace
@@ -42,7 +42,7 @@ class Parts:
     """
 
     fill: Fill
-    selector: Selector | None = None
+    selector: Selector | Merging | None = None
     decider: Decider | None = None
 
 
@@ -135,6 +135,7 @@ class Run:
         passed = fill.passes(step) if isinstance(fill, Finishing) else []
         merging = merging_of(self.branches[0].selector)
         looked = [merging.looks(branch, step) for branch in range(len(self.plan.layout))] if merging else []
+        looked += [merging.kind(step)] if merging else []
         return (self._guided[step], *self._counts[step], *self._keeps[step], *watched, *passed, *looked)
 
     def repeat(self, like: int) -> None:
@@ -222,6 +223,7 @@ class _Pass:
         self.checking = checking_of(parts.decider)
         self.merging = merging_of(parts.selector)
         self.blending = parts.fill if isinstance(parts.fill, Blending) else None
+        self.refilling = parts.fill if isinstance(parts.fill, Refilling) else None
         last = run.plan.layout.blocks - 1
         self.last_block = run.plan.layout.span(last, last + 1).start if self.checking is not None else -1
 
@@ -251,8 +253,9 @@ class _Pass:
             elif count == 0:
                 self._leave_out(number)
             else:
-                assert self.parts.selector is not None
-                self._some(number, self.parts.selector.choose(unit, self.step, self.stream, count))
+                selector = self.parts.selector
+                assert selector is not None and not isinstance(selector, Merging)
+                self._some(number, selector.choose(unit, self.step, self.stream, count))
         if isinstance(self.parts.fill, Finishing):
             self.parts.fill.finish(self.step, self.stream)
 
@@ -336,6 +339,11 @@ class _Pass:
             for branch in range(unit.start, unit.stop):
                 self.backbone.add(part, branch, self._compute(part, branch, rows))
             output, gate, text_gate = _difference(part, *before), None, None
+        if self.refilling is not None:
+            self.stream.hidden = self.refilling.refill(unit, part.hidden)
+            if output.text is not None:
+                self._text_of_some(number, rows, output.text, text_gate)
+            return
         whole = fill.complete(Key(number, "image"), self.step, rows, output.image)
         if whole is not None:
             self.stream.defer(gate, whole)

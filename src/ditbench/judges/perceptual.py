@@ -28,7 +28,9 @@ class Perceptual(Judge):
     def distance(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         from ditbench.worlds import get_world
 
-        return get_world("scenes").perceptual(self.device)
+        found = get_world("scenes").perceptual(self.device)
+        assert found is not None, "the embedded world has one"
+        return found
 
     def load(self) -> None:
         _ = self.distance

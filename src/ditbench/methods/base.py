@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Generator
 
     from ditbench.engine.deciders import Decider
+    from ditbench.engine.merging import Merging
     from ditbench.engine.selectors import Selector
 
 
@@ -36,7 +37,7 @@ class Trio(NamedTuple):
     """The parts of one run beside its plan."""
 
     fill: Fill
-    selector: Selector | None
+    selector: Selector | Merging | None
     decider: Decider | None
 
 
@@ -139,7 +140,7 @@ class Method:
         """What the tokens that are not computed receive, with fresh state for one run."""
         return Reuse()
 
-    def selector(self, shape: Shape, generator: Generator) -> Selector | None:
+    def selector(self, shape: Shape, generator: Generator) -> Selector | Merging | None:
         """Which tokens are computed where a plan computes some, with fresh state for one run."""
         return None
 

@@ -1,0 +1,212 @@
+"""SDTM: structure-then-detail token merging (CVPR 2025, arXiv 2505.11707)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditbench.engine.fills import BlendGroups, Fill, Pass
+from ditbench.engine.layout import Shape
+from ditbench.engine.plan import Plan
+from ditbench.methods.base import Method, knob
+from ditbench.methods.merges import BlockMatching, merged_branches, merging_plan
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from ditbench.backbones import Stream
+    from ditbench.engine.matching import Windows
+    from ditbench.engine.merging import Merge, Merging
+    from ditbench.engine.watch import Glance
+
+# What the published code has beside the paper: every third step whole, and nine tenths of what merged tokens receive
+# from its cache.
+PROTECTED, CACHED = 3, 0.9
+OWN = -1
+
+
+@dataclass(frozen=True)
+class SDTM(Method):
+    """Early steps merge whole windows of alike neighbours, for attention and MLP; late ones tokens nobody attends to.
+
+    In the first stage the windows whose tokens are most alike become one token each. In the second, for the MLP alone,
+    the tokens that receive least attention join the most alike of the others, one of their own window if there is any.
+    Tokens that have long been merged are merged rather. The text is never merged.
+
+    The supplement and the published code are two variants. The code looks at no attention: of each window the token
+    that was merged longest is a destination, and those of the others that are most like one join it; every third step
+    is computed whole, and merged tokens receive a tenth of what their group gives out and nine of what they were given
+    at such a step.
+    """
+
+    name: ClassVar[str] = "sdtm"
+    summary: ClassVar[str] = "alike neighbours are computed as one, later tokens that nobody attends to"
+    paper: ClassVar[str] = "SDTM"
+
+    variant: str = knob("paper", "as the paper has it or as the code does", choices=("paper", "repo"))
+    ratio: float = knob(0.5, "share of tokens that are merged away, midway", least=0, most=1)
+    deviation: float = knob(
+        0.2, "the ratio falls along a cosine from this above it, at the first step, to this below, at the last", least=0
+    )
+    switch: float = knob(0.4, "share of the steps of the first stage (one more belongs to it)", least=0, most=1)
+    side: int = knob(2, "side of a window in tokens", least=2)
+    structure_age: float = knob(0.05, "weight of how long tokens have been merged, in the first stage (a_s)")
+    detail_age: float = knob(0.05, "the same in the second stage (a_d), of the paper's variant")
+    groups: str = knob("mean", "what is computed of merged tokens: their mean, or one of them", choices=("mean", "one"))
+    multiple: int = knob(16, "windows, or tokens in the second stage, are merged in multiples of this", least=1)
+    protected: int = knob(OWN, "every so manieth step is computed whole, 0: none; -1: the variant's", least=OWN)
+    cached: float = knob(OWN, "share of the cache in what merged tokens receive; -1: the variant's", least=OWN, most=1)
+
+    @property
+    def _protected(self) -> int:
+        own = PROTECTED if self.variant == "repo" else 0
+        return own if self.protected == OWN else self.protected
+
+    @property
+    def _cached(self) -> float:
+        own = CACHED if self.variant == "repo" else 0.0
+        return own if self.cached == OWN else self.cached
+
+    def structure_steps(self, steps: int) -> int:
+        """How many steps the first stage has: all up to the one at the switch."""
+        return min(int(self.switch * steps + 1e-9) + 1, steps)
+
+    def merged_away(self, shape: Shape) -> NDArray[np.int64]:
+        """The tokens that are merged away at each step."""
+        way = np.arange(shape.steps) / max(shape.steps - 1, 1)
+        ratio = self.ratio - self.deviation + 2 * self.deviation * np.cos(np.pi / 2 * way)
+        wanted = np.floor(ratio.clip(0, 1) * shape.tokens + 1e-9).astype(np.int64)
+        gone_of_window = self.side**2 - 1
+        windows = shape.tokens // self.side**2
+        structure = np.minimum(wanted // (gone_of_window * self.multiple) * self.multiple, windows) * gone_of_window
+        detail = np.minimum(wanted, shape.tokens - windows) // self.multiple * self.multiple
+        gone: NDArray[np.int64] = np.where(
+            np.arange(shape.steps) < self.structure_steps(shape.steps), structure, detail
+        )
+        if self._protected:
+            gone[:: self._protected] = 0
+        return gone
+
+    def plan(self, shape: Shape) -> Plan:
+        first = np.arange(shape.steps) < self.structure_steps(shape.steps)
+        left = 1 - self.merged_away(shape) / shape.tokens
+        structure = merging_plan(shape, left[:, None], merged_branches(shape.layout, "attention+mlp"))
+        detail = merging_plan(shape, left[:, None], merged_branches(shape.layout, "mlp"))
+        shares = np.where(first[:, None], structure.shares, detail.shares)
+        return Plan(shape.layout, shape.layout.by_branch, shares)
+
+    def fill(self, shape: Shape) -> Fill:
+        return BlendGroups(1 - self._cached) if self._cached else Pass()
+
+    def selector(self, shape: Shape, generator: Generator) -> Merging:
+        return _Matching(self, shape, generator)
+
+
+class _Matching(BlockMatching):
+    """Both stages; `age` counts for each token the matchings since it was last computed by itself."""
+
+    def __init__(self, method: SDTM, shape: Shape, generator: Generator) -> None:
+        plan = method.plan(shape)
+        super().__init__(plan, shape.tokens)
+        self.method, self.generator = method, generator
+        self._structure = method.structure_steps(shape.steps)
+        names = shape.layout.name_of
+        attends = np.isin(names, ("self", "attn", "single"))
+        fewer = plan.counts(shape.tokens) != shape.tokens
+        merges_mlp = [bool(step[names == "mlp"].any()) for step in fewer]
+        # Attention received is asked for where the second stage merges, by the paper.
+        self._watched = [
+            [bool(a) and step >= self._structure and merges_mlp[step] and method.variant == "paper" for a in attends]
+            for step in range(shape.steps)
+        ]
+        self._received: Tensor | None = None
+        self._age: Tensor | None = None
+
+    def watches(self, branch: int, step: int) -> bool:
+        return self._watched[step][branch]
+
+    def see(self, branch: int, step: int, glance: Glance) -> int:
+        from ditbench.engine.watch import map_macs, received
+
+        assert glance.attention is not None
+        self._received = received(glance.attention)[:, glance.image]
+        return map_macs(glance.attention)
+
+    def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:
+        from ditbench.engine.matching import Windows
+        from ditbench.engine.scored import grid_of
+
+        windows = Windows(grid_of(stream), self.method.side, read.device)
+        gone = read.shape[1] - count
+        if step < self._structure:
+            merge = self._structural(stream, step, branch, read, windows, gone)
+        elif self.method.variant == "paper":
+            merge = self._inattentive(stream, read, windows, gone)
+        else:
+            merge = self._longest_merged(stream, step, branch, read, windows, gone)
+        return merge
+
+    def _structural(self, stream: Stream, step: int, branch: int, read: Tensor, windows: Windows, gone: int) -> Merge:
+        from ditbench.engine.chance import uniform
+        from ditbench.engine.matching import whole_windows, window_macs, window_similarity
+
+        alike = window_similarity(read, windows)
+        if self.method.variant == "repo":
+            # Each token's cosine with itself counts as well there, which weighs against the age.
+            alike = (alike * (windows.size - 1) + 1) / windows.size
+        priority = alike + self.method.structure_age * windows.of(self._relative_age(read)).mean(2)
+        chosen = priority.argsort(dim=1, descending=True, stable=True)[:, : gone // (windows.size - 1)]
+        draw = windows.of(uniform(stream, step, branch, self.generator)).argmax(2)
+        self.count_macs(window_macs(read))
+        merge = whole_windows(windows, chosen, draw.gather(1, chosen), read.shape[1], self.method.groups == "mean")
+        self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
+        return merge
+
+    def _inattentive(self, stream: Stream, read: Tensor, windows: Windows, gone: int) -> Merge:
+        from ditbench.engine.matching import nearest
+        from ditbench.engine.merging import Groups
+
+        assert self._received is not None, "attention was looked at before the MLP"
+        least, most = self._received.aminmax(dim=1, keepdim=True)
+        inattentive = (most - self._received) / (most - least).clamp_min(1e-12)
+        priority = inattentive + self.method.detail_age * self._relative_age(read)
+        sources = priority.argsort(dim=1, descending=True, stable=True)[:, :gone]
+        samples, tokens, width = read.shape
+        self.count_macs(samples * width * tokens * (1 + gone))
+        found = nearest(read, sources, windows.grid, windows.side)
+        merge = Groups.of(sources, found, tokens, self.method.groups == "mean")
+        self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
+        return merge
+
+    def _longest_merged(
+        self, stream: Stream, step: int, branch: int, read: Tensor, windows: Windows, gone: int
+    ) -> Merge:
+        from ditbench.engine.chance import uniform
+        from ditbench.engine.matching import bipartite, bipartite_macs, one_of_each
+        from ditbench.engine.merging import Groups
+
+        ages = uniform(stream, step, branch, self.generator) if self._age is None else self._age
+        destinations = one_of_each(windows, ages)
+        self.count_macs(bipartite_macs(read, len(windows)))
+        sources, found = bipartite(read, destinations).closest(gone)
+        merge = Groups.of(sources, found, read.shape[1], self.method.groups == "mean", pooled=destinations)
+        self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
+        return merge
+
+    def _relative_age(self, read: Tensor) -> Tensor:
+        """Each token's age by the mean age of its sample's tokens, [samples, tokens]."""
+        if self._age is None:
+            return read.new_zeros(read.shape[:2]).float()
+        return self._age / (self._age.mean(1, keepdim=True) + 1e-6)
+
+    def _count_age(self, merged: Tensor) -> None:
+        """A matching more for tokens that are `merged` [samples, tokens], none for the others."""
+        age = 0 if self._age is None else self._age
+        self._age = (age + 1) * merged.float()
+
+    def nbytes(self) -> int:
+        """The memory that is kept from one step to the next."""
+        return 0 if self._age is None else self._age.nbytes
