@@ -1,0 +1,219 @@
+"""Methods that merge, prune and copy tokens: schedules by hand, published costs, no state from one run to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel
+
+from ditbench.backbones import Backbone
+from ditbench.backbones.families import backbone_of
+from ditbench.engine.layout import Layout, Shape
+from ditbench.engine.run import attached
+from ditbench.faults import Fault
+from ditbench.macs import count_macs
+from ditbench.methods import Method, get_method
+from ditbench.sampling import run_of
+
+STEPS, SIDE = 5, 16
+MMDIT = Shape(50, Layout.regular(24, ("attn", "mlp")), 4096)
+MERGING: list[tuple[str, dict[str, Any]]] = [
+    ("tomesd", {"pattern": "every", "where": "all"}),
+    ("sito", {"where": "attention+mlp"}),
+    ("sdtm", {}),
+    ("sdtm", {"variant": "repo", "groups": "one"}),
+    ("toma", {"tile": 4, "weights_every": 2, "destinations_every": 4}),
+    ("at-edm", {"groups": 2}),
+]
+IDS = [f"{name}-{knobs.get('variant', '')}".rstrip("-") for name, knobs in MERGING]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """A PixArt of four blocks with 256 tokens."""
+    torch.manual_seed(0)
+    network = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=4,
+        in_channels=3,
+        out_channels=6,
+        sample_size=2 * SIDE,
+        patch_size=2,
+        caption_channels=12,
+        use_additional_conditions=False,
+    )
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return backbone_of(network.double().eval())
+
+
+def given(step: int, samples: int) -> dict[str, Any]:
+    """Inputs of which each sample has its own, whatever batch it is in."""
+    each = [torch.Generator().manual_seed(7 + sample) for sample in range(samples)]
+    latents = [torch.randn(3, 2 * SIDE, 2 * SIDE, generator=own, dtype=torch.float64) for own in each]
+    texts = [torch.randn(5, 12, generator=own, dtype=torch.float64) for own in each]
+    return {
+        "hidden_states": torch.stack(latents) * (1 - step / 10),
+        "encoder_hidden_states": torch.stack(texts),
+        "timestep": torch.full((samples,), 900 - 100 * step),
+        "return_dict": False,
+    }
+
+
+def sampled(backbone: Backbone, method: Method, samples: int, steps: int = STEPS) -> tuple[list[torch.Tensor], Any]:
+    shape = backbone.shape(steps, **given(0, 1))
+    run = run_of(method, backbone, shape, seeds=list(range(samples)))
+    with torch.no_grad(), attached(run):
+        return [backbone.network(**given(step, samples))[0] for step in range(steps)], run.trace
+
+
+@pytest.mark.parametrize(("name", "knobs"), MERGING, ids=IDS)
+def test_without_a_ratio_every_bit_is_the_networks(backbone: Backbone, name: str, knobs: dict[str, Any]) -> None:
+    knobs = {**knobs, "ratio": 0, **({"deviation": 0} if name in ("tomesd", "sdtm") else {})}
+    answers, trace = sampled(backbone, get_method(name, knobs), 2)
+    with torch.no_grad():
+        plain = [backbone.network(**given(step, 2))[0] for step in range(STEPS)]
+    assert trace.realised_ratio == 0
+    assert all(torch.equal(mine, own) for mine, own in zip(answers, plain, strict=True))
+
+
+@pytest.mark.parametrize(("name", "knobs"), MERGING, ids=IDS)
+def test_runs_leave_nothing_behind_and_batches_change_no_sample(
+    backbone: Backbone, name: str, knobs: dict[str, Any]
+) -> None:
+    method = get_method(name, knobs)
+    first, trace = sampled(backbone, method, 3)
+    assert 0.05 < trace.realised_ratio < 0.9
+    sampled(backbone, method, 1, steps=3)
+    again, _ = sampled(backbone, method, 3)
+    alone, _ = sampled(backbone, method, 1)
+    for step in range(STEPS):
+        assert torch.equal(first[step], again[step])
+        torch.testing.assert_close(alone[step], first[step][:1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "knobs"), MERGING, ids=IDS)
+def test_the_trace_is_the_plan(backbone: Backbone, name: str, knobs: dict[str, Any]) -> None:
+    method = get_method(name, knobs)
+    plan = method.plan(backbone.shape(STEPS, **given(0, 1)))
+    _, trace = sampled(backbone, method, 2)
+    planned = np.repeat(plan.counts(SIDE**2), plan.sizes, axis=1)
+    assert np.array_equal(trace.computed, 2 * planned)
+    assert trace.selecting.sum() > 0
+
+
+def test_tomesd_merges_what_diffcrs_table_1_billed() -> None:
+    """Before the MLP alone: 5.589 and 11.177 % less of linear layers at 10 and 20 % (DiffCR, Table 1)."""
+    full = count_macs("pixart-sigma-512", get_method("full"), text_tokens=120)["linear"]
+    for ratio, saved in ((0.1, 5.589), (0.2, 11.177)):
+        knobs = {"ratio": ratio, "where": "mlp", "pattern": "every", "deviation": 0}
+        merged = count_macs("pixart-sigma-512", get_method("tomesd", knobs), text_tokens=120)["linear"]
+        assert 100 * (1 - merged / full) == pytest.approx(saved, abs=6e-3)
+
+
+def test_tomesd_falls_from_step_to_step_and_is_staggered_over_blocks() -> None:
+    left = get_method("tomesd", {"ratio": 0.4, "deviation": 0.2}).left(
+        Shape(3, Layout.regular(5, ("self", "mlp")), 100)
+    )
+    assert left.tolist() == pytest.approx(
+        np.array([[1, 0.4, 0.7, 0.4, 1], [1, 0.6, 0.8, 0.6, 1], [1, 0.8, 0.9, 0.8, 1]])
+    )
+    most = get_method("tomesd", {"ratio": 0.9, "deviation": 0, "pattern": "every"})
+    assert most.left(Shape(1, Layout.regular(1, ("self", "mlp")), 100)).item() == pytest.approx(0.25)
+
+
+def test_sdtms_schedule_by_hand() -> None:
+    gone = get_method("sdtm", {"ratio": 0.3, "deviation": 0.2}).merged_away(MMDIT)
+    # 0.5 x 4096 = 2048: 42 times 16 windows of three tokens less; 0.1 x 4096 = 409: 25 times 16 tokens.
+    assert gone[0] == 42 * 16 * 3 and gone[-1] == 25 * 16
+    # Step 20 is the last of the structure stage: 0.1 + 0.4 cos(pi/2 x 20/49) = 0.42068, 1723 tokens, 35 x 16 windows.
+    assert gone[20] == 35 * 16 * 3
+    assert gone[21] % 16 == 0 and gone[21] == int((0.1 + 0.4 * np.cos(np.pi / 2 * 21 / 49)) * 4096) // 16 * 16
+    plan = get_method("sdtm", {"ratio": 0.3}).plan(MMDIT)
+    attention = plan.shares[:, MMDIT.layout.name_of == "attn"]
+    assert (attention[:21] < 1).all() and (attention[21:] == 1).all()
+    assert (plan.shares[:, MMDIT.layout.name_of == "mlp"] < 1).all()
+
+
+def test_sdtms_code_protects_every_third_step() -> None:
+    gone = get_method("sdtm", {"variant": "repo", "ratio": 0.3}).merged_away(MMDIT)
+    assert (gone[::3] == 0).all() and (np.delete(gone, np.s_[::3]) > 0).all()
+    saved = {
+        variant: get_method("sdtm", {"variant": variant, "ratio": 0.3}).plan(MMDIT).nominal_ratio
+        for variant in ("paper", "repo")
+    }
+    assert saved["repo"] == pytest.approx(saved["paper"] * 2 / 3, rel=0.05)
+
+
+def test_sdtm_never_merges_the_text_of_cross_attention() -> None:
+    shape = Shape(10, Layout.regular(3, ("self", "cross", "mlp")), 256)
+    plan = get_method("sdtm").plan(shape)
+    assert (plan.shares[:, shape.layout.name_of == "cross"] == 1).all()
+
+
+def test_sdtms_second_stage_merges_those_that_receive_least_attention(backbone: Backbone) -> None:
+    method = get_method("sdtm", {"switch": 0.0, "ratio": 0.5, "deviation": 0, "detail_age": 0})
+    shape = backbone.shape(2, **given(0, 1))
+    run = run_of(method, backbone, shape)
+    selector: Any = run.branches[0].selector
+    found = []
+    match_block = selector.match_block
+
+    def watched(*args: Any) -> Any:
+        merge = match_block(*args)
+        if args[1] == 1:
+            found.append((selector._received.clone(), merge.away.clone()))
+        return merge
+
+    selector.match_block = watched
+    with torch.no_grad(), attached(run):
+        for step in range(2):
+            backbone.network(**given(step, 1))
+    assert len(found) == 4, "once a block"
+    for received, away in found:
+        assert int(away.sum()) == 128
+        assert float(received[away].max()) <= float(received[~away].min())
+
+
+def test_at_edm_copies_the_tokens_that_left(backbone: Backbone) -> None:
+    """With one group, all that left come back as copies of others at the end of the network: as many answers differ."""
+    method = get_method("at-edm", {"groups": 1, "ratio": 0.75})
+    answers, _ = sampled(backbone, method, 1, steps=1)
+    patches = torch.nn.functional.unfold(answers[0], 2, stride=2)[0].T
+    assert len(torch.unique(patches.round(decimals=9), dim=0)) == SIDE**2 // 4
+
+
+def test_at_edm_spares_the_last_blocks_of_the_second_half_in_early_steps() -> None:
+    shape = Shape(10, Layout.regular(8, ("attn", "mlp")), 64)
+    plan = get_method("at-edm", {"ratio": 0.5, "groups": 2}).plan(shape)
+    by_branch = np.repeat(plan.shares, plan.sizes, axis=1)[:, ::2]
+    assert by_branch[0].tolist() == [1, 0.5, 0.5, 0.5, 1, 0.5, 0.5, 1]
+    assert by_branch[2].tolist() == by_branch[0].tolist()
+    assert by_branch[3].tolist() == [1, 0.5, 0.5, 0.5, 1, 0.5, 0.5, 0.5]
+    with pytest.raises(Fault, match="each needs a block that ranks"):
+        get_method("at-edm", {"groups": 5}).plan(shape)
+
+
+def test_toma_says_where_its_tiles_do_not_fit() -> None:
+    with pytest.raises(Fault, match="does not divide a grid of 10 x 10"):
+        get_method("toma").plan(Shape(4, Layout.regular(1, ("self", "mlp")), 100))
+
+
+def test_toma_makes_its_weights_as_often_as_it_says(backbone: Backbone) -> None:
+    def looked(**knobs: Any) -> list[int]:
+        _, trace = sampled(backbone, get_method("toma", {"tile": 4, **knobs}), 1)
+        return [int(count) for count in trace.selecting]
+
+    often, seldom = looked(weights_every=1, destinations_every=1), looked(weights_every=2, destinations_every=4)
+    assert often[0] == often[1] == seldom[0] == seldom[4]
+    assert seldom[1] == seldom[3] < seldom[2] < seldom[0]
+
+
+def test_flux_cannot_merge_an_mlp_alone() -> None:
+    with pytest.raises(Fault, match="single-stream blocks"):
+        get_method("sdtm").plan(Shape(20, Layout.regular(2, ("single",)), 256))
