@@ -264,6 +264,16 @@ def test_training_captions_are_compared_and_make_nothing_else_anew(finished: Tre
     assert (dropped["captions"], dropped["overlap"], dropped["images"]) == (1, 1, ARMS * SHARDS)
 
 
+def test_what_was_learned_serves_other_images_and_seeds(tree: Tree) -> None:
+    def words(arm: str, *more: str) -> tuple[str, ...]:
+        return ("--config", "results=learning", f"arms={{fitted: {{method: teacache, knobs: {{{arm}}}}}}}", *more)
+
+    done = tree.snakemake(*words("target: 1.3", "images=4"), "--until", "learn")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "learn" not in tree.planned(*words("target: 1.3", "images=6", "seeds=[3]"))
+    assert tree.planned(*words("target: 1.4", "images=4"))["learn"] == 1
+
+
 def test_a_caption_file_with_a_space_in_its_name(tree: Tree) -> None:
     (tree.root / "my captions.txt").write_text("one\ntwo\n")
     words = ("--config", "images=2", "results=named", "captions={file: my captions.txt}")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ditbench.caption_files.options import learning_words, training_words, words_of
@@ -177,8 +177,9 @@ def specs_of_arm(wildcards):
 
 
 def spec_json_of_arm(wildcards):
-    """The spec of an arm's first cell: what the arm learns, all of them share."""
-    return json.dumps(asdict(specs_of_arm(wildcards)[0]), sort_keys=True)
+    """The spec of an arm's first cell, without what is that cell's own: what the arm learns, all of them share."""
+    spec = replace(specs_of_arm(wildcards)[0], seed=0, images=1, captions=LEARNING, captions_sha256=None)
+    return json.dumps(asdict(spec), sort_keys=True)
 
 
 def arm_of(wildcards):
