@@ -105,6 +105,15 @@ def test_every_figure_names_what_there_is_or_what_it_waits_for(audit: Audit) -> 
     assert len(cited) == len(audit.figures)
 
 
+def test_every_figure_can_be_counted_or_says_why_not(audit: Audit) -> None:
+    counter = Counter(audit)
+    why = {figure.id: counter.awaits(figure) for figure in audit.figures}
+    assert why["ds2-diffsparse"].startswith("diffsparse learns its plan before it samples")
+    assert why["ds1-dicache"].startswith("method dicache decides while sampling")
+    assert why["sm3-512-sdtm"] == why["cr1-at-edm-16"] == why["ds1-full"] == ""
+    assert all(text.endswith("is not in ditbench yet") for name, text in why.items() if "star" in name)
+
+
 def test_no_verdict_is_typed() -> None:
     text = (Path(__file__).parents[1] / "studies/macs_audit.yaml").read_text(encoding="utf-8")
     assert not any(f"{key}:" in text for key in ("verdict", "ours", "exact"))

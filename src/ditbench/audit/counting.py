@@ -78,6 +78,8 @@ class Counter:
         if figure.method not in method_names():
             return f"method {awaited.methods[str(figure.method)]} is not in ditbench yet"
         found, method = get_world(world), self._method(figure, None)
+        if method.waits():
+            return f"{method.name} learns its plan before it samples: its MACs are those of the plan that it finds"
         steps = method.steps(self.audit.steps(figure) or found.default_steps)
         if method.plan(found.shape(steps)).online:
             return f"method {method.name} decides while sampling: its MACs are known of images it drew only"
