@@ -124,7 +124,16 @@ def test_the_search_finds_a_threshold_wherever_it_lies(best: float) -> None:
 def test_the_search_ends_at_a_jump_and_at_what_no_threshold_reaches() -> None:
     tried = search(lambda threshold: 1.0 if threshold < 0.3 else 3.0, 2.0)
     assert {speed for _, speed in tried} == {1.0, 3.0}
-    assert nearest(search(lambda threshold: 1.2, 2.0), 2.0)[1] == 1.2
+    for nothing_else in (1.2, 2.1):
+        tried = search(lambda threshold, only=nothing_else: only, 2.0)
+        assert nearest(tried, 2.0)[1] == nothing_else and len(tried) <= 6
+
+
+def test_the_search_goes_on_behind_a_plateau() -> None:
+    up = search(lambda threshold: 1.0 if threshold < 300 else 2.0, 2.0)
+    assert nearest(up, 2.0)[1] == 2.0
+    down = search(lambda threshold: 1.0 if threshold < 1e-4 else 2.0 if threshold < 2e-3 else 3.0, 2.0)
+    assert nearest(down, 2.0)[1] == 2.0
 
 
 def test_a_polynomial_of_the_fourth_degree_is_found_again() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.015  # how near the target is near enough
 TRIES = 14
 FIRST = 0.1  # the first threshold that is tried
-FARTHEST = 1e4  # a relative change beyond this will never come
+NEAREST, FARTHEST = 1e-7, 1e4  # relative changes beyond these will never come
 DEGREE = 4  # of the published polynomials
 
 
@@ -65,11 +65,13 @@ def learn(lesson: Lesson) -> dict[str, Any]:
 
 def search(speed: Callable[[float], float], target: float) -> list[tuple[float, float]]:
     """Thresholds and their speed-ups, tried until one fits the target; a larger threshold is never slower."""
-    slow, fast, threshold = 0.0, math.inf, FIRST
+    slow, fast, threshold, stride = 0.0, math.inf, FIRST, 4.0
     tried: list[tuple[float, float]] = []
-    while len(tried) < TRIES and threshold < FARTHEST:
+    while len(tried) < TRIES and NEAREST < threshold < FARTHEST:
         reached = speed(threshold)
         tried.append((threshold, reached))
+        # Farther each time on a plateau: it may be the end of all speeds, or there may be more behind it.
+        stride = 4 * stride if len(tried) > 1 and tried[-2][1] == reached else 4.0
         if abs(math.log(reached / target)) <= TOLERANCE:
             break
         if reached < target:
@@ -77,11 +79,9 @@ def search(speed: Callable[[float], float], target: float) -> list[tuple[float, 
         else:
             fast = threshold
         if math.isinf(fast):
-            if len({speed for _, speed in tried[-3:]}) == 1 and len(tried) >= 3:
-                break  # all is left out that can be
-            threshold = slow * 4
+            threshold = slow * stride
         elif slow == 0:
-            threshold = fast / 4
+            threshold = fast / stride
         else:
             threshold = math.sqrt(slow * fast)
             if fast / slow < 1 + 1e-4:  # a jump of the speed-up, with nothing between
