@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from ditbench.report import figures
 from ditbench.report.build import write_studies
 from ditbench.report.page import build_page, calls_text
 from ditbench.report.plans import plan_svg, plan_text
-from ditbench.report.samples import collect
+from ditbench.report.samples import collect, data_uri
 from ditbench.report.tables import build_table
 from ditbench.runs import NAME
 from ditbench.study import Study
@@ -65,6 +66,18 @@ def test_the_page_needs_no_network_and_its_links_lead_somewhere(tree: Any, embed
     assert {r[1:] for r in page.references if r.startswith("#")} <= set(page.ids)
     assert [name for name, count in Counter(page.ids).items() if count > 1] == []
     assert page.open == [] and page.images_without_text == 0
+
+
+def test_small_pictures_stay_as_they_are_and_large_ones_become_small() -> None:
+    generator = np.random.default_rng(0)
+    for side, kind, shown in ((64, "png", 64), (1024, "webp", 256)):
+        image = np.kron(generator.integers(0, 256, (8, 8, 3)), np.ones((side // 8, side // 8, 1))).astype(np.uint8)
+        address = data_uri(image)
+        assert address.startswith(f"data:image/{kind};base64,")
+        picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+        assert picture.size == (shown, shown)
+        if side == 64:
+            assert np.array_equal(np.asarray(picture), image)
 
 
 def test_every_number_of_the_table_leads_to_its_cell(tree: Any, embedded: Study) -> None:

@@ -5,17 +5,18 @@ Colours are told apart by the colour-blind (Okabe and Ito's set), and every arm 
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.report.tables import ARROWS, Line, Table, number
-from ditbench.study import Study
+from ditbench.study import Axes, Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,12 @@ BASELINE_COLOUR = "#6b7280"
 CONTROL_COLOUR = "#9ca3af"
 # What the page replaces by the reader's own text colour.
 INK = "#1f2937"
+# With more arms than this, those that another one beats in both directions are not named in the figure.
+NAMED = 16
 # A control this many times the other arms' span away is drawn at the edge, so that it does not flatten them.
 FAR = 1.0
+# What the identifier of an arm's mark in an SVG begins with.
+MARK = "mark-of-"
 
 
 def arm_colours(study: Study) -> dict[str, str]:
@@ -48,6 +53,7 @@ def _bases(study: Study) -> list[str]:
 class Point:
     """One arm in the figure, with its interval in both directions."""
 
+    arm: str
     label: str
     role: str
     colour: str
@@ -56,12 +62,13 @@ class Point:
     y: tuple[float, float, float]
 
 
-def points_of(study: Study, table: Table) -> list[Point]:
-    """The arms that have both numbers of the study's figure; none where it has no figure."""
-    if study.figure is None:
+def points_of(study: Study, table: Table, axes: Axes | None = None) -> list[Point]:
+    """The arms that have both numbers of a figure, the study's own if none is given; none where it has no figure."""
+    axes = axes or study.figure
+    if axes is None:
         return []
     places = [h.measure for h in table.headings]
-    ix, iy = places.index(study.figure.x), places.index(study.figure.y)
+    ix, iy = places.index(axes.x), places.index(axes.y)
     colours = arm_colours(study)
     markers = {arm: MARKERS[i % len(MARKERS)] for i, arm in enumerate(colours)}
     markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | dict.fromkeys(_bases(study), BASELINE_MARKER)
@@ -69,7 +76,7 @@ def points_of(study: Study, table: Table) -> list[Point]:
     for line in table.lines:
         x, y = (span_of(line, i) for i in (ix, iy))
         if line.role != "published" and x and y:
-            found.append(Point(line.label, line.role, colours[line.arm], markers[line.arm], x, y))
+            found.append(Point(line.arm, line.label, line.role, colours[line.arm], markers[line.arm], x, y))
     return found
 
 
@@ -83,9 +90,9 @@ def span_of(line: Line, i: int) -> tuple[float, float, float] | None:
     return (value.value, low, high)
 
 
-def pareto(study: Study, table: Table) -> bytes | None:
-    """Quality against speed as SVG; None while no arm has both numbers."""
-    figure = _draw(study, table)
+def pareto(study: Study, table: Table, axes: Axes | None = None) -> bytes | None:
+    """Quality against speed, or against what `axes` say, as SVG; None while no arm has both numbers."""
+    figure = _draw(study, table, axes)
     return None if figure is None else saved(figure, "svg", study.name)
 
 
@@ -95,10 +102,11 @@ def pareto_png(study: Study, table: Table) -> bytes | None:
     return None if figure is None else saved(figure, "png", study.name)
 
 
-def inline_svg(svg: bytes, label: str, prefix: str) -> str:
+def inline_svg(svg: bytes, label: str, prefix: str, marks: Mapping[str, str] | None = None) -> str:
     """An SVG for the inside of an HTML page: it takes the page's text colour and carries a text for readers.
 
     Its identifiers begin with `prefix`, because those of two figures on one page would be mistaken for each other.
+    `marks` has a text for each arm: its mark can then be pointed at and tabbed to, and says so.
     """
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
@@ -108,8 +116,12 @@ def inline_svg(svg: bytes, label: str, prefix: str) -> str:
     text = text.replace(INK, "currentColor")
     text = re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", text, count=1)
     text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
-    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1)
+    for arm, told in (marks or {}).items():
+        where = f'tabindex="0" role="img" class="mark" data-arm="{html.escape(arm)}" aria-label="{html.escape(told)}"'
+        text = text.replace(f'<g id="{prefix}-{MARK}{arm}">', f'<g id="{prefix}-{MARK}{arm}" {where}>')
+    # A picture has no parts to a screen reader; a group of marks that can be tabbed to has.
+    role = "group" if marks else "img"
+    return text.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(label)}"', 1)
 
 
 def saved(figure: Any, kind: str, name: str) -> bytes:
@@ -123,19 +135,20 @@ def saved(figure: Any, kind: str, name: str) -> bytes:
     return out.getvalue()
 
 
-def _draw(study: Study, table: Table) -> Any:
+def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     """The figure, without pyplot: no global state, no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    points = points_of(study, table)
-    if study.figure is None or not points:
+    wanted = given or study.figure
+    points = points_of(study, table, wanted)
+    if wanted is None or not points:
         return None
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     headings = {h.measure: h for h in table.headings}
-    x, y = headings[study.figure.x], headings[study.figure.y]
+    x, y = headings[wanted.x], headings[wanted.y]
     plain_axes(axes)
     axes.set_xlabel(_axis_label(x.label, x.direction), color=INK, fontsize=11)
     axes.set_ylabel(_axis_label(y.label, y.direction), color=INK, fontsize=11)
@@ -143,10 +156,13 @@ def _draw(study: Study, table: Table) -> Any:
     heights = _limits([p.y for p in points], [p.y for p in points if p.role != "control"])
     axes.set_xlim(*limits)
     axes.set_ylim(*heights)
-    _front(axes, points, x.direction, y.direction)
+    best = front(points, x.direction, y.direction)
+    if len(best) > 1:
+        axes.plot([p.x[0] for p in best], [p.y[0] for p in best], color=INK, alpha=0.35, linewidth=1.2, zorder=1)
     drawn = _marks(axes, points, limits, heights, (x.digits, y.digits))
     figure.canvas.draw()
-    _label(axes, drawn)
+    named = [p in best or p.role != "arm" or len(points) <= NAMED for p in points]
+    _label(axes, [mark for mark, told in zip(drawn, named, strict=True) if told])
     return figure
 
 
@@ -180,8 +196,8 @@ def _limits(
     return low - 0.14 * width, high + 0.2 * width
 
 
-def _front(axes: Any, points: Sequence[Point], x_direction: str, y_direction: str) -> None:
-    """Joins the arms that no other arm beats in both directions."""
+def front(points: Sequence[Point], x_direction: str, y_direction: str) -> list[Point]:
+    """The arms that no other arm beats in both directions, from left to right."""
     sign_x = -1 if x_direction == "lower" else 1
     sign_y = -1 if y_direction == "lower" else 1
     rivals = [p for p in points if p.role != "control"]
@@ -196,9 +212,7 @@ def _front(axes: Any, points: Sequence[Point], x_direction: str, y_direction: st
             for q in rivals
         )
     ]
-    best.sort(key=lambda p: p.x[0])
-    if len(best) > 1:
-        axes.plot([p.x[0] for p in best], [p.y[0] for p in best], color=INK, alpha=0.35, linewidth=1.2, zorder=1)
+    return sorted(best, key=lambda p: p.x[0])
 
 
 def _marks(
@@ -219,10 +233,10 @@ def _marks(
         if off:
             # Off the scale: an arrow at the edge, the true value in words.
             direction = ("^" if point.y[0] > y else "v") if point.y[0] != y else (">" if point.x[0] > x else "<")
-            axes.plot([x], [y], direction, color=colour, markersize=9, clip_on=False, zorder=4)
+            (mark,) = axes.plot([x], [y], direction, color=colour, markersize=9, clip_on=False, zorder=4)
             label += f", off the scale: {number(point.x[0], digits[0])}; {number(point.y[0], digits[1])}"
         else:
-            axes.errorbar(
+            bars = axes.errorbar(
                 [x],
                 [y],
                 xerr=[[x - point.x[1]], [point.x[2] - x]],
@@ -234,6 +248,8 @@ def _marks(
                 capsize=3,
                 zorder=3,
             )
+            mark = bars[0]
+        mark.set_gid(f"{MARK}{point.arm}")
         to_label.append((label, colour, x, y))
     return to_label
 

@@ -13,7 +13,7 @@ from ditbench.report.multiples import multiples_file, varied
 from ditbench.report.results import STAGES, Cell, Difference, Job, Results
 from ditbench.report.tables import Table, build_table, number
 from ditbench.report.templating import render
-from ditbench.study import Study
+from ditbench.study import Axes, Study
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Part:
 
     anchor: str
     table: Table
-    figure: str
-    figure_caption: str
+    figures: list[tuple[str, str]]  # each with its caption
     multiples: str
     samples: samples.Samples | None
-    rows: list[tuple[str, list[tuple[str, str | None]]]]
+    rows: list[tuple[str, list[tuple[str, str, str | None]]]]  # by caption: arm, label, image
     size: int
+    baseline: str
 
 
 def build_page(studies: Sequence[Study], results: Results) -> str:
@@ -57,27 +57,25 @@ def build_page(studies: Sequence[Study], results: Results) -> str:
 
 def _part(study: Study, results: Results) -> Part:
     table = build_table(study, results)
-    svg = figures.pareto(study, table)
-    caption = _figure_caption(study, table)
     panels = multiples_file(study, table, "svg")
     found = samples.collect(study, results)
     size = next((len(image) for row in found.images for image in row if image is not None), 1) if found else 1
     return Part(
         f"study-{study.name}",
         table,
-        figures.inline_svg(svg, f"{caption} {_figure_text(study, table)}", study.name) if svg else "",
-        caption,
+        list(_figures(study, table)),
         figures.inline_svg(panels, _multiples_text(study), f"{study.name}-multiples") if panels else "",
         found,
         list(_rows(found)) if found else [],
         size,
+        study.baseline or "",
     )
 
 
-def _rows(found: samples.Samples) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+def _rows(found: samples.Samples) -> Iterator[tuple[str, list[tuple[str, str, str | None]]]]:
     for caption, images in zip(found.captions, found.images, strict=True):
         drawn = [None if image is None else samples.data_uri(image) for image in images]
-        yield caption, list(zip(found.arms, drawn, strict=True))
+        yield caption, list(zip(found.keys, found.arms, drawn, strict=True))
 
 
 def _multiples_text(study: Study) -> str:
@@ -85,25 +83,29 @@ def _multiples_text(study: Study) -> str:
     return f"The measures of the table against {knobs}, a panel each; the dashed line is the baseline."
 
 
-def _figure_caption(study: Study, table: Table) -> str:
+def _figures(study: Study, table: Table) -> Iterator[tuple[str, str]]:
+    """The study's figure, and the same quality against MACs where its table has them."""
     if study.figure is None:
-        return ""
-    x, y = study.column(study.figure.x), study.column(study.figure.y)
-    return (
-        f"{y.label} against {x.label}. Bars are the intervals of the table; the thin line joins the arms that no other "
-        "arm beats in both."
-    )
-
-
-def _figure_text(study: Study, table: Table) -> str:
-    """The figure's points in words."""
-    if study.figure is None:
-        return ""
-    x, y = study.column(study.figure.x), study.column(study.figure.y)
-    spots = (
-        f"{p.label}: {number(p.x[0], x.digits)} and {number(p.y[0], y.digits)}" for p in figures.points_of(study, table)
-    )
-    return f"{x.label} and {y.label} are, for {'; '.join(spots)}."
+        return
+    macs = next((c.measure for c in study.columns if c.measure in ("macs-total", "macs-linear")), study.figure.x)
+    for x_measure in dict.fromkeys((study.figure.x, macs)):
+        axes = Axes(x=x_measure, y=study.figure.y)
+        svg = figures.pareto(study, table, axes)
+        if svg is None:
+            continue
+        x, y = study.column(axes.x), study.column(axes.y)
+        points = figures.points_of(study, table, axes)
+        marks = {
+            p.arm: f"{p.label}: {x.label} {number(p.x[0], x.digits)}, {y.label} {number(p.y[0], y.digits)}"
+            for p in points
+        }
+        caption = (
+            f"{y.label} against {x.label}. Bars are the intervals of the table; the thin line joins the arms that no "
+            "other arm beats in both."
+        )
+        if len(points) > figures.NAMED:
+            caption += " Only these are named: point at the others, or tab to them."
+        yield figures.inline_svg(svg, caption, f"{study.name}-{x_measure}", marks), caption
 
 
 def _lead(studies: Sequence[Study], results: Results) -> str:

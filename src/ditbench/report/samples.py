@@ -16,21 +16,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNT = 8
+SHOWN = 256  # pixels of the longer side at most, so that a page of many arms stays small
 
 
 @dataclass(frozen=True)
 class Samples:
     """The first captions of a set, not chosen ones; `images[row][column]` is None where an arm has none."""
 
-    arms: tuple[str, ...]
+    arms: tuple[str, ...]  # their labels
     captions: tuple[str, ...]
     images: tuple[tuple[NDArray[np.uint8] | None, ...], ...]
     problems: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()  # the arms' names
 
 
 def collect(study: Study, results: Results, count: int = COUNT) -> Samples | None:
     """The first `count` captions and what each arm drew for them; None while no image exists."""
-    columns = [(row.label, next(iter(results.of_arm(study.world, row.arm)), None)) for row in study.rows if row.method]
+    rows = [row for row in study.rows if row.method]
+    columns = [(row.label, next(iter(results.of_arm(study.world, row.arm)), None)) for row in rows]
     first = next((cell for _, cell in columns if cell is not None and cell.shards), None)
     if first is None:
         return None
@@ -47,6 +50,7 @@ def collect(study: Study, results: Results, count: int = COUNT) -> Samples | Non
         tuple(entry["text"] for entry in entries),
         tuple(tuple(images.get(entry["id"]) for images in drawn) for entry in entries),
         tuple(problems),
+        tuple(row.arm for row in rows),
     )
 
 
@@ -84,9 +88,14 @@ def _images(cell: Cell, count: int) -> dict[str, NDArray[np.uint8]]:
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """An image as a PNG inside an address, for pages without files beside them."""
+    """An image inside an address, for pages without files beside them: as it is, or a large one smaller."""
     from PIL import Image
 
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    out, picture = io.BytesIO(), Image.fromarray(image)
+    kind: str = "png"
+    more: dict[str, Any] = {"optimize": True}
+    if max(picture.size) > SHOWN:
+        picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+        kind, more = "webp", {"quality": 90}
+    picture.save(out, format=kind.upper(), **more)
+    return f"data:image/{kind};base64," + base64.b64encode(out.getvalue()).decode("ascii")
