@@ -103,6 +103,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--as-published", action="store_true", help="count what diffusers repeats as often as the original network"
     )
+    sub.add_argument(
+        "--as-toca-counts", action="store_true", help="FLOPs by the calculator of ToCa's code as well (DiT)"
+    )
     sub = add("audit", _audit, "count the MACs that papers print, in every convention", "code")
     sub.add_argument("--study", default="macs_audit", help="an audit of `studies`, or its file")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where record, tables and page go")
@@ -499,6 +502,7 @@ def _macs(options: argparse.Namespace) -> None:
         steps=options.steps,
         text_tokens=options.text_tokens,
         as_published=options.as_published,
+        as_toca_counts=options.as_toca_counts,
     )
     print(json.dumps(counted, indent=1) if options.json else told(counted))
 

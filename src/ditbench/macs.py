@@ -19,12 +19,14 @@ def count_macs(
     steps: int | None = None,
     text_tokens: int | None = None,
     as_published: bool = False,
+    as_toca_counts: bool = False,
 ) -> dict[str, Any]:
     """The cost of one image, one CFG branch, the whole sampling run, as `ditbench macs --json` prints it.
 
     `as_published` counts parts that diffusers' port repeats as often as the original network has them (DiT's embedder
-    of time and class).
+    of time and class); `as_toca_counts` adds FLOPs as ToCa's calculator has them, of all branches.
     """
+    from ditbench.engine.flops import toca_flops
     from ditbench.engine.ledger import bill
     from ditbench.sampling import run_of
     from ditbench.worlds import get_world
@@ -49,6 +51,8 @@ def count_macs(
     run_every_kind(run, inputs)
     charged = bill(run.trace, backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published))
     knobs = {name: getattr(method, name) for name in method.knobs()}
+    # All branches of guidance: they sample alike, but for the text that DiT has none of.
+    toca = {"toca_flops": world.cfg_branches * toca_flops(run) / run.trace.samples} if as_toca_counts else {}
     return {
         "world": world_name,
         "method": method.name,
@@ -70,6 +74,7 @@ def count_macs(
         "sites_left_out": charged.left_out,
         "cache_bytes": run.trace.cache_bytes,
         "cache_dtype": str(inputs_dtype(inputs)).removeprefix("torch."),
+        **toca,
     }
 
 
@@ -135,6 +140,8 @@ def told(counted: Mapping[str, Any]) -> str:
     total = counted["total"] or 1.0
     if counted["selecting"]:
         lines.append(f"{'besides: looking for tokens to compute':48}{scaled(counted['selecting']):>16}")
+    if "toca_flops" in counted:
+        lines.append(f"{'FLOPs by the calculator of ToCa':64}{scaled(counted['toca_flops']):>16}")
     lines += [
         "",
         f"computed for all tokens {counted['whole'] / total:.1%}, for some {counted['partial'] / total:.1%}, "

@@ -77,6 +77,27 @@ def test_they_cost_what_was_published(method: str, world: str, knobs: dict, prin
     assert (counted["selecting"] > 0) == (method == "toca" or knobs.get("variant") == "repo")
 
 
+@pytest.mark.parametrize(
+    ("method", "knobs", "steps", "printed"),
+    [
+        ("toca", {"fresh": 0.07, "variant": "repo"}, 50, 10_232_809_588_736),
+        ("toca", {"fresh": 0.07, "variant": "repo", "interval": 1}, 250, 103_549_585_270_784),
+    ],
+)
+def test_its_own_calculator_is_met_to_the_last_digit(method: str, knobs: dict, steps: int, printed: int) -> None:
+    """DiT-XL/2 with both branches of guidance: figures that users of the published code have printed."""
+    counted = count_macs("dit-xl-2-256", get_method(method, knobs), steps=steps, as_toca_counts=True)
+    assert counted["toca_flops"] == printed
+
+
+def test_its_calculator_gives_the_tables_figures_of_other_methods_too() -> None:
+    for name, knobs, printed in (("full", {}, 23.735), ("taylorseer", {"interval": 3}, 8.559)):
+        counted = count_macs("dit-xl-2-256", get_method(name, knobs), as_toca_counts=True)
+        assert round(counted["toca_flops"] / 1e12, 3) == printed
+    with pytest.raises(Fault, match="DiT alone"):
+        count_macs("pixart-alpha-256", get_method("full"), as_toca_counts=True)
+
+
 def test_duca_hands_on_in_every_second_step_of_an_interval() -> None:
     passed = get_method("duca", {"variant": "repo"}).passed(PIXART)
     assert np.flatnonzero(passed.all(axis=1)).tolist() == [2, 5, 8, 11, 14, 17]
