@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from ditbench.faults import Fault
+from ditbench.records import write_record
 from ditbench.report import track
+from ditbench.report.learning import curves, summary
 from ditbench.report.views import VIEW, metric_name, view_state
 from ditbench.study import Study
 
@@ -94,6 +96,38 @@ def test_artifacts_are_the_records_the_trace_and_the_pictures(
     trace = json.loads((folder / "trace.json").read_text())
     assert trace["samples"] == 8  # both shards
     assert (folder / "scores.json").read_bytes() == (tree.folder("fora-n2") / "scores.json").read_bytes()
+
+
+def test_learning_is_a_run_beneath_its_arms_with_its_curves(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    from mlflow import MlflowClient
+
+    body = {
+        **{"arm": "fora-n2", "world": "scenes", "method": "fora", "knobs": {"interval": 2}, "learner": "sparsity"},
+        **{"arm_hash": "abc", "training": {"name": "training-4-seed0", "count": 4, "sha256": "f" * 64}},
+        "found": {"left_out": 0.43, "history": {"loss": [3.0, 2.0, 1.5], "part": ["layers"] * 3}, "shares": [[1.0]]},
+    }
+    write_record(tree.root / "learned" / "scenes" / "fora-n2" / "learned.json", "learned", body)
+    results = tree.read()
+    for cell in results.cells:
+        if cell.arm == "fora-n2":
+            cell.spec["learning"] = "training-4-seed0"
+    track.publish_results(results, [], uri_of(tree.root))
+    track.publish_results(results, [], uri_of(tree.root))
+    runs = runs_of(tree.root)
+    assert len(runs) == 5, "once, however often it is published"
+    (child,) = (run for run in runs if "mlflow.parentRunId" in run.data.tags)
+    parent = next(run for run in runs if run.info.run_id == child.data.tags["mlflow.parentRunId"])
+    assert (parent.info.run_name, child.info.run_name) == ("fora-n2", "fora-n2 learning")
+    assert child.data.params["learner"] == "sparsity" and child.data.metrics["learned_left_out"] == 0.43
+    curve = MlflowClient(tracking_uri=uri_of(tree.root)).get_metric_history(child.info.run_id, "learning_loss")
+    assert [(point.step, point.value) for point in curve] == [(0, 3.0), (1, 2.0), (2, 1.5)]
+    assert set(child.data.metrics) == {"learned_left_out", "learning_loss"}
+
+
+def test_a_calibrations_tries_are_curves_too() -> None:
+    found = {"threshold": 0.2, "reached": 1.9, "tried": [[0.1, 1.2], [0.2, 1.9]]}
+    assert curves(found) == {"learning_threshold": [0.1, 0.2], "learning_reached": [1.2, 1.9]}
+    assert dict(summary(found)) == {"learned_threshold": 0.2, "learned_reached": 1.9}
 
 
 def test_publishing_again_changes_nothing(tree: Any, published: Callable[[], dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ditbench.faults import Fault
+from ditbench.report import learning
 from ditbench.report.results import Cell, Results, load_results
 from ditbench.report.views import VIEW, experiment_tags, metric_name
 from ditbench.study import Study
@@ -49,6 +51,8 @@ TRAINING = "?workflowType=machine_learning"
 PATIENCE_S = 5
 # A run without a digest this old was left by a publication that died.
 ABANDONED_MS = 3600 * 1000
+# As many metrics as MLflow takes at once.
+BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,14 @@ class Publication:
     captions: tuple[str, str]
     start_ms: int
     end_ms: int
+    # Numbers that came one after the other, by metric.
+    curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        content = [FORMAT, self.name, self.failed, self.params, self.metrics, self.tags, hashes, self.captions]
+        content: list[Any] = [FORMAT, self.name, self.failed, self.params, self.metrics, self.tags, hashes]
+        content += [self.captions, *([self.curves] if self.curves else [])]
         return hashlib.sha256(json.dumps([*content, self.start_ms, self.end_ms], sort_keys=True).encode()).hexdigest()
 
 
@@ -237,6 +244,32 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
         captions=_captions(cell, results.root),
         start_ms=start,
         end_ms=end,
+    )
+
+
+def learning_publication(cell: Cell, results: Results, parent: str) -> Publication | None:
+    """What the run of an arm's learning will hold, beneath its first cell's run `parent`; None where there is none."""
+    record = learning.learned_record(cell, results)
+    if record is None:
+        return None
+    place = results.root / "learned" / cell.world / cell.arm
+    found, training = record["found"], record["training"]
+    start, end = learning.period(record)
+    params = {"arm": cell.arm, "method": str(record["method"]), "learner": str(record["learner"])}
+    params |= {f"knob.{k}": str(v) for k, v in record["knobs"].items()}
+    params["training_captions"] = str(training["count"])
+    return Publication(
+        key=f"{cell.world}/{cell.arm}/learning/{record['arm_hash']}",
+        name=f"{cell.arm} learning",
+        failed=False,
+        params=params,
+        metrics={name: _rounded(value) for name, value in learning.summary(found)},
+        tags={"mlflow.parentRunId": parent, "world": cell.world, FOLDER: folder_id(results.root)},
+        files={"learned.json": (place / "learned.json").read_bytes()},
+        captions=(str(training["name"]), str(training["sha256"])),
+        start_ms=start,
+        end_ms=end,
+        curves=learning.curves(found),
     )
 
 
@@ -418,6 +451,11 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
                         run_id, action = _publish_one(client, experiment, plan)
                         _tag_settings(client, run_id, settings)
                         ids.append(run_id)
+                        if results.of_arm(world, cell.arm)[0] is cell:
+                            lesson = learning_publication(cell, results, run_id)
+                            if lesson is not None:
+                                child, _ = _publish_one(client, experiment, lesson)
+                                _tag_settings(client, child, settings)
                         row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
                         row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
                         runs.append(
@@ -560,6 +598,14 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
     run_id, stamp = run.info.run_id, plan.end_ms or now
     metrics = [Metric(name, value, stamp, 0) for name, value in plan.metrics.items()]
     client.log_batch(run_id, metrics, [Param(k, v) for k, v in plan.params.items()])
+    points = [
+        Metric(name, value, stamp, step)
+        for name, values in plan.curves.items()
+        for step, value in enumerate(values)
+        if math.isfinite(value)
+    ]
+    for first in range(0, len(points), BATCH):
+        client.log_batch(run_id, points[first : first + BATCH])
     _log_captions(client, run_id, plan.captions)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in plan.files.items():
