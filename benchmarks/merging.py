@@ -1,10 +1,10 @@
 """What merging tokens takes beside what it saves: finding groups, merging and copying, next to attention and an MLP.
 
-uv run python benchmarks/merging.py [--tokens N ...] [--width D] [--device cuda] [--rounds R] [--out measured/merging-cpu.json]
+uv run python benchmarks/merging.py [--tokens N ...] [--device cuda] [--rounds R] [--out measured/merging-cpu.json]
 
-Half of the tokens are merged away. Groups are merged and copied in two ways: as rows of memory (a gather, and a sum into
-the groups' rows) and as products with matrices of zeros and ones. `saved` is what attention and MLP take less on half
-of the tokens. Medians of rounds in which all take turns, in milliseconds.
+Half of the tokens are merged away. Groups are merged and copied in two ways: as rows of memory (a gather, and a sum
+into the groups' rows) and as products with matrices of zeros and ones. `saved` is what attention and MLP take less on
+half of the tokens. Medians of rounds in which all take turns, in milliseconds.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _ENGINE = (
     *("guidance", "drafts"),
 )
 # Parts of the engine that only the methods run which import them.
-_PARTS = {f"ditbench.engine.{name}" for name in ("facility", "matching", "ranked")}
+_PARTS = {f"ditbench.engine.{name}" for name in ("each_image", "facility", "matching", "ranked")}
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
@@ -138,6 +138,7 @@ _PLANS = (
 )
 _LEARNERS = {
     "calibration": ("engine/observer.py",),
+    "merging": (),
     "routers": ("macs.py",),
     "sparsity": _PLANS,
     "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),

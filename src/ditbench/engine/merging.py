@@ -16,7 +16,13 @@ from torch import Tensor
 from ditbench.engine.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ditbench.backbones import Stream
+
+
+# In place of a count: as many as a selector finds right.
+ASK_MERGING = -1
 
 
 class Merge(Protocol):
@@ -118,13 +124,21 @@ class Merging(Protocol):
         """Called with what such a branch reads, for all tokens."""
 
     def match(self, branch: int, step: int, stream: Stream, read: Tensor, count: int) -> Merge:
-        """How what a branch reads is merged into `count` tokens; -1: as many as it finds right."""
+        """How what a branch reads is merged into `count` tokens, or ASK_MERGING."""
 
     def kind(self, step: int) -> Any:
         """What tells a step from others of the same counts by what matching does at it."""
 
     def macs(self) -> int:
         """The MACs of all matching since it was last asked, of all samples together."""
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A selector that merges other numbers of tokens of each image."""
+
+    def apart(self, stream: Stream) -> Iterator[tuple[Tensor, Merging]]:
+        """The samples of each image of a batch, and the selector that merges it."""
 
 
 def merging_of(selector: object) -> Merging | None:
@@ -142,7 +156,7 @@ class Site:
     merging: Merging
     branch: int
     step: int
-    count: int  # -1: as many as the selector finds right
+    count: int  # or ASK_MERGING
     tokens: int = field(default=0, init=False)
     merge: Merge | None = field(default=None, init=False)
     _positions: tuple[Tensor, ...] = field(default=(), init=False)
@@ -153,7 +167,10 @@ class Site:
         if self.count == read.shape[1]:
             self.merging.look(self.branch, self.step, stream, read)
             return read
-        self.merge = self.merging.match(self.branch, self.step, stream, read, self.count)
+        found = self.merging.match(self.branch, self.step, stream, read, self.count)
+        if found.kept.shape[1] == read.shape[1]:
+            return read  # nothing is alike enough
+        self.merge = found
         fewer = self.merge.before(read)
         self.tokens = fewer.shape[1]
         stream.positions = tuple(table[self.merge.kept] for table in stream.positions)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ditbench.engine.deciders import checking_of, entered
 from ditbench.engine.fills import Blending, Fill, Finishing, Key, Refilling, Replacing
 from ditbench.engine.guidance import EndsGuidance, Half, batch_of, guided_steps
 from ditbench.engine.layout import Shape
-from ditbench.engine.merging import Merging, Site, merging_of
+from ditbench.engine.merging import ASK_MERGING, Apart, Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.trace import Trace
@@ -98,7 +98,7 @@ class Run:
         merging = merging_of(parts.selector)
         if merging is not None and not all(unit.single for unit in self.plan.units):
             raise Fault("tokens are merged branch by branch: a plan that does so must be one of single branches")
-        if parts.decider is None and merging is None and self.plan.online:
+        if parts.decider is None and not isinstance(parts.selector, Apart) and self.plan.online:
             raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
         if not all(self._guided) and not isinstance(parts.fill, EndsGuidance):
             raise Fault(f"a {type(parts.fill).__name__} cannot go on for one branch of guidance alone")
@@ -247,7 +247,7 @@ class _Pass:
             if reader is not None and counts[reader] != 0:
                 self.backbone.keep_input(self.stream, unit.start)
             if self.merging is not None and count != 0:
-                self._merged(number, count)
+                self._merged_apart(number) if count < 0 else self._merged(number, count)
             elif count < 0:
                 self._ask(number, keeps[number])
             elif count == 0:
@@ -370,6 +370,26 @@ class _Pass:
         stream.defer(None, self.blending.blend(number, site.merge, fresh))
         if output.text is not None:
             self._add_text(text_gate, output.text)
+
+    def _merged_apart(self, number: int) -> None:
+        """A branch for groups of tokens, as many as each image of the batch finds alike."""
+        from ditbench.backbones.stream import Output
+
+        unit, stream = self.run_.plan.units[number], self.stream
+        selector = cast(Apart, self.parts.selector)  # checked when the run was made
+        found: list[tuple[Tensor, Output]] = []
+        assert self.merging is not None
+        self.rows = self.part = None
+        for samples, merging in selector.apart(stream):
+            part = stream.at(Rows.of_samples(samples, stream.tokens))
+            part.site = site = Site(merging, unit.start, self.step, ASK_MERGING)
+            found.append((samples, self._compute(part, unit.start)))
+            self._record(number, site.tokens, part.samples)
+        self.run_.trace.selecting[self.step] += self.merging.macs()
+        order = torch.cat([samples for samples, _ in found]).argsort()
+        image = torch.cat([output.image for _, output in found])[order]
+        texts = [output.text for _, output in found if output.text is not None]
+        self.backbone.add(stream, unit.start, Output(image, torch.cat(texts)[order] if texts else None))
 
     def _text_of_some(self, number: int, rows: Rows, text: Tensor, gate: Tensor | None) -> None:
         """The text's tokens are computed with any of the image's; those of samples that were left out are filled."""

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ditbench.engine.fills import BlendGroups, Fill, Pass
 from ditbench.engine.layout import Shape
-from ditbench.engine.plan import Plan
-from ditbench.methods.base import Method, knob
+from ditbench.engine.plan import ASK, Plan
+from ditbench.faults import Fault
+from ditbench.methods.base import UNSET, Method, knob
 from ditbench.methods.merges import BlockMatching, merged_branches, merging_plan
 
 if TYPE_CHECKING:
@@ -40,9 +41,14 @@ class SDTM(Method):
     that was merged longest is a destination, and those of the others that are most like one join it; every third step
     is computed whole, and merged tokens receive a tenth of what their group gives out and nine of what they were given
     at such a step.
+
+    SDTM* merges whatever passes a threshold, one for each stage, so that images with more that is alike are merged
+    more. The paper takes the least number of a batch; here each image has its own, so that no image hangs on its
+    batch, and is computed by itself.
     """
 
     name: ClassVar[str] = "sdtm"
+    learner: ClassVar[str | None] = "merging"
     summary: ClassVar[str] = "alike neighbours are computed as one, later tokens that nobody attends to"
     paper: ClassVar[str] = "SDTM"
 
@@ -56,9 +62,38 @@ class SDTM(Method):
     structure_age: float = knob(0.05, "weight of how long tokens have been merged, in the first stage (a_s)")
     detail_age: float = knob(0.05, "the same in the second stage (a_d), of the paper's variant")
     groups: str = knob("mean", "what is computed of merged tokens: their mean, or one of them", choices=("mean", "one"))
+    adjusting: str = knob(
+        "ratio",
+        "how many are merged: by the ratio, or (SDTM*) all whose priority passes a threshold, in each image",
+        choices=("ratio", "threshold"),
+    )
+    structure_threshold: float = knob(UNSET, "of SDTM* in the first stage; -1: fitted to the ratio", least=UNSET)
+    detail_threshold: float = knob(UNSET, "of SDTM* in the second stage; -1: fitted to the ratio", least=UNSET)
     multiple: int = knob(16, "windows, or tokens in the second stage, are merged in multiples of this", least=1)
     protected: int = knob(OWN, "every so manieth step is computed whole, 0: none; -1: the variant's", least=OWN)
     cached: float = knob(OWN, "share of the cache in what merged tokens receive; -1: the variant's", least=OWN, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adjusting == "threshold" and self.variant == "repo":
+            raise Fault(
+                "adjusting: threshold is the paper's; its code has none that can be reached: take variant: paper"
+            )
+
+    def waits(self) -> bool:
+        return self.adjusting == "threshold" and self.found is None and UNSET in self._given
+
+    @property
+    def _given(self) -> tuple[float, float]:
+        return self.structure_threshold, self.detail_threshold
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Of both stages: those that are given, or were fitted."""
+        if self.waits():
+            raise self.unlearned()
+        fitted = self.found["thresholds"] if self.found else self._given
+        return tuple(own if own != UNSET else float(fit) for own, fit in zip(self._given, fitted, strict=True))  # type: ignore[return-value]
 
     @property
     def _protected(self) -> int:
@@ -96,16 +131,24 @@ class SDTM(Method):
         structure = merging_plan(shape, left[:, None], merged_branches(shape.layout, "attention+mlp"))
         detail = merging_plan(shape, left[:, None], merged_branches(shape.layout, "mlp"))
         shares = np.where(first[:, None], structure.shares, detail.shares)
+        if self.adjusting == "threshold":
+            if self.waits():
+                raise self.unlearned()
+            shares[shares < 1] = ASK
         return Plan(shape.layout, shape.layout.by_branch, shares)
 
     def fill(self, shape: Shape) -> Fill:
         return BlendGroups(1 - self._cached) if self._cached else Pass()
 
     def selector(self, shape: Shape, generator: Generator) -> Merging:
-        return _Matching(self, shape, generator)
+        if self.adjusting == "ratio":
+            return Matching(self, shape, generator)
+        from ditbench.engine.each_image import EachImage
+
+        return EachImage(lambda: Matching(self, shape, generator))
 
 
-class _Matching(BlockMatching):
+class Matching(BlockMatching):
     """Both stages; `age` counts for each token the matchings since it was last computed by itself."""
 
     def __init__(self, method: SDTM, shape: Shape, generator: Generator) -> None:
@@ -137,19 +180,23 @@ class _Matching(BlockMatching):
 
     def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:
         from ditbench.engine.matching import Windows
+        from ditbench.engine.merging import ASK_MERGING
         from ditbench.engine.scored import grid_of
 
         windows = Windows(grid_of(stream), self.method.side, read.device)
-        gone = read.shape[1] - count
+        gone = None if count == ASK_MERGING else read.shape[1] - count
         if step < self._structure:
             merge = self._structural(stream, step, branch, read, windows, gone)
         elif self.method.variant == "paper":
             merge = self._inattentive(stream, read, windows, gone)
         else:
+            assert gone is not None
             merge = self._longest_merged(stream, step, branch, read, windows, gone)
         return merge
 
-    def _structural(self, stream: Stream, step: int, branch: int, read: Tensor, windows: Windows, gone: int) -> Merge:
+    def _structural(
+        self, stream: Stream, step: int, branch: int, read: Tensor, windows: Windows, gone: int | None
+    ) -> Merge:
         from ditbench.engine.chance import uniform
         from ditbench.engine.matching import whole_windows, window_macs, window_similarity
 
@@ -158,14 +205,23 @@ class _Matching(BlockMatching):
             # Each token's cosine with itself counts as well there, which weighs against the age.
             alike = (alike * (windows.size - 1) + 1) / windows.size
         priority = alike + self.method.structure_age * windows.of(self._relative_age(read)).mean(2)
-        chosen = priority.argsort(dim=1, descending=True, stable=True)[:, : gone // (windows.size - 1)]
+        number = self._passing(priority, 0) if gone is None else gone // (windows.size - 1)
+        self.note(0, priority, number)
+        chosen = priority.argsort(dim=1, descending=True, stable=True)[:, :number]
         draw = windows.of(uniform(stream, step, branch, self.generator)).argmax(2)
         self.count_macs(window_macs(read))
         merge = whole_windows(windows, chosen, draw.gather(1, chosen), read.shape[1], self.method.groups == "mean")
         self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
         return merge
 
-    def _inattentive(self, stream: Stream, read: Tensor, windows: Windows, gone: int) -> Merge:
+    def note(self, stage: int, priority: Tensor, merged: int) -> None:
+        """Told which priorities were decided by, and how many windows or tokens are merged: what learning looks at."""
+
+    def _passing(self, priority: Tensor, stage: int) -> int:
+        """How many pass the stage's threshold, in the sample of which fewest do."""
+        return int((priority >= self.method.thresholds[stage]).sum(1).min())
+
+    def _inattentive(self, stream: Stream, read: Tensor, windows: Windows, gone: int | None) -> Merge:
         from ditbench.engine.matching import nearest
         from ditbench.engine.merging import Groups
 
@@ -173,8 +229,11 @@ class _Matching(BlockMatching):
         least, most = self._received.aminmax(dim=1, keepdim=True)
         inattentive = (most - self._received) / (most - least).clamp_min(1e-12)
         priority = inattentive + self.method.detail_age * self._relative_age(read)
-        sources = priority.argsort(dim=1, descending=True, stable=True)[:, :gone]
         samples, tokens, width = read.shape
+        if gone is None:
+            gone = min(self._passing(priority, 1), tokens - len(windows))
+        self.note(1, priority, gone)
+        sources = priority.argsort(dim=1, descending=True, stable=True)[:, :gone]
         self.count_macs(samples * width * tokens * (1 + gone))
         found = nearest(read, sources, windows.grid, windows.side)
         merge = Groups.of(sources, found, tokens, self.method.groups == "mean")
