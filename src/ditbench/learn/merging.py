@@ -1,8 +1,8 @@
 """The thresholds of SDTM*: as much is merged over the training captions as by SDTM's ratio, in each of its stages.
 
 Priorities are noted while training captions are sampled by the ratio, and the first threshold of a stage is the one
-that as many of them pass as the ratio merges. Merging changes the priorities (what is merged is more alike afterwards), so
-what the thresholds themselves merge is watched, and each is halved in on until that is what the ratio merges.
+that as many of them pass as the ratio merges. Merging changes the priorities (what is merged is more alike afterwards),
+so what the thresholds themselves merge is watched, and each is halved in on until that is what the ratio merges.
 """
 
 from __future__ import annotations
