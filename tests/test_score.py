@@ -79,7 +79,9 @@ def test_an_arm_is_scored_with_intervals_and_compared_in_pairs(run: Path) -> Non
     assert (record["spec_hash"], record["n"]) == ("hash-soft", COUNT)
     measures = {m["name"]: m for m in record["measures"]}
     common = {"fid/scenes", "attributes/scenes", "objects/scenes", "relations/scenes", "clip/scenes", "hps/scenes"}
-    drift = {f"{name}{part}" for name in ("psnr-to-full", "perceptual-to-full/scenes") for part in PARTS}
+    drift = {
+        f"{name}{part}{of}" for name, of in (("psnr-to-full", ""), ("perceptual-to-full", "/scenes")) for part in PARTS
+    }
     assert set(measures) == common | drift | {"ssim-to-full"}
     for measure in record["measures"]:
         assert measure["low"] <= measure["value"] <= measure["high"], measure

@@ -97,9 +97,9 @@ def test_psnr_is_the_textbook_one_and_equal_pictures_have_the_largest() -> None:
 def test_drift_has_a_median_and_a_worst_tenth_on_its_worse_side() -> None:
     values = np.arange(101, dtype=np.float64)
     higher = {r.name: r.estimate.value for r in drift_results("similar", "", "higher", values)}
-    lower = {r.name: r.estimate.value for r in drift_results("far", "", "lower", values)}
+    lower = {r.name: r.estimate.value for r in drift_results("far/scenes", "", "lower", values)}
     assert higher == pytest.approx({"similar": 50, "similar-median": 50, "similar-worst-tenth": 10})
-    assert lower == pytest.approx({"far": 50, "far-median": 50, "far-worst-tenth": 90})
+    assert lower == pytest.approx({"far/scenes": 50, "far-median/scenes": 50, "far-worst-tenth/scenes": 90})
 
 
 def test_the_reader_tells_pictures_apart_and_sees_more_drift_in_more_noise() -> None:

@@ -127,10 +127,11 @@ def mean_result(name: str, unit: str, direction: Direction, values: NDArray[np.f
 def drift_results(name: str, unit: str, direction: Direction, values: NDArray[np.float64]) -> list[Result]:
     """How far pictures are from the full arm's: the mean, the median, and where the worst tenth of them begins."""
     worst = 0.1 if direction == "higher" else 0.9
+    measure, slash, world = name.partition("/")
     return [
         mean_result(name, unit, direction, values),
-        Result(f"{name}-median", unit, direction, quantile(values, 0.5)),
-        Result(f"{name}-worst-tenth", unit, direction, quantile(values, worst)),
+        Result(f"{measure}-median{slash}{world}", unit, direction, quantile(values, 0.5)),
+        Result(f"{measure}-worst-tenth{slash}{world}", unit, direction, quantile(values, worst)),
     ]
 
 
