@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditbench.config import Config, load_config
-from ditbench.report.figures import sample_grid
+from ditbench.config import load_config
+from ditbench.report.figures import pareto_png, sample_grid
 from ditbench.report.page import code_text, hardware_text, versions_text
-from ditbench.report.results import load_results
+from ditbench.report.results import Results, load_results
 from ditbench.report.samples import collect
-from ditbench.study import load_study
+from ditbench.report.tables import build_table
+from ditbench.study import Study, load_study
 
 
 def records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
@@ -49,9 +49,9 @@ def made(folder: Path) -> list[str]:
     ]
 
 
-def grid(config: Config, folder: Path, study: str, arms: Sequence[str]) -> bytes | None:
+def grid(study: Study, results: Results, arms: Sequence[str]) -> bytes | None:
     """Pictures of some arms for the first captions."""
-    found = collect(load_study(study), load_results(config, folder))
+    found = collect(study, results)
     if found is None:
         return None
     columns = [found.keys.index(arm) for arm in arms]
@@ -72,12 +72,15 @@ def main() -> None:
     table = re.sub(r"\[([^\]]+)\]\(\.\./\.\./report/[^)]*\)", r"\1", table)
     images = arguments.page.parent / "images"
     name = arguments.page.stem
-    shutil.copyfile(source / "pareto.png", images / f"{name}-pareto.png")
+    config, study = load_config(arguments.config), load_study(arguments.study)
+    results = load_results(config, arguments.results)
+    figure = pareto_png(study, build_table(study, results))
+    assert figure is not None, "a study without a figure makes no page"
+    (images / f"{name}-pareto.png").write_bytes(figure)
     text = [f"# {title.lstrip('# ')}", "", *made(arguments.results), ""]
     text += [f"![Quality and speed](images/{name}-pareto.png)", ""]
     if arguments.arms:
-        config = load_config(arguments.config)
-        drawn = grid(config, arguments.results, arguments.study, arguments.arms)
+        drawn = grid(study, results, arguments.arms)
         if drawn is not None:
             (images / f"{name}-grid.png").write_bytes(drawn)
             text += [f"![The same captions by {len(arguments.arms)} arms](images/{name}-grid.png)", ""]
