@@ -161,7 +161,8 @@ def test_lpips_is_the_package_s_with_the_trunk_that_is_given(
 
     shown, full = pictures(0), pictures(1)
     judges = [get_judge(name, places={key: str(path)}) for path in trunks[key]]
-    (measure,) = values(judges[0], shown, full)
+    measure, *spread = values(judges[0], shown, full)
+    assert spread == [f"{measure}-median", f"{measure}-worst-tenth"]
     first, other = (values(judge, shown, full)[measure] for judge in judges)
     assert (first > 0).all() and np.abs(first - other).max() > 1e-4
     assert np.abs(values(judges[0], shown, pictures(2))[measure] - first).max() > 1e-4

@@ -131,7 +131,8 @@ def test_an_arm_is_drawn_scored_timed_and_billed(bench: Callable[..., Bench], na
     arm = ("--spec", "fora-n2/spec.json", "--shards", "fora-n2/shard.json")
     assert made.run("score", *arm, *words, "--out", "fora-n2/scores.json") == 0
     measures = {m["name"]: m["value"] for m in read_record("fora-n2/scores.json", "scores")["measures"]}
-    assert measures.keys() == {"psnr-to-full", "ssim-to-full"}
+    psnr = {f"psnr-to-full{part}" for part in ("", "-median", "-worst-tenth")}
+    assert measures.keys() == psnr | {"ssim-to-full"}
     assert measures["psnr-to-full"] < 60  # the arm leaves work out, and it shows
     assert made.run("cost", *arm, "--out", "fora-n2/cost.json") == 0
     cost = read_record("fora-n2/cost.json", "cost")
