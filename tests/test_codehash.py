@@ -49,7 +49,7 @@ OTHERS = {
     "generate": _WORLD,
     "learn": {
         *("worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"),
-        "engine/flops.py",  # of `ditbench macs` alone
+        "toca_flops.py",  # of `ditbench macs` alone
         *("judges/networks/base.py", "judges/packages.py", "statistics.py"),  # what a loss that is a judge is made with
     },
     "cost": _DRAWING | {"worlds/base.py"},

@@ -65,6 +65,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "audit": (
         "audit",
         "macs.py",
+        "toca_flops.py",
         "sampling.py",
         "study.py",
         "engine",

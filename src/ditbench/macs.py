@@ -26,9 +26,9 @@ def count_macs(
     `as_published` counts parts that diffusers' port repeats as often as the original network has them (DiT's embedder
     of time and class); `as_toca_counts` adds FLOPs as ToCa's calculator has them, of all branches.
     """
-    from ditbench.engine.flops import toca_flops
     from ditbench.engine.ledger import bill
     from ditbench.sampling import run_of
+    from ditbench.toca_flops import toca_flops
     from ditbench.worlds import get_world
 
     world = get_world(world_name)

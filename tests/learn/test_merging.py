@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,8 +56,12 @@ def test_both_branches_of_guidance_of_an_image_merge_as_many(backbone: Any) -> N
         for step in range(2):
             backbone.network(**given(step, 4))
     assert len(selector._each) == 2
-    # Rows 0 and 2 are one image: their counts are equal, so each image's squares are those of its mean.
-    assert run.trace.ran.min() == 4
+    # Two images of two equal rows each: sum and sum of squares of two whole numbers give a whole difference.
+    sums, squares = run.trace.computed // 2, run.trace.squares // 2
+    assert np.array_equal(2 * sums, run.trace.computed) and np.array_equal(2 * squares, run.trace.squares)
+    apart = np.sqrt(2 * squares - sums**2)
+    assert np.array_equal(apart, apart.round())
+    assert (apart > 0).any(), "the images differ"
 
 
 def test_nothing_passes_an_unreachable_threshold_and_everything_a_low_one(backbone: Any) -> None:
