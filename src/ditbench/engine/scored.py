@@ -163,7 +163,7 @@ def grid_of(stream: Stream) -> tuple[int, int]:
     side = math.isqrt(stream.tokens)
     if side * side != stream.tokens:
         raise Fault(
-            f"the grid of the {stream.tokens} tokens is not known: windows and neighbourhoods of tokens need a square image here"
+            f"the grid of the {stream.tokens} tokens is not known: windows and neighbourhoods need a square image here"
         )
     return side, side
 
