@@ -34,6 +34,7 @@ class Accelerated:
     ) -> None:
         from ditbench.backbones.families import backbone_of
         from ditbench.engine.graphs import Recorder
+        from ditbench.engine.outfit import put_on
         from ditbench.engine.run import take_place
 
         self.pipeline, self.method, self._parts = pipeline, method, parts
@@ -48,6 +49,11 @@ class Accelerated:
         self._run: Run | RecordedRun | None = None
         self._recorder = Recorder() if graphs else None
         self._give_back: Callable[[], None] | None = take_place(self.network, self._forward)
+        try:
+            self._own_weights = put_on(self.network, method.found if isinstance(method, Method) else None)
+        except Fault:
+            self._give_back()
+            raise
         self._set_timesteps, self._step = self.scheduler.set_timesteps, self.scheduler.step
         # Pipelines read from the signatures what their sampler takes (sigmas, eta, a generator).
         self.scheduler.set_timesteps = _with_signature(self._begin, self._set_timesteps)
@@ -139,9 +145,12 @@ class Accelerated:
 
     def restore(self) -> None:
         """Takes the method off: the pipeline is as it was."""
+        from ditbench.engine.outfit import take_off
+
         if self._give_back is not None:
             self._give_back()
             self._give_back = None
+            take_off(self._own_weights)
             if self._recorder is not None:
                 self._recorder.forget()
             del self.scheduler.set_timesteps

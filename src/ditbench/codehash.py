@@ -17,10 +17,10 @@ PACKAGE = Path(__file__).parent
 _ENGINE = (
     *("layout", "plan", "rows", "run", "merging", "trace", "costs"),
     *("fills", "forecasts", "trajectory", "selectors", "scores", "scored", "watch", "chance", "deciders", "changes"),
-    *("guidance", "drafts"),
+    *("guidance", "drafts", "outfit"),
 )
 # Parts of the engine that only the methods run which import them.
-_PARTS = {f"ditbench.engine.{name}" for name in ("each_image", "facility", "matching", "ranked")}
+_PARTS = {f"ditbench.engine.{name}" for name in ("each_image", "facility", "matching", "ranked", "routing")}
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
@@ -141,6 +141,7 @@ _LEARNERS = {
     "calibration": ("engine/observer.py",),
     "merging": (),
     "routers": ("macs.py",),
+    "tuning": (*(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed")), "engine/routing.py"),
     "sparsity": _PLANS,
     "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
 }

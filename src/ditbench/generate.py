@@ -160,6 +160,7 @@ class Sampler:
         """
         import torch
 
+        from ditbench.engine.outfit import wearing
         from ditbench.engine.run import attached
         from ditbench.noise import batch_noise, chance_seed
         from ditbench.sampling import run_of
@@ -175,7 +176,7 @@ class Sampler:
 
         run = make() if stand_in is None else stand_in(make)
         noise = torch.from_numpy(batch_noise(seed, texts.ids, self.world.noise_shape()))
-        with attached(run, self.handle.pipeline.scheduler):
+        with wearing(backbone.network, method.found), attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
         self.costs = run.costs
         return images, run.trace

@@ -218,6 +218,33 @@ class Pass:
         return 0
 
 
+class PassBy:
+    """Tokens that are left out of a unit receive nothing; where the whole unit is left out, `inner` fills for all.
+
+    What it is shown of tokens that were left out is that they received nothing.
+    """
+
+    stateless: ClassVar[bool] = True  # of a first step: `inner` is asked for whole units alone
+    wants_all: ClassVar[bool] = True  # forecasts do
+
+    def __init__(self, inner: Fill) -> None:
+        self.inner = inner
+
+    def keep(self, key: Key, step: int, output: Tensor) -> None:
+        self.inner.keep(key, step, output)
+
+    def supply(self, key: Key, step: int) -> Tensor | None:
+        return self.inner.supply(key, step)
+
+    def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
+        whole = rows.put(part.new_zeros(part.shape[0], rows.tokens, part.shape[2]), part)
+        self.inner.keep(key, step, whole)
+        return whole
+
+    def nbytes(self) -> int:
+        return self.inner.nbytes()
+
+
 class BlendGroups(Pass):
     """Merged tokens receive `weight` x what their group gives out, and of the rest what each was last given itself."""
 

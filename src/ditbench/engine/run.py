@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from ditbench.engine.deciders import checking_of, entered
-from ditbench.engine.fills import Blending, Fill, Finishing, Key, Refilling, Replacing
+from ditbench.engine.fills import Blending, Fill, Finishing, Key, Pass, Refilling, Replacing
 from ditbench.engine.guidance import EndsGuidance, Half, batch_of, guided_steps
 from ditbench.engine.layout import Shape
 from ditbench.engine.merging import ASK_MERGING, Apart, Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
+from ditbench.engine.selectors import scaling_of
 from ditbench.engine.trace import Trace
 from ditbench.engine.watch import compute_watched, watcher_of
 from ditbench.faults import Fault
@@ -224,6 +225,8 @@ class _Pass:
         self.merging = merging_of(parts.selector)
         self.blending = parts.fill if isinstance(parts.fill, Blending) else None
         self.refilling = parts.fill if isinstance(parts.fill, Refilling) else None
+        self.scaling = scaling_of(parts.selector)
+        self.passing = type(parts.fill) is Pass
         last = run.plan.layout.blocks - 1
         self.last_block = run.plan.layout.span(last, last + 1).start if self.checking is not None else -1
 
@@ -274,6 +277,8 @@ class _Pass:
     def _compute(self, stream: Stream, branch: int, rows: Rows | None = None) -> Output:
         """A branch's output; a selector that wants to may look on."""
         output, macs = compute_watched(self.backbone, self.watcher, self.step, stream, branch, rows)
+        if self.scaling is not None:
+            output, macs = self.scaling.scaled(branch, output, rows), macs + self.scaling.macs()
         self.run_.trace.selecting[self.step] += macs
         return output
 
@@ -282,6 +287,9 @@ class _Pass:
         unit, stream = self.run_.plan.units[number], self.stream
         self.rows = self.part = None
         self._record(number, stream.tokens, stream.samples)
+        keep = keep and not self.passing
+        if self.scaling is not None:
+            self.scaling.enter(unit, self.step, stream)
         if unit.single:
             if self.merging is not None and self.merging.looks(unit.start, self.step):
                 stream.site = Site(self.merging, unit.start, self.step, stream.tokens)
@@ -338,6 +346,9 @@ class _Pass:
             before = (part.hidden, part.text)
             for branch in range(unit.start, unit.stop):
                 self.backbone.add(part, branch, self._compute(part, branch, rows))
+            if self.passing and part.text is None:  # tokens that pass by are as they were: nothing to tell apart
+                self.stream.hidden = rows.put(self.stream.hidden.contiguous(), part.hidden)
+                return
             output, gate, text_gate = _difference(part, *before), None, None
         if self.refilling is not None:
             self.stream.hidden = self.refilling.refill(unit, part.hidden)

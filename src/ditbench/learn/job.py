@@ -80,7 +80,12 @@ def read_found(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     record = read_record(path, "learned")
     if record["arm_hash"] != arm_hash(spec):
         raise Fault(f"{path} was learned for other settings than those of {spec['arm']}; delete it and run again")
-    return dict(record["found"])
+    return _placed(record["found"], path)
+
+
+def _placed(found: Mapping[str, Any], record: Path) -> dict[str, Any]:
+    """What was found; a file of weights that lies beside its record is named from here."""
+    return {**found, "file": str(record.parent / found["file"])} if "file" in found else dict(found)
 
 
 def learned_method(path: str | Path) -> Method:
@@ -89,4 +94,4 @@ def learned_method(path: str | Path) -> Method:
     from ditbench.records import read_record
 
     record = read_record(Path(path), "learned")
-    return get_method(record["method"], record["knobs"]).knowing(record["found"])
+    return get_method(record["method"], record["knobs"]).knowing(_placed(record["found"], Path(path)))

@@ -13,7 +13,7 @@ from typing import Any
 from ditbench.faults import Fault
 from ditbench.methods.base import Knob, Method
 
-_NOT_METHODS = {"base", "merges", "registry", "token_plans"}
+_NOT_METHODS = {"base", "merges", "registry", "token_plans", "tuned"}
 
 
 @cache

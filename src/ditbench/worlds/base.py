@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ditbench.faults import Fault
 
@@ -37,6 +37,16 @@ class Handle:
     weights: str | None = None
 
 
+class Pairs(Protocol):
+    """Images and captions to train on."""
+
+    def batch(self, step: int, count: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What one step sees, by its number alone: images as the network draws them, and embeddings of captions.
+
+        As in the network's own training some captions are the empty one, so that it can be guided.
+        """
+
+
 class World(ABC):
     """A backbone with its sampler, a source of captions, reference images and judges."""
 
@@ -54,6 +64,7 @@ class World(ABC):
     text_tokens: int
     has_captions: bool = True  # of its own, besides those of a file
     has_references: bool = True
+    training_shift: float = 1.0  # of the noise levels its network was trained at, where it learned flows
 
     @property
     def cfg_branches(self) -> int:
@@ -144,6 +155,16 @@ class World(ABC):
 
         A video's frames are images of their own.
         """
+
+    def pairs(self, handle: Handle, seed: int) -> Pairs:
+        """Images and captions to fine-tune on; none of the captions is one that evaluations draw."""
+        raise Fault(f"world {self.name} has no pairs of images and captions to fine-tune on")
+
+    def training_inputs(
+        self, handle: Handle, noisy: torch.Tensor, texts: dict[str, torch.Tensor], times: torch.Tensor
+    ) -> dict[str, Any]:
+        """The inputs of the network's forward for noisy images at timesteps from 0 to 1000."""
+        raise Fault(f"world {self.name} has no pairs of images and captions to fine-tune on")
 
     def perceptual(self, device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
         """A perceptual distance of this world's own, of two batches of images as `draw` gives them; None: LPIPS."""

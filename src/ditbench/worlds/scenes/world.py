@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.layout import Layout, Shape
-from ditbench.worlds.base import Handle, Part, World
+from ditbench.worlds.base import Handle, Pairs, Part, World
 from ditbench.worlds.scenes import settings
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Scenes(World):
     size_text = f"{settings.IMAGE_SIZE}x{settings.IMAGE_SIZE}"
     tokens = settings.TOKENS
     text_tokens = settings.TEXT_LENGTH
+    training_shift = 4.0  # of the recipe's last stage
 
     def sources(self, stage: str) -> list[Path]:
         here, assets = Path(__file__).parent, assets_folder()
@@ -50,7 +51,7 @@ class Scenes(World):
             "references": ["grammar.py", "renderer.py"],
             "embed": drawing,
             "generate": drawing,
-            "learn": [*drawing, *looking],
+            "learn": [*drawing, *looking, "pairs.py", "renderer.py"],
             "time": drawing,
             "score": [
                 "grammar.py",
@@ -142,6 +143,22 @@ class Scenes(World):
         from ditbench.worlds.scenes.pipeline import draw
 
         return draw(handle.pipeline, texts, negative, noise, steps, self.guidance).clamp(-1, 1)
+
+    def pairs(self, handle: Handle, seed: int) -> Pairs:
+        from ditbench.worlds.scenes.pairs import Renders
+
+        return Renders(handle.pipeline, seed)
+
+    def training_inputs(
+        self, handle: Handle, noisy: torch.Tensor, texts: dict[str, torch.Tensor], times: torch.Tensor
+    ) -> dict[str, Any]:
+        return {
+            "hidden_states": noisy,
+            "encoder_hidden_states": texts["text"],
+            "encoder_attention_mask": texts["mask"].to(noisy.dtype),
+            "timestep": times,
+            "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        }
 
     def perceptual(self, device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         from ditbench.worlds.scenes.judges.perceptual import Perceptual
