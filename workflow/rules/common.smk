@@ -188,8 +188,9 @@ def arm_of(wildcards):
 
 
 def plan_file_of_arm(wildcards):
-    """The record of learning that an arm takes its plan from; another arm's of this run, or one that is there."""
-    return specs_of_arm(wildcards)[0].knobs.get("plan_file") or []
+    """The record of learning that an arm takes its plan or weights from; another arm's of this run, or one there is."""
+    knobs = specs_of_arm(wildcards)[0].knobs
+    return knobs.get("plan_file") or knobs.get("weights_file") or []
 
 
 def code_of_arm(stage):

@@ -99,7 +99,11 @@ class RoutedForward:
         rows = Rows(order.sort(dim=1).values, entered.tokens)
         part = entered.at(rows)
         hidden, text = self._through(unit, part, scores, rows)
-        return rows.put(entered.hidden, hidden), text
+        # Without gradients tokens are put in place, and the other bin still needs them as they were.
+        whole = (
+            entered.hidden if torch.is_grad_enabled() else entered.hidden.clone(memory_format=torch.contiguous_format)
+        )
+        return rows.put(whole, hidden), text
 
     def _through(
         self, unit: Unit, part: Stream, scores: Tensor | None, rows: Rows | None

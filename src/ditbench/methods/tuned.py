@@ -63,8 +63,8 @@ class Routed(Tuned):
     )
     start: str = knob(
         "linear",
-        "routers at the start: as a linear layer's, as published, or zero; zero and doubled scores leave the network as "
-        "it was, which short trainings need",
+        "routers at the start: as a linear layer's, as published, or zero; with doubled scores zero leaves the network "
+        "as it was, which short trainings need",
         choices=("linear", "zero"),
     )
     guidance: str = knob(

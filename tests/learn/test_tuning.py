@@ -1,0 +1,287 @@
+"""Fine-tuning in the embedded world: what it learns, that it goes on after a stop, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ditbench
+from ditbench.caption_sets import TRAINING_SPLIT, write_captions
+from ditbench.cells import Spec
+from ditbench.faults import Fault
+from ditbench.generate import Sampler, embed, read_batch
+from ditbench.learn.job import learned_method, read_found, write_learned
+from ditbench.learn.lesson import Lesson, Notebook
+from ditbench.learn.tuning import Training, _trained
+from ditbench.methods import get_method
+from ditbench.methods.diffcr import DiffCR
+from ditbench.records import read_record
+from ditbench.worlds import get_world
+
+SHORT: dict[str, Any] = {"iterations": 2, "batch": 4, "rank": 2, "rate": 0.01}
+ROUTED = {**SHORT, "score": "doubled", "start": "zero", "router_rate": 0.01}
+DIFFCR = {**ROUTED, "ratio": 0.3, "ratio_rate": 0.1, "coefficient": 100.0}
+
+
+@pytest.fixture(scope="module")
+def sampler() -> Sampler:
+    return Sampler("scenes")
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captions")
+    write_captions(get_world("scenes"), "training", 2, 0, folder / "captions.json", split=TRAINING_SPLIT)
+    embed("scenes", folder / "captions.json", folder / "embeddings.json")
+    return folder
+
+
+def training(sampler: Sampler, method: Any, folder: Path, weights: Any) -> Training:
+    notebook = Notebook(folder / "learned.notes.json", "")
+    spec = {"arm": "arm", "world": "scenes", "steps": None, "weights": None}
+    lesson = Lesson(method, spec, sampler, None, 4, notebook)  # type: ignore[arg-type]
+    return Training(lesson, method, weights, folder / "training.pt")
+
+
+def learned(captions: Path, folder: Path, name: str, knobs: dict[str, Any]) -> Path:
+    method = get_method(name, knobs)
+    spec = Spec(
+        *("scenes", "arm", name, {k: getattr(method, k) for k in method.knobs()}, 3, 0, 2, "some", None, "float32"),
+        learning="training",
+    )
+    out = folder / "learned.json"
+    folder.mkdir(exist_ok=True)
+    write_learned(spec, captions / "captions.json", captions / "embeddings.json", out, batch=2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def record(captions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training of DiffCR-LT, whose mean ratio goes past two marks on its way."""
+    folder = tmp_path_factory.mktemp("diffcr")
+    return learned(captions, folder, "diffcr", {**DIFFCR, "iterations": 3, "coefficient": 1000.0})
+
+
+def images(sampler: Sampler, method: Any, captions: Path, steps: int = 3) -> np.ndarray:
+    texts = read_batch(captions / "captions.json", captions / "embeddings.json", range(2), None)
+    drawn, _ = sampler.run(method, steps, 0, texts)
+    return drawn
+
+
+def test_a_record_of_training_is_all_that_sampling_needs(record: Path, sampler: Sampler, captions: Path) -> None:
+    found = read_record(record, "learned")["found"]
+    assert np.array(found["ratios"]).shape == (4, 8)
+    assert len(found["times"]) == 3
+    assert found["history"]["ratio"][-1] == found["mean"] > 0
+    assert sorted(p.name for p in record.parent.glob("*.notes.json")) == []
+    assert not (record.parent / "training.pt").exists()
+    tensors = load_file(record.parent / found["file"])
+    assert tensors["routers"].shape == (8, 192)
+    assert tensors["down.transformer_blocks.7.ff.net.2"].shape == (2, 768)
+    assert all(tensor.dtype == torch.float16 for tensor in tensors.values())
+
+    full, method = get_method("full"), learned_method(record)
+    before = images(sampler, full, captions)
+    routed = images(sampler, method, captions)
+    assert not np.array_equal(routed, before)
+    # The weights are off again, and on again for the next: nothing is left behind either way.
+    assert np.array_equal(images(sampler, full, captions), before)
+    assert np.array_equal(images(sampler, method, captions), routed)
+    _, trace = sampler.run(
+        method, 3, 0, read_batch(captions / "captions.json", captions / "embeddings.json", [0], None)
+    )
+    assert trace.realised_ratio == pytest.approx(found["deployed"], abs=0.004)  # 230 of 256 tokens are not 0.9 of them
+
+
+def test_a_user_s_pipeline_wears_what_was_learned_until_it_is_restored(record: Path, sampler: Sampler) -> None:
+    pipeline = get_world("scenes").load().pipeline
+    weight = pipeline.transformer.transformer_blocks[0].attn1.to_q.weight
+    own = weight.clone()
+    given: dict[str, Any] = {
+        "prompt": "a large red circle in the centre on a plain gray background",
+        "negative_prompt": "",
+        "num_inference_steps": 3,
+        "height": 64,
+        "width": 64,
+        "use_resolution_binning": False,
+        "output_type": "latent",
+    }
+    with ditbench.accelerate(pipeline, learned=record) as accelerated:
+        assert not torch.equal(weight, own)
+        pipeline(**given, generator=torch.Generator().manual_seed(0))
+        assert 0 < accelerated.trace.realised_ratio < 0.5
+    assert torch.equal(weight, own)
+
+
+def test_training_goes_on_from_where_it_stopped(sampler: Sampler, tmp_path: Path) -> None:
+    method = get_method("diffcr", {**DIFFCR, "iterations": 4})
+    network = sampler.handle.pipeline.transformer
+    found = []
+    for parts in ((4,), (2, 2)):
+        folder = tmp_path / str(len(parts))
+        folder.mkdir()
+        for count in parts:
+            with _trained(method, network) as weights:  # type: ignore[arg-type]
+                run = training(sampler, method, folder, weights)
+                run.recall()
+                for _ in range(count):
+                    run._step()
+                    run.done += 1
+                run.save()
+                kept = {name: tensor.detach().clone() for name, tensor in run._kept().items()}
+                found.append((kept, run.average.tensors, run.table().detach(), run.history["loss"], run.done))
+    whole, again = found[0], found[-1]
+    assert whole[4] == again[4] == 4
+    assert whole[3] == again[3]
+    assert torch.equal(whole[2], again[2])
+    for name, tensor in whole[0].items():
+        assert torch.equal(tensor, again[0][name]), name
+        assert torch.equal(whole[1][name], again[1][name]), name
+
+
+def test_checkpoints_of_other_settings_are_not_gone_on_from(sampler: Sampler, tmp_path: Path) -> None:
+    network = sampler.handle.pipeline.transformer
+    for knobs in (SHORT, {**SHORT, "rate": 0.02}):
+        method = get_method("full-finetuned", knobs)
+        with _trained(method, network) as weights:  # type: ignore[arg-type]
+            run = training(sampler, method, tmp_path, weights)
+            run.recall()
+            assert run.done == 0
+            run._step()
+            run.done += 1
+            run.save()
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_training_lowers_the_loss_and_the_network_is_as_it_was(tuning: str, sampler: Sampler, tmp_path: Path) -> None:
+    network = sampler.handle.pipeline.transformer
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    method = get_method("full-finetuned", {**SHORT, "tuning": tuning, "rate": 1e-3, "average": 0.0})
+    with torch.no_grad():  # something to mend
+        network.transformer_blocks[3].ff.net[2].weight.mul_(0.2)
+    try:
+        with _trained(method, network) as weights:  # type: ignore[arg-type]
+            run = training(sampler, method, tmp_path, weights)
+            step = run._step
+            for _ in range(6):
+                step()  # the same pairs and noise each time
+            assert run.history["loss"][-1] < run.history["loss"][0]
+    finally:
+        with torch.no_grad():
+            network.transformer_blocks[3].ff.net[2].weight.copy_(before["transformer_blocks.3.ff.net.2.weight"])
+    after = dict(network.named_parameters())
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any(parameter.requires_grad for parameter in after.values())
+
+
+def test_the_mean_ratio_is_of_sampling_steps_or_of_a_batch(sampler: Sampler, tmp_path: Path) -> None:
+    method = get_method("diffcr", {**DIFFCR, "regions": 2})
+    with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+        run = training(sampler, method, tmp_path, weights)
+        times = [999, 930, 856, 777, 691, 599, 499, 390, 272, 142]
+        assert np.allclose(run.times, times, atol=1)
+        assert run.shares_of_regions().tolist() == [0.4, 0.6]
+        assert run.ratios is not None
+        with torch.no_grad():
+            run.ratios[0] = 0.1
+            run.ratios[1] = 0.56
+        assert float(run.mean(run.shares_of_regions())) == pytest.approx(0.4 * 0.1 + 0.6 * 0.56)
+        assert run.deployed() == pytest.approx(0.4 * 0.1 + 0.6 * 0.6)
+        # 0.3 x (mean - target)^2, spread over what the mean is of.
+        run.coefficient = 0.3
+        run._draw_to_target(np.array([0, 1, 1, 1]), 0.0)
+        assert run.ratios.grad is not None
+        off = 0.376 - 0.3
+        assert run.ratios.grad[:, 0].tolist() == pytest.approx(
+            [0.3 * 2 * off * 0.4 / 8, 0.3 * 2 * off * 0.6 / 8], rel=1e-5
+        )
+        run.ratios.grad = None
+        object.__setattr__(run.diffcr, "mean", "batch")
+        run._draw_to_target(np.array([0, 1, 1, 1]), 0.0)
+        off = 0.25 * 0.1 + 0.75 * 0.56 - 0.3
+        assert run.ratios.grad is not None
+        assert float(run.ratios.grad[1, 0]) == pytest.approx(0.3 * 2 * off * 0.75 / 8, rel=1e-5)
+
+
+def test_ratios_are_brought_back_into_their_range(sampler: Sampler, tmp_path: Path) -> None:
+    method = get_method("diffcr", DIFFCR)
+    with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+        run = training(sampler, method, tmp_path, weights)
+        assert run.ratios is not None
+        with torch.no_grad():
+            run.ratios[0], run.ratios[1] = -0.4, 1.3
+        run._after_step(0.1)
+        assert run.ratios[0].tolist() == [0.0] * 8
+        assert run.ratios[1].tolist() == pytest.approx([0.9] * 8)
+        groups = {group["rate"]: group["weight_decay"] for group in run.optimiser.param_groups}
+        assert groups == {0.01: 0.0, 0.1: 0.0} | {method.rate: method.decay} | {0.01: 0.0}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("variant", "shape"), [("L", (1, 8)), ("T", (4, 1)), ("LT", (4, 8))])
+def test_a_variant_says_what_has_a_ratio_of_its_own(
+    variant: str, shape: tuple[int, int], sampler: Sampler, tmp_path: Path
+) -> None:
+    method = get_method("diffcr", {**DIFFCR, "variant": variant})
+    with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+        run = training(sampler, method, tmp_path, weights)
+        assert run.ratios is not None
+        assert tuple(run.ratios.shape) == shape
+        assert run.table().shape[1] == 8
+
+
+def test_models_on_the_way_can_be_taken(record: Path, captions: Path, tmp_path: Path) -> None:
+    found = read_record(record, "learned")["found"]
+    assert len(found["on_the_way"]) >= 1
+    first = found["on_the_way"][0]
+    taken = learned(captions, tmp_path / "taken", "diffcr", {"weights_file": str(record), "at": first["mean"]})
+    mine = read_found(taken, read_record(taken, "learned"))
+    assert mine["ratios"] == first["ratios"]
+    assert mine["sha256"] == first["sha256"]
+    assert Path(mine["file"]).parent == taken.parent
+    assert mine["from"]["arm"] == "arm"
+    last = learned(captions, tmp_path / "last", "diffcr", {"weights_file": str(record)})
+    assert read_record(last, "learned")["found"]["sha256"] == found["sha256"]
+
+
+def test_weights_of_another_kind_are_refused(record: Path, captions: Path, tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="is of diffcr, whose weights full-finetuned cannot take"):
+        learned(captions, tmp_path / "a", "full-finetuned", {"weights_file": str(record)})
+    (tmp_path / "b").mkdir()
+    moved = tmp_path / "b" / "learned.json"
+    moved.write_text(record.read_text())
+    with pytest.raises(Fault, match="weights.safetensors is missing or not the file that was learned"):
+        learned(captions, tmp_path / "c", "diffcr", {"weights_file": str(moved)})
+
+
+def test_ratios_of_other_steps_follow_the_timesteps(record: Path) -> None:
+    body = json.loads(record.read_text())["found"]
+    ratios = np.repeat(np.array([0.0, 0.2, 0.4, 0.6])[:, None], 8, 1)
+    times = [999.0, 700.0, 400.0, 100.0]
+    method = get_method("diffcr", {"ratio": 0.3}).knowing({**body, "ratios": ratios.tolist(), "times": times})
+    assert isinstance(method, DiffCR)
+    world = get_world("scenes")
+    assert method.plan(world.shape(4)).shares[:, 0].tolist() == pytest.approx([0.4, 0.6, 0.8, 1.0])
+    # Twice the steps: 999, 850, 700, 550, 400, 250, 100, 100.
+    assert method.plan(world.shape(8)).shares[:, 0].tolist() == pytest.approx([0.4, 0.4, 0.6, 0.6, 0.8, 0.8, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"edges": "700,300"}, "edges: '700,300' must be timesteps"),
+        ({"edges": "x"}, "edges: 'x' must be timesteps"),
+        ({"edges": "300,1000"}, "must be timesteps between 0 and 1000"),
+        ({"ratio": 0.8, "bins": "code"}, "ratio: 0.8 is more than the last bin, 0.7"),
+        ({"at": 0.1}, "name its record in weights_file"),
+    ],
+)
+def test_settings_that_mean_nothing_are_faults(knobs: dict[str, Any], said: str) -> None:
+    with pytest.raises(Fault, match=said):
+        get_method("diffcr", knobs)
