@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,41 @@ def test_every_stage_names_files_that_exist() -> None:
     from ditbench.codehash import PACKAGE
 
     assert [name for names in STAGES.values() for name in names if not (PACKAGE / name).exists()] == []
+
+
+def lending(**arms: Any) -> Config:
+    return check_config(
+        {
+            "studies": [],
+            "arms": {
+                "full": {"method": "full"},
+                "tuned": {"method": "full-finetuned", "knobs": {"iterations": 3}},
+                **{name.replace("_", "-"): arm for name, arm in arms.items()},
+            },
+        }
+    )
+
+
+def test_an_arm_may_run_on_the_weights_of_another() -> None:
+    on = {"method": "fora", "weights_of": "tuned"}
+    specs = {spec.arm: spec for spec in cell_table(lending(fora={"method": "fora"}, fora_on=on))}
+    assert specs["fora"].weights_of is None
+    assert str(specs["fora-on"].weights_of).startswith("tuned@")
+    assert specs["fora-on"].hash != specs["fora"].hash
+    # A change of that training changes the cells that run on it.
+    other = lending(fora_on=on)
+    other.arms["tuned"].knobs["iterations"] = 4
+    assert {spec.arm: spec for spec in cell_table(other)}["fora-on"].hash != specs["fora-on"].hash
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"method": "fora", "weights_of": "nobody"}, "'nobody', which is no arm of this run that fine-tunes alone"),
+        ({"method": "fora", "weights_of": "full"}, "'full', which is no arm of this run that fine-tunes alone"),
+        ({"method": "l2c", "weights_of": "tuned"}, "on the world's own weights only, not on 'tuned'"),
+    ],
+)
+def test_weights_that_nobody_lends_are_faults(arm: dict[str, Any], said: str) -> None:
+    with pytest.raises(Fault, match=said):
+        cell_table(lending(other=arm))

@@ -26,15 +26,16 @@ PLUMBING = {
 _EYES = {"worlds/scenes/judges/perceptual.py", "worlds/scenes/judges/reader.py"}
 _WORLD = {
     *("worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"),
+    "worlds/scenes/pairs.py",  # of trainings
     *_EYES,
 }
 _LOOP = {
     f"engine/{name}.py"
-    for name in ("costs", "deciders", "fills", "layout", "merging", "plan", "run", "selectors", "trace")
+    for name in ("costs", "deciders", "fills", "layout", "merging", "outfit", "plan", "run", "selectors", "trace")
 }
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
 _CAPTION_FILES = {"caption_files/choose.py", "caption_files/options.py"}
-_DRAWN = ("grammar", "pipeline", "renderer", "understanding")
+_DRAWN = ("grammar", "pairs", "pipeline", "renderer", "understanding")
 OTHERS = {
     "captions": {"storage.py", *_CAPTION_FILES},  # of the world's own captions, which need no file
     "caption_files": {"storage.py"},
@@ -82,8 +83,8 @@ def imported(path: Path) -> set[Path]:
 
 
 OF_METHODS = [("spec", "fora"), ("generate", "fora"), ("cost", "fora"), ("time", "fora"), ("generate", "speca")]
-OF_METHODS += [("generate", name) for name in ("tomesd", "sdtm", "toma", "at-edm")]
-LEARNED = [("learn", name) for name in ("teacache", "l2c", "diffsparse", "plan-search")]
+OF_METHODS += [("generate", name) for name in ("tomesd", "sdtm", "toma", "at-edm", "diffcr")]
+LEARNED = [("learn", name) for name in ("teacache", "l2c", "diffsparse", "plan-search", "diffcr", "full-finetuned")]
 
 
 @pytest.mark.parametrize(

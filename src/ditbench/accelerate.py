@@ -50,7 +50,7 @@ class Accelerated:
         self._recorder = Recorder() if graphs else None
         self._give_back: Callable[[], None] | None = take_place(self.network, self._forward)
         try:
-            self._own_weights = put_on(self.network, method.found if isinstance(method, Method) else None)
+            self._own_weights = put_on(self.network, method.worn if isinstance(method, Method) else None)
         except Fault:
             self._give_back()
             raise

@@ -36,6 +36,7 @@ class Spec:
     dtype: str
     weights: str | None = None  # other weights than the world's own
     learning: str | None = None  # the training captions of a method that learns before it samples
+    weights_of: str | None = None  # an arm whose fine-tuned weights it runs on, with the hash of that arm's training
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -62,6 +63,8 @@ class Spec:
             del body["weights"]  # cells made before there was a choice keep their hashes
         if self.learning is None:
             del body["learning"]
+        if self.weights_of is None:
+            del body["weights_of"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -168,6 +171,9 @@ def cell_table(config: Config) -> list[Spec]:
                 f"arm {arm!r} is fitted on training captions, and world {world} has none of its own: "
                 "captions.train.file names a file of them"
             )
+    for (world, arm), body in wanted.items():
+        if body["weights_of"]:
+            body["weights_of"] = _lent(world, arm, body, wanted, weights[world])
     specs = [
         Spec(
             world=world,
@@ -191,6 +197,28 @@ def cell_table(config: Config) -> list[Spec]:
     return specs
 
 
+def _lent(
+    world: str, arm: str, body: dict[str, Any], arms: dict[tuple[str, str], dict[str, Any]], weights: str | None
+) -> str:
+    """The arm that lends its weights to another, with a hash that changes with their training."""
+    from ditbench.learn.job import arm_hash
+    from ditbench.methods import get_method, method_class
+    from ditbench.worlds import get_world
+
+    name = body["weights_of"]
+    lender = arms.get((world, name))
+    if lender is None or not method_class(lender["method"]).lends_weights:
+        raise Fault(
+            f"arm {arm!r} is to run on the weights of {name!r}, which is no arm of this run that fine-tunes alone"
+        )
+    if get_method(body["method"], body["knobs"]).waits():
+        raise Fault(
+            f"arm {arm!r} learns before it samples, and can do so on the world's own weights only, not on {name!r}"
+        )
+    spec = {"world": world, **lender, "dtype": get_world(world).dtype, "weights": weights}
+    return f"{name}@{arm_hash(spec)}"
+
+
 def _arms(config: Config) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     from ditbench.sweeps import run_studies
 
@@ -202,16 +230,18 @@ def _arms(config: Config) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
         for row in study.rows:
             if row.method is None:
                 continue
-            body = {"method": row.method, "knobs": dict(row.knobs), "steps": row.steps}
+            body = {"method": row.method, "knobs": dict(row.knobs), "steps": row.steps, "weights_of": row.weights_of}
             yield study.world, row.arm, f"study {study.name}", body
     for name, arm in config.arms.items():
-        yield config.world, name, "arms", {"method": arm.method, "knobs": dict(arm.knobs), "steps": arm.steps}
+        body = {"method": arm.method, "knobs": dict(arm.knobs), "steps": arm.steps, "weights_of": arm.weights_of}
+        yield config.world, name, "arms", body
 
 
 def _said(body: dict[str, Any]) -> str:
     knobs = ", ".join(f"{name}={value}" for name, value in body["knobs"].items())
     steps = f" at {body['steps']} steps" if body["steps"] else ""
-    return f"{body['method']}({knobs}){steps}"
+    on = f" on {body['weights_of']}" if body["weights_of"] else ""
+    return f"{body['method']}({knobs}){steps}{on}"
 
 
 def studies_of(config: Config, spec: Spec) -> list[str]:

@@ -144,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
     sub.add_argument("--learned", type=Path, help="record of what its method learned")
+    sub.add_argument("--lent", type=Path, help="record of the arm on whose fine-tuned weights it runs")
     sub = add("generate", _generate, "draw one shard of a cell's images", "spec", *_DRAWING, "out", "code")
     sub.add_argument("--embeddings", type=Path, required=True)
     sub.add_argument("--first", type=int, required=True, help="index of the shard's first caption")
@@ -634,6 +635,14 @@ def _spec(options: argparse.Namespace) -> None:
             from ditbench.learn.job import read_found
 
             body["found"] = read_found(options.learned, body)
+        if spec.weights_of is not None:
+            from ditbench.learn.job import read_lent
+
+            if options.lent is None:
+                raise Fault(
+                    f"cell {spec.name} runs on the weights of {spec.weights_of}; --lent names its training's record"
+                )
+            body["lent"] = read_lent(options.lent, spec.weights_of)
         write_plan(body, options.out.with_name("plan.json"))
         write_record(options.out, "spec", body, code=options.code)
 

@@ -141,7 +141,11 @@ _LEARNERS = {
     "calibration": ("engine/observer.py",),
     "merging": (),
     "routers": ("macs.py",),
-    "tuning": (*(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed")), "engine/routing.py"),
+    "tuning": (
+        *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed")),
+        "engine/routing.py",
+        "methods/diffcr.py",
+    ),
     "sparsity": _PLANS,
     "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
 }

@@ -117,6 +117,7 @@ class ArmConfig(_Part):
     method: str
     knobs: dict[str, Any] = {}
     steps: Count | None = None
+    weights_of: ArmName | None = None  # the arm whose fine-tuned weights it runs on
 
 
 class RangeConfig(_Part):

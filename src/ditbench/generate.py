@@ -176,7 +176,7 @@ class Sampler:
 
         run = make() if stand_in is None else stand_in(make)
         noise = torch.from_numpy(batch_noise(seed, texts.ids, self.world.noise_shape()))
-        with wearing(backbone.network, method.found), attached(run, self.handle.pipeline.scheduler):
+        with wearing(backbone.network, method.worn), attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
         self.costs = run.costs
         return images, run.trace

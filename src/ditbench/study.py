@@ -72,6 +72,7 @@ class Row(_Part):
     group: str = ""
     knobs: dict[str, Any] = {}
     steps: Annotated[int, Field(ge=1)] | None = None
+    weights_of: ArmName | None = None  # the arm whose fine-tuned weights it runs on
     label: Text
     note: str = ""
     published: dict[str, Published] = {}

@@ -93,7 +93,7 @@ def _arms(config: Config, studies: list[Study]) -> Iterator[tuple[str, ArmConfig
     for study in studies:
         for row in study.rows if study.world == config.world else ():
             if row.method is not None:
-                yield row.arm, ArmConfig(method=row.method, knobs=row.knobs, steps=row.steps)
+                yield row.arm, ArmConfig(method=row.method, knobs=row.knobs, steps=row.steps, weights_of=row.weights_of)
     yield from config.arms.items()
 
 
@@ -102,4 +102,6 @@ def _identity(arm: ArmConfig) -> str:
     from ditbench.methods import get_method
 
     method = get_method(arm.method, arm.knobs)
-    return repr((arm.method, sorted((knob, getattr(method, knob)) for knob in method.knobs()), arm.steps))
+    return repr(
+        (arm.method, sorted((knob, getattr(method, knob)) for knob in method.knobs()), arm.steps, arm.weights_of)
+    )

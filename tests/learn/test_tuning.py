@@ -1,4 +1,4 @@
-"""Fine-tuning in the embedded world: what it learns, that it goes on after a stop, and that it leaves nothing behind."""
+"""Fine-tuning in the embedded world: what it learns, going on after a stop, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_weights_of_another_kind_are_refused(record: Path, captions: Path, tmp_p
     (tmp_path / "b").mkdir()
     moved = tmp_path / "b" / "learned.json"
     moved.write_text(record.read_text())
-    with pytest.raises(Fault, match="weights.safetensors is missing or not the file that was learned"):
+    with pytest.raises(Fault, match=r"weights\.safetensors is missing or not the file that was learned"):
         learned(captions, tmp_path / "c", "diffcr", {"weights_file": str(moved)})
 
 

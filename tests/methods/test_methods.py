@@ -29,7 +29,9 @@ def test_every_method_says_what_it_is_and_starts_full(name: str) -> None:
     if method.waits():  # what its learner would find: the routers or the shares of all sites
         shares = np.zeros(SHAPE.sites)
         shares[0] = 1
-        method = method.knowing({"keep": np.zeros(SHAPE.sites).tolist(), "shares": shares.tolist()})
+        found = {"keep": np.zeros(SHAPE.sites).tolist(), "shares": shares.tolist()}
+        ratios = np.full((4, SHAPE.layout.blocks), 0.2)  # of DiffCR's regions of timesteps
+        method = method.knowing({**found, "ratios": ratios.tolist(), "times": [900.0, 600.0, 100.0]})
     plan = method.plan(SHAPE)
     assert plan.shares.shape == (SHAPE.steps, len(plan.units))
     fill = method.parts(SHAPE, torch.Generator()).fill

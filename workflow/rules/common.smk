@@ -203,6 +203,12 @@ def learned_record(wildcards):
     return LEARNED_RECORD.format(**wildcards) if spec_of(wildcards).learning else []
 
 
+def lent_record(wildcards):
+    """The record of the arm on whose weights a cell runs, where it runs on an arm's."""
+    name = spec_of(wildcards).weights_of
+    return LEARNED_RECORD.format(world=wildcards.world, arm=name.rpartition("@")[0]) if name else []
+
+
 def spec_hash(wildcards):
     """What a cell is: a change of any of its settings reruns it."""
     return spec_of(wildcards).hash

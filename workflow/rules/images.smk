@@ -4,12 +4,14 @@
 rule spec:
     input:
         learned=learned_record,
+        lent=lent_record,
     output:
         f"{CELL}/spec.json",
     params:
         code=code_of_cell("spec"),
         spec=spec_json,
         learned=lambda wildcards, input: f"--learned {input.learned}" if input.learned else "",
+        lent=lambda wildcards, input: f"--lent {input.lent}" if input.lent else "",
     log:
         f"{LOGS}/spec/{{world}}.{{arm}}.seed{{seed}}.log",
     benchmark:
@@ -18,7 +20,7 @@ rule spec:
     resources:
         mem_mb=500,
     shell:
-        "ditbench spec --spec {params.spec:q} {params.learned} --out {output} --code {params.code} 2> >(tee {log} >&2)"
+        "ditbench spec --spec {params.spec:q} {params.learned} {params.lent} --out {output} --code {params.code} 2> >(tee {log} >&2)"
 
 
 rule images:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ditbench.backbones.stream import Output
 from ditbench.engine.rows import Rows
+from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     from ditbench.backbones import Stream
@@ -82,8 +83,8 @@ class RoutedTokens:
 
     def _router(self, block: int, hidden: Tensor) -> Tensor:
         if self._routers is None:
-            # Only what has no values is run without routers: to count what it costs.
-            assert hidden.is_meta, "routers must be learned first"
+            if not hidden.is_meta:  # what has no values is run without routers, to count what it costs
+                raise Fault("routers must be trained before tokens are routed by them: `ditbench learn` does it")
             return hidden.new_empty(hidden.shape[-1])
         if self._routers.device != hidden.device or self._routers.dtype != hidden.dtype:
             self._routers = self._routers.to(hidden.device, hidden.dtype)

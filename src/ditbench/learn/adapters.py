@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ def additions(network: nn.Module, rank: int, seed: int) -> Iterator[dict[str, nn
     try:
         for name, module in network.named_modules():
             if isinstance(module, LoraLayer):
-                found[DOWN + name] = module.lora_A[ADAPTER].weight
-                found[UP + name] = module.lora_B[ADAPTER].weight
+                found[DOWN + name] = cast(nn.Parameter, module.lora_A[ADAPTER].weight)
+                found[UP + name] = cast(nn.Parameter, module.lora_B[ADAPTER].weight)
         yield found
     finally:
         for name in targets:

@@ -83,6 +83,17 @@ def read_found(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     return _placed(record["found"], path)
 
 
+def read_lent(path: Path, weights_of: str) -> dict[str, Any]:
+    """Where the weights of an arm `name@hash` are; a record of another training is refused."""
+    from ditbench.records import read_record
+
+    record = read_record(path, "learned")
+    if record["arm_hash"] != weights_of.rpartition("@")[2]:
+        raise Fault(f"{path} is of another training than {weights_of}; delete it and run again")
+    placed = _placed(record["found"], path)
+    return {"file": placed["file"], "sha256": placed["sha256"]}
+
+
 def _placed(found: Mapping[str, Any], record: Path) -> dict[str, Any]:
     """What was found; a file of weights that lies beside its record is named from here."""
     return {**found, "file": str(record.parent / found["file"])} if "file" in found else dict(found)

@@ -309,7 +309,7 @@ class Training:
 
     def _keep_on_the_way(self, mean: float) -> None:
         number = len(self.on_the_way)
-        stage = {"mean": mean, "deployed": self.deployed(), "iteration": self.done + 1}
+        stage: dict[str, Any] = {"mean": mean, "deployed": self.deployed(), "iteration": self.done + 1}
         path = self.state_path.with_name(f"on-the-way-{number}.safetensors")
         stage |= {"ratios": self.table().detach().tolist(), **self._write(path)}
         self.on_the_way.append(stage)

@@ -67,8 +67,13 @@ class Method:
     # The module of `ditbench.learn` that fits what the method needs to know before it samples.
     learner: ClassVar[str | None] = None
 
+    # Whether other methods may run on the weights that its learner trained.
+    lends_weights: ClassVar[bool] = False
+
     # What the learner found; no knob, since nobody types it.
     found: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True, repr=False, hash=False)
+    # What another arm's learner found, whose fine-tuned weights the network wears.
+    lent: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         problems = [p for p in (self.problem(n, getattr(self, n)) for n in self.knobs()) if p]
@@ -116,6 +121,15 @@ class Method:
     def knowing(self, found: Mapping[str, Any] | None) -> Self:
         """The method with what its learner found."""
         return dataclasses.replace(self, found=found)
+
+    def on(self, lent: Mapping[str, Any] | None) -> Self:
+        """The method on weights that another arm's learner trained."""
+        return dataclasses.replace(self, lent=lent)
+
+    @property
+    def worn(self) -> Mapping[str, Any] | None:
+        """Where the weights are that the network wears: its own learner's, or lent ones; None: the world's."""
+        return self.found if self.found and "file" in self.found else self.lent
 
     def unlearned(self) -> Fault:
         """What is said where a method that waits for its learner is asked to sample."""

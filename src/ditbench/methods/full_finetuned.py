@@ -19,5 +19,7 @@ class FullFinetuned(Tuned):
     summary: ClassVar[str] = "the whole network, fine-tuned as routed ones are: their fair control"
     paper: ClassVar[str] = "arXiv 2412.16822, Table 1"
 
+    lends_weights: ClassVar[bool] = True
+
     def plan(self, shape: Shape) -> Plan:
         return full_plan(shape)

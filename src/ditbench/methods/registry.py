@@ -64,4 +64,4 @@ def get_method(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
 
 def method_of(spec: Mapping[str, Any]) -> Method:
     """The method of a cell, as its spec's record has it, with what was learned for it."""
-    return get_method(spec["method"], spec["knobs"]).knowing(spec.get("found"))
+    return get_method(spec["method"], spec["knobs"]).knowing(spec.get("found")).on(spec.get("lent"))

@@ -112,7 +112,7 @@ class Routed(Tuned):
         return RoutedTokens(self._routers(), shape.layout, self.score, self.guidance)
 
     def _routers(self) -> Tensor | None:
-        if self.found is None:
+        if self.found is None or "file" not in self.found:
             return None
         from ditbench.engine.outfit import ROUTERS, tuned_tensors
 

@@ -44,7 +44,8 @@ def varied(study: Study) -> dict[str, list[Series]]:
 
 def _settings(row: Row) -> dict[str, Any]:
     method = get_method(str(row.method), row.knobs)
-    steps = {} if row.steps is None else {"steps": row.steps}
+    steps: dict[str, Any] = {} if row.steps is None else {"steps": row.steps}
+    steps |= {} if row.weights_of is None else {"weights_of": row.weights_of}
     return {"method": row.method, **{knob: getattr(method, knob) for knob in method.knobs()}, **steps}
 
 
