@@ -95,3 +95,16 @@ def test_steps_of_one_kind_are_run_once_and_billed_as_often_as_they_come(fill: t
         again = Run(backbone, plan, tokens, lambda: Parts(Reuse(), RandomTokens(torch.Generator())))
         again.step = 1
         again.repeat(0)
+
+
+def test_mixture_of_depths_costs_what_diffcr_s_table_prints() -> None:
+    """DiffCR, Table 1: GFLOPs of one call for 16 images, by a tool that counts LayerNorms, and the routers."""
+    found = {
+        name: count_macs("pixart-sigma-512", get_method(name, knobs), steps=1, text_tokens=120)
+        for name, knobs in (("full", {}), ("mod", {"ratio": 0.2}))
+    }
+    printed = {name: (body["thop"] + body["selecting"]) * 2 * 16 / 1e9 for name, body in found.items()}
+    assert printed == {"full": pytest.approx(17361.7, abs=0.06), "mod": pytest.approx(13949.3, abs=0.06)}
+    assert found["full"]["selecting"] == 0
+    assert found["mod"]["selecting"] == 28 * 1024 * 1152
+    assert found["mod"]["realised_ratio"] == pytest.approx(205 / 1024)
