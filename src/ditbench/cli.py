@@ -141,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--embeddings", type=Path, required=True)
     sub.add_argument("--batch", type=_count, default=16)
     sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
+    sub.add_argument("--pairs", help="images with captions to fine-tune on; the world's own without")
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
     sub.add_argument("--learned", type=Path, help="record of what its method learned")
@@ -618,6 +619,7 @@ def _learn(options: argparse.Namespace) -> None:
             options.weights,
             options.code,
             _places(options.judge_weights),
+            options.pairs,
         )
 
 

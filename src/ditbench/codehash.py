@@ -145,6 +145,7 @@ _LEARNERS = {
         *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed")),
         "engine/routing.py",
         "methods/diffcr.py",
+        "pairs",
     ),
     "sparsity": _PLANS,
     "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),

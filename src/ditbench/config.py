@@ -104,11 +104,13 @@ class CaptionsConfig(_Part):
 class LearningConfig(_Part):
     """What methods are fitted on that learn before they sample: so many training captions, chosen with `seed`.
 
-    They are those of `captions.train`, or else of the world's own training split.
+    They are those of `captions.train`, or else of the world's own training split. What is fine-tuned sees the images
+    with captions at `pairs` (a folder, webdataset shards, parquet), or else the world's own.
     """
 
     captions: Count = 64
     seed: Annotated[int, Field(ge=0)] = 0
+    pairs: str | None = None
 
 
 class ArmConfig(_Part):

@@ -256,6 +256,11 @@ def weights_option(wildcards):
     return f"--weights {shlex.quote(given)}" if given else ""
 
 
+def pairs_option():
+    """Where the images with captions are that networks are fine-tuned on, as the command line takes it."""
+    return f"--pairs {shlex.quote(CONFIG.learning.pairs)}" if CONFIG.learning.pairs else ""
+
+
 def judge_weights_option():
     """Where judges' weights are, as the command line takes it."""
     places = " ".join(shlex.quote(f"{key}={place}") for key, place in CONFIG.judge_weights.items())

@@ -36,6 +36,7 @@ rule learn:
         batch=CONFIG.batch,
         weights=weights_option,
         judge_weights=judge_weights_option(),
+        pairs=pairs_option(),
         device=CONFIG.device,
     log:
         f"{LOGS}/learn/{{world}}.{{arm}}.log",
@@ -50,5 +51,5 @@ rule learn:
     shell:
         "OMP_NUM_THREADS={threads} ditbench learn --spec {params.spec:q} --captions {input.captions} "
         "--embeddings {input.embeddings} --batch {params.batch} --device {params.device} {params.weights} "
-        "{params.judge_weights} "
+        "{params.judge_weights} {params.pairs} "
         "--out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -43,6 +43,20 @@ def additions(network: nn.Module, rank: int, seed: int) -> Iterator[dict[str, nn
             del network.peft_config
 
 
+@contextmanager
+def widened(network: nn.Module) -> Iterator[None]:
+    """Within the context the network's weights are float32: in half precision small steps of learning are lost."""
+    before = [(tensor, tensor.dtype) for tensor in (*network.parameters(), *network.buffers())]
+    for tensor, _ in before:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in before:
+            tensor.data = tensor.data.to(dtype)
+
+
 def _in_block(name: str) -> bool:
     """Whether a module belongs to a block: such have their block's number in their names."""
     return any(part.isdigit() for part in name.split(".")[:3])

@@ -40,12 +40,18 @@ def strata(count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Flow:
-    """Straight paths from noise to image; the network gives their direction. Levels are shifted towards noise."""
+    """Straight paths from noise to image; the network gives their direction. Levels are shifted towards noise.
+
+    They lie evenly, or as the sigmoid of a normal variable, most in the middle (Stable Diffusion 3).
+    """
 
     shift: float = 1.0
+    levels: str = "even"
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         level = strata(count, generator)
+        if self.levels == "logit-normal":
+            level = torch.special.ndtri(level.clamp(1e-6, 1 - 1e-6)).sigmoid()
         return TIMESTEPS * self.shift * level / (1 + (self.shift - 1) * level)
 
     def noisy(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -123,11 +129,11 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.device).view(-1, *[1] * (like.ndim - 1))
 
 
-def objective_of(scheduler: Any, shift: float) -> Objective:
-    """What the network of a sampler was trained by; `shift` is that of its training, where it learned flows."""
+def objective_of(scheduler: Any, shift: float, levels: str = "even") -> Objective:
+    """What the network of a sampler was trained by; `shift` and `levels` are its training's, where it learned flows."""
     config = scheduler.config
     if config.get("use_flow_sigmas") or "Flow" in type(scheduler).__name__:
-        return Flow(shift)
+        return Flow(shift, levels)
     kind = config.get("prediction_type", "epsilon")
     if kind != "epsilon":
         raise Fault(f"networks that predict {kind!r} cannot be fine-tuned here: only those of noise or of flow can")

@@ -35,6 +35,7 @@ def write_learned(
     weights: str | None = None,
     code: str | None = None,
     judge_places: Mapping[str, str] | None = None,
+    pairs: str | None = None,
 ) -> None:
     """Fits an arm's method on training captions and writes what was found."""
     from dataclasses import asdict
@@ -61,7 +62,7 @@ def write_learned(
         texts = read_batch(captions, embeddings, range(record["count"]), sampler.handle.weights)
     stamp = f"{record['sha256']} {code}"
     notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {stamp}")
-    lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, stamp)
+    lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, pairs, stamp)
     with clock("compute"):
         found = importlib.import_module(f"ditbench.learn.{method.learner}").learn(lesson)
     if team.rank:

@@ -69,6 +69,8 @@ class Lesson:
     notebook: Notebook
     # Where networks that judges look through are, by their keys in a configuration.
     judge_places: Mapping[str, str] = field(default_factory=dict)
+    # Where images with captions are that networks are fine-tuned on; None: the world's own.
+    pairs: str | None = None
     # What else results hang on: the captions and the code.
     stamp: str = ""
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ditbench.engine.outfit import ROUTERS
 from ditbench.faults import Fault
-from ditbench.learn.adapters import Average, additions, everything
+from ditbench.learn.adapters import Average, additions, everything, widened
 from ditbench.learn.diffusion import objective_of
 from ditbench.learn.lesson import SEED
 from ditbench.learn.processes import Team
@@ -50,7 +50,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     if method.weights_file:
         return taken_over(Path(method.weights_file), method, folder)
     network = lesson.sampler.handle.pipeline.transformer
-    with _trained(method, network) as weights:
+    with widened(network), _trained(method, network) as weights:
         training = Training(lesson, method, weights, folder / STATE)
         training.recall()
         training.finish()
@@ -102,8 +102,8 @@ class Training:
         self.backbone, device = handle.backbone, sampler.device
         self.steps = method.steps(lesson.spec["steps"] or self.world.default_steps)
         self.shape = self.world.shape(self.steps)
-        self.pairs = self.world.pairs(handle, SEED + method.training_seed)
-        self.objective = objective_of(handle.pipeline.scheduler, self.world.training_shift)
+        self.pairs = self.world.pairs(handle, SEED + method.training_seed, lesson.pairs)
+        self.objective = objective_of(handle.pipeline.scheduler, self.world.training_shift, self.world.training_levels)
         self.times = sampling_times(handle.pipeline.scheduler, self.steps)
         routed = method if isinstance(method, Routed) else None
         self.diffcr = method if isinstance(method, DiffCR) else None
@@ -322,6 +322,7 @@ class Training:
     def found(self, folder: Path) -> dict[str, Any]:
         """What was learned, as a record keeps it."""
         found: dict[str, Any] = {**self._write(folder / WEIGHTS), "history": self.history}
+        found |= {"pairs": self.lesson.pairs or "the world's own", "pairs_seen": self.done * self.method.batch}
         if self.diffcr is not None:
             found |= {
                 "ratios": self.table().detach().tolist(),
@@ -365,7 +366,7 @@ class Training:
             torch.save(state, partial)
 
     def _identity(self) -> str:
-        return self.lesson.stamp + repr(self.method) + repr(self.lesson.spec.get("weights"))
+        return self.lesson.stamp + repr((self.method, self.lesson.spec.get("weights"), self.lesson.pairs))
 
     def recall(self) -> None:
         """Goes on from what was kept, if it is of this very training."""

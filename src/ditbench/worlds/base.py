@@ -29,12 +29,13 @@ RANDOM = "random"
 class Handle:
     """A loaded world: its pipeline, and the pipeline's network as units (None where only `text` was asked for).
 
-    `weights` says which weights they are where a world has no weights of its own.
+    `weights` says which weights they are where a world has no weights of its own, `given` where they were taken from.
     """
 
     pipeline: Any
     backbone: Backbone | None
     weights: str | None = None
+    given: str | None = None
 
 
 class Pairs(Protocol):
@@ -64,7 +65,9 @@ class World(ABC):
     text_tokens: int
     has_captions: bool = True  # of its own, besides those of a file
     has_references: bool = True
-    training_shift: float = 1.0  # of the noise levels its network was trained at, where it learned flows
+    # Of the noise levels its network was trained at, where it learned flows: how they lie, and their shift.
+    training_levels: Literal["even", "logit-normal"] = "even"
+    training_shift: float = 1.0
 
     @property
     def cfg_branches(self) -> int:
@@ -156,8 +159,8 @@ class World(ABC):
         A video's frames are images of their own.
         """
 
-    def pairs(self, handle: Handle, seed: int) -> Pairs:
-        """Images and captions to fine-tune on; none of the captions is one that evaluations draw."""
+    def pairs(self, handle: Handle, seed: int, place: str | None = None) -> Pairs:
+        """Images and captions to fine-tune on: those at a `place`, or the world's own, which no evaluation draws."""
         raise Fault(f"world {self.name} has no pairs of images and captions to fine-tune on")
 
     def training_inputs(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.layout import Branch, Layout, Shape
 from ditbench.faults import Fault
-from ditbench.worlds.base import RANDOM, Handle, Part, World
+from ditbench.worlds.base import RANDOM, Handle, Pairs, Part, World
 from ditbench.worlds.real import weights
 from ditbench.worlds.real.worldfile import read_world
 
@@ -55,6 +55,9 @@ class DiffusersWorld(World):
         self.family, self.tokens, self.text_tokens = file.network.class_, file.tokens, file.text_tokens
         self.frames, self.frames_per_second = file.frames, file.frames_per_second
         self.size_text = "x".join(map(str, [*([file.frames] if file.frames else []), *file.size]))
+        if file.pipeline == "StableDiffusion3Pipeline":
+            self.training_levels = "logit-normal"
+            self.training_shift = float(file.sampler.settings.get("shift", 1.0))
         # Those who judge any world; reference images, and judges who need them, are still to come.
         self.has_references = False
         self.has_captions = file.text_tokens == 0
@@ -156,7 +159,7 @@ class DiffusersWorld(World):
         if backbone.layout != self.layout:
             has, wants = (f"{each.blocks} blocks of {'/'.join(each.names)}" for each in (backbone.layout, self.layout))
             raise Fault(f"{name} is not of world {self.name}: its network has {has}, the world's {wants}")
-        return Handle(pipeline, backbone, name)
+        return Handle(pipeline, backbone, name, given)
 
     def embed(self, handle: Handle, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         from ditbench.worlds.real import texts
@@ -188,6 +191,24 @@ class DiffusersWorld(World):
         from ditbench.worlds.real.pipelines import draw
 
         return draw(self.file, handle.pipeline, texts, negative, noise, steps)
+
+    def pairs(self, handle: Handle, seed: int, place: str | None = None) -> Pairs:
+        from ditbench.pairs import FORMS, open_pairs
+        from ditbench.worlds.real.pairs import EncodedPairs
+
+        if handle.weights == RANDOM:
+            raise Fault(f"world {self.name} has random weights here: there is nothing to fine-tune")
+        if place is None:
+            raise Fault(f"world {self.name} has no pairs of its own: name as `learning: {{pairs: PATH}}` {FORMS}")
+        reading = handle if not self.text_tokens else self.load(str(handle.pipeline.device), handle.given, "text")
+        return EncodedPairs(self, handle, reading, open_pairs(place), seed)
+
+    def training_inputs(
+        self, handle: Handle, noisy: torch.Tensor, texts: dict[str, torch.Tensor], times: torch.Tensor
+    ) -> dict[str, Any]:
+        from ditbench.worlds.real.pairs import network_inputs
+
+        return network_inputs(self, noisy, texts, times)
 
 
 def _family_files(network_class: str) -> list[Path]:

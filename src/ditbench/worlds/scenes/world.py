@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.layout import Layout, Shape
+from ditbench.faults import Fault
 from ditbench.worlds.base import Handle, Pairs, Part, World
 from ditbench.worlds.scenes import settings
 
@@ -144,7 +145,9 @@ class Scenes(World):
 
         return draw(handle.pipeline, texts, negative, noise, steps, self.guidance).clamp(-1, 1)
 
-    def pairs(self, handle: Handle, seed: int) -> Pairs:
+    def pairs(self, handle: Handle, seed: int, place: str | None = None) -> Pairs:
+        if place is not None:
+            raise Fault(f"learning.pairs: world {self.name} renders its own pairs; remove the key")
         from ditbench.worlds.scenes.pairs import Renders
 
         return Renders(handle.pipeline, seed)
