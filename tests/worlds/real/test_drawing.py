@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ditbench.cells import Spec
 from ditbench.cli import main
+from ditbench.engine.trace import Trace
+from ditbench.methods import get_method
 from ditbench.noise import batch_noise
 from ditbench.records import read_record
 from ditbench.storage import read_shard
@@ -268,3 +271,64 @@ def test_a_damaged_folder_is_one_sentence(
     assert "cannot be loaded" in told
     assert "https://huggingface.co/PixArt-alpha/PixArt-XL-2-512x512 offers them whole" in told
     assert "Traceback" not in told
+
+
+def write_pairs(folder: Path, captions: list[str]) -> Path:
+    folder.mkdir()
+    for number, caption in enumerate(captions):
+        Image.new("RGB", (70, 50), (80 * number, 40, 200 - 60 * number)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(caption)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["pixart-alpha", "pixart-sigma", "dit", "sd3"])
+def test_a_network_is_fine_tuned_on_pairs_of_ones_own_and_draws_with_what_it_learned(
+    bench: Callable[..., Bench], name: str
+) -> None:
+    made = bench(name)
+    captions = made.captions()
+    assert made.embed() == 0
+    made.spec()
+    pairs = write_pairs(Path("pairs"), captions)
+    short = {"iterations": 2, "batch": 2, "rank": 2, "rate": 0.01}
+    knobs = {**short, "ratio": 0.3, "ratio_rate": 0.2, "coefficient": 100.0, "checkpointing": "on"}
+    method = get_method("diffcr", knobs)
+    identity = get_world(made.name).weights_identity(made.weights)
+    everything = {knob: getattr(method, knob) for knob in method.knobs()}
+    spec = Spec(made.name, "routed", "diffcr", everything, None, 0, COUNT, "some", None, "float32", identity, "some")
+    words = ("--spec", json.dumps(asdict(spec)), "--captions", "captions.json", "--embeddings", "embeddings.json")
+    words += ("--weights", made.weights, "--out", "routed/learned.json")
+    Path("routed").mkdir()
+    assert made.run("learn", *words) == 2  # without pairs there is nothing to learn from
+    assert made.run("learn", *words, "--pairs", pairs) == 0
+    found = read_record("routed/learned.json", "learned")["found"]
+    assert 0 < found["deployed"] < 0.7
+    assert found["pairs_seen"] == 4
+    assert all(np.isfinite(found["history"]["loss"]))
+    words = ("--spec", json.dumps(asdict(spec)), "--learned", "routed/learned.json", "--out", "routed/spec.json")
+    assert made.run("spec", *words) == 0
+    assert made.generate() == 0
+    assert made.generate("routed") == 0
+    _, plain = read_shard(Path("full/shard.zip"))
+    _, routed = read_shard(Path("routed/shard.zip"))
+    assert not np.array_equal(plain, routed)
+    trace = read_record("routed/shard.json", "shard")["trace"]
+    assert 0 < Trace.from_summary(trace).realised_ratio < 0.7
+
+
+def test_families_that_cannot_be_fine_tuned_say_so(
+    bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = bench("flux-dev")
+    captions = made.captions()
+    assert made.embed() == 0
+    pairs = write_pairs(Path("pairs"), captions)
+    method = get_method("full-finetuned", {"iterations": 1, "batch": 2})
+    identity = get_world(made.name).weights_identity(made.weights)
+    everything = {knob: getattr(method, knob) for knob in method.knobs()}
+    spec = Spec(made.name, "t", "full-finetuned", everything, None, 0, 3, "some", None, "float32", identity, "some")
+    words = ("--spec", json.dumps(asdict(spec)), "--captions", "captions.json", "--embeddings", "embeddings.json")
+    words += ("--weights", made.weights, "--pairs", pairs, "--out", "learned.json")
+    capsys.readouterr()
+    assert made.run("learn", *words) == 2
+    assert "networks of class FluxTransformer2DModel cannot be fine-tuned yet" in capsys.readouterr().err

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ditbench.worlds.base import Handle
     from ditbench.worlds.real.world import DiffusersWorld
 
+# Families whose inputs are made here.
+TRAINABLE = {"PixArtTransformer2DModel": "PixArt", "DiTTransformer2DModel": "DiT", "SD3Transformer2DModel": "SD3"}
 # As PixArt, DiT and SD3 were trained: the share of captions that are the empty one.
 DROPPED_CAPTIONS = 0.1
 
@@ -24,6 +26,9 @@ class EncodedPairs:
     """Batches from a source, each epoch in another order: a function of the seed and the step's number."""
 
     def __init__(self, world: DiffusersWorld, handle: Handle, reading: Handle, source: PairSource, seed: int) -> None:
+        if world.family not in TRAINABLE:
+            can = " and ".join([", ".join([*TRAINABLE.values()][:-1]), [*TRAINABLE.values()][-1]])
+            raise Fault(f"world {world.name}: networks of class {world.family} cannot be fine-tuned yet; {can} can")
         self.world, self.handle, self.reading, self.source, self.seed = world, handle, reading, source, seed
         self._epoch, self._order = -1, list(range(len(source)))
 
@@ -85,9 +90,8 @@ def network_inputs(world: DiffusersWorld, noisy: Tensor, texts: dict[str, Tensor
         }
     if family == "DiTTransformer2DModel":
         return inputs | {"timestep": times.long(), "class_labels": texts["class_labels"]}
-    if family == "SD3Transformer2DModel":
-        return inputs | {
-            "encoder_hidden_states": texts["prompt_embeds"],
-            "pooled_projections": texts["pooled_prompt_embeds"],
-        }
-    raise Fault(f"world {world.name}: networks of class {family} cannot be fine-tuned yet; PixArt, DiT and SD3 can")
+    assert family in TRAINABLE
+    return inputs | {
+        "encoder_hidden_states": texts["prompt_embeds"],
+        "pooled_projections": texts["pooled_prompt_embeds"],
+    }
