@@ -79,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--other-config", type=Path, help="the configuration that the second cell is of, if another"
             )
+    sub = add("routers", _routers, "draw what an arm's routers say of an image", "device", "weights")
+    sub.add_argument(
+        "record", type=Path, metavar="RECORD", help="of its learning: results/learned/WORLD/ARM/learned.json"
+    )
+    sub.add_argument("--caption", required=True)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf file")
     sub = add("recommend", _recommend, "say which arm to take, from what is finished", "config", "results", "json")
     sub.add_argument("--world", help="the configuration's if not given")
     sub.add_argument("--speedup", type=_speedup, help="at least so many times as fast as full")
@@ -406,6 +413,19 @@ def _show(options: argparse.Namespace) -> None:
     cell = find_cell(found, options.cells[0])
     data = show.as_data(cell, found.root)
     print(json.dumps(data, indent=1) if options.json else show.told(cell, found.root))
+
+
+def _routers(options: argparse.Namespace) -> None:
+    from ditbench.inspect.routers import maps_figure, router_maps
+    from ditbench.storage import replacing
+
+    kind = options.out.suffix.removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise Fault(f"--out: {options.out} must end in .png, .svg or .pdf")
+    maps = router_maps(options.record, options.caption, options.seed, options.device, options.weights)
+    with replacing(options.out) as partial:
+        maps_figure(maps).savefig(partial, format=kind, dpi=150)
+    print(f"{options.out}: correlation of what passes by with mean scores {maps.correlation:.2f}")
 
 
 def _diff(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ditbench import __version__
-from ditbench.report import figures, plans, samples, timing
+from ditbench.report import figures, plans, ratios, samples, timing
 from ditbench.report.multiples import multiples_file, varied
 from ditbench.report.results import STAGES, Cell, Difference, Job, Results
 from ditbench.report.tables import Table, build_table, number
@@ -185,7 +185,9 @@ def _plan(cell: Cell, labels: dict[str, str], widest: int) -> dict[str, str]:
     text = plans.plan_text(cell.plan, label)
     sentence = text.split(": ", 1)[1]
     caption = sentence[0].upper() + sentence[1:]
-    return {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label, widest), "text": caption}
+    drawn = {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label, widest), "text": caption}
+    learned = ratios.ratios_svg(cell.spec.get("found") or {}, cell.spec["knobs"], label, f"ratios-{cell.anchor}")
+    return drawn | ({"ratios": learned} if learned else {})
 
 
 def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
@@ -228,9 +230,12 @@ def learned_text(found: Mapping[str, Any]) -> str:
     """What a learner found, in a few words: numbers, and how many of what there is a list of."""
     parts = []
     for name, value in found.items():
-        said = (
-            f"{value:.4g}" if isinstance(value, float) else f"{len(value)} values" if isinstance(value, list) else value
-        )
+        if name == "sha256":
+            continue
+        if isinstance(value, (list, dict)):
+            said = f"{len(value)} values"
+        else:
+            said = f"{value:.4g}" if isinstance(value, float) else str(value)
         parts.append(f"{name} {said}")
     return ", ".join(parts) or "not yet"
 

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ditbench.faults import Fault
 from ditbench.report import learning
+from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import Cell, Results, load_results
 from ditbench.report.views import VIEW, experiment_tags, metric_name
 from ditbench.study import Study
@@ -254,6 +255,7 @@ def learning_publication(cell: Cell, results: Results, parent: str) -> Publicati
         return None
     place = results.root / "learned" / cell.world / cell.arm
     found, training = record["found"], record["training"]
+    drawn = ratios_figure(found, record["knobs"], "svg")
     start, end = learning.period(record)
     params = {"arm": cell.arm, "method": str(record["method"]), "learner": str(record["learner"])}
     params |= {f"knob.{k}": str(v) for k, v in record["knobs"].items()}
@@ -265,7 +267,8 @@ def learning_publication(cell: Cell, results: Results, parent: str) -> Publicati
         params=params,
         metrics={name: _rounded(value) for name, value in learning.summary(found)},
         tags={"mlflow.parentRunId": parent, "world": cell.world, FOLDER: folder_id(results.root)},
-        files={"learned.json": (place / "learned.json").read_bytes()},
+        files={"learned.json": (place / "learned.json").read_bytes()}
+        | ({} if drawn is None else {"ratios.svg": drawn}),
         captions=(str(training["name"]), str(training["sha256"])),
         start_ms=start,
         end_ms=end,
