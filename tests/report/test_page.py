@@ -17,8 +17,9 @@ from PIL import Image
 
 from ditbench.report import figures
 from ditbench.report.build import write_studies
-from ditbench.report.page import build_page, calls_text
+from ditbench.report.page import build_page, calls_text, learned_text
 from ditbench.report.plans import plan_svg, plan_text
+from ditbench.report.ratios import ratios_figure, ratios_svg
 from ditbench.report.samples import collect, data_uri
 from ditbench.report.tables import build_table
 from ditbench.runs import NAME
@@ -205,6 +206,28 @@ def test_a_plan_in_words_and_as_a_picture() -> None:
     # In each block: the first step of both branches, and half of the second step of one.
     assert sorted(on) == sorted([("11", "1.00")] * 4 + [("11", "0.57")] * 2)
     assert "a &lt; b" in svg
+
+
+def test_ratios_that_were_learned_are_drawn_and_the_rest_is_told_in_few_words() -> None:
+    found: dict[str, Any] = {
+        "file": "results/learned/scenes/arm/weights.safetensors",
+        "sha256": "0" * 64,
+        "history": {"ratio": [0.0, 0.1, 0.2], "deployed": [0.0, 0.1, 0.2], "loss": [1.0, 0.5, 0.2]},
+        "trajectory": [[[0.0, 0.0]], [[0.1, 0.1]], [[0.1, 0.3]]],
+        "ratios": [[0.1, 0.3]],
+        "mean": 0.2,
+    }
+    svg = ratios_svg(found, {"ratio": 0.2}, "DiffCR <L>", "ratios-x")
+    assert svg is not None
+    assert 'aria-label="Compression ratios of DiffCR &lt;L&gt; while it was trained"' in svg
+    by_region = {**found, "ratios": [[0.1, 0.3], [0.0, 0.2]], "trajectory": [[[0.0, 0.0]] * 2] * 3}
+    assert ratios_figure(by_region, {"ratio": 0.2}, "png").startswith(b"\x89PNG")  # type: ignore[union-attr]
+    assert ratios_svg({"file": "x"}, {}, "MoD", "y") is None
+    told = learned_text(found)
+    assert told == (
+        "file results/learned/scenes/arm/weights.safetensors, history 3 values, trajectory 3 values, ratios 1 values, "
+        "mean 0.2"
+    )
 
 
 def test_a_plan_of_spans_that_sampling_decides() -> None:

@@ -112,10 +112,13 @@ def maps_figure(maps: Maps) -> Figure:
     )
     bottom.set_xlabel("tokens that pass by, %", fontsize=8)
     bottom.set_ylabel("mean score", fontsize=8)
-    bottom.set_title(f"correlation {maps.correlation:.2f}; colour: step", fontsize=8)
+    alike = np.isnan(maps.correlation)
+    told = "the same share everywhere" if alike else f"correlation {maps.correlation:.2f}"
+    bottom.set_title(f"{told}; colour: step", fontsize=8)
     bottom.tick_params(labelsize=7)
     figure.colorbar(points, ax=bottom, shrink=0.8).ax.tick_params(labelsize=7)
     highest = 1.0 if np.nanmax(maps.scores) <= 1 else 2.0
+    right.suptitle(f"scores of tokens, from 0 (dark) to {highest:g} (light)", fontsize=8)
     shown = right.subplots(len(down), len(across), squeeze=False)
     for i, block in enumerate(down):
         for j, step in enumerate(across):

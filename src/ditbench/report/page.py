@@ -187,7 +187,7 @@ def _plan(cell: Cell, labels: dict[str, str], widest: int) -> dict[str, str]:
     caption = sentence[0].upper() + sentence[1:]
     drawn = {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label, widest), "text": caption}
     learned = ratios.ratios_svg(cell.spec.get("found") or {}, cell.spec["knobs"], label, f"ratios-{cell.anchor}")
-    return drawn | ({"ratios": learned} if learned else {})
+    return drawn | {"ratios": learned or ""}
 
 
 def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:

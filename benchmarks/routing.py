@@ -1,0 +1,119 @@
+"""What routing tokens costs and saves in the embedded world: a step of training, and sampling at half of the tokens.
+
+uv run python benchmarks/routing.py [--rounds R] [--out measured/routing-cpu.json]
+
+Training: a step of DiffCR, which runs every block with two bins of tokens, beside one of the whole network, on the same
+pairs, at several mean ratios. Sampling: a run of routed blocks at such ratios beside one of all tokens, batches of
+images with both branches of guidance. Weights were not trained: they do not change what is timed. Medians of rounds in
+which all take turns, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditbench.generate import Sampler, Texts
+from ditbench.learn.lesson import Lesson, Notebook
+from ditbench.learn.tuning import Training, _trained
+from ditbench.methods import get_method
+from ditbench.methods.diffcr import DiffCR
+from ditbench.methods.tuned import Tuned
+from ditbench.records import write_record
+from ditbench.storage import hash_file, write_tensors
+
+RATIOS = (0.2, 0.25, 0.3, 0.5)
+WHOLE = "all tokens"
+
+
+@contextmanager
+def training(sampler: Sampler, method: Tuned) -> Iterator[Training]:
+    """A training that has begun, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, _trained(method, sampler.handle.pipeline.transformer) as weights:
+        spec = {"arm": "benchmark", "world": "scenes", "steps": None, "weights": None}
+        notebook = Notebook(Path(folder) / "notes.json", "")
+        lesson = Lesson(method, spec, sampler, Texts([], {}, {}), method.batch, notebook)
+        yield Training(lesson, method, weights, Path(folder) / "training.pt")
+
+
+def steps(sampler: Sampler, batch: int, rounds: int) -> dict[str, float]:
+    """Seconds of one step of training."""
+    seconds: dict[str, list[float]] = {}
+    short = {"rank": 8, "batch": batch, "at_once": batch}
+    for number in range(rounds + 1):
+        for name, ratio in [(WHOLE, 0.0), *((f"{ratio:.0%} pass by", ratio) for ratio in RATIOS)]:
+            method = get_method("diffcr", {**short, "variant": "L"}) if ratio else get_method("full-finetuned", short)
+            assert isinstance(method, Tuned)
+            with training(sampler, method) as run:
+                if run.ratios is not None:
+                    with torch.no_grad():
+                        run.ratios.fill_(ratio)
+                run.done = number
+                began = time.perf_counter()
+                run._step()
+                if number:  # the first round loads kernels
+                    seconds.setdefault(name, []).append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def samplings(sampler: Sampler, images: int, rounds: int) -> dict[str, float]:
+    """Seconds of one run of sampling; `images` times two branches of guidance go through the network at once."""
+    world, handle = sampler.world, sampler.handle
+    captions = world.draw_captions(images, 0)
+    texts = Texts(captions, world.embed(handle, captions), world.embed(handle, [""]))
+    blocks = world.shape(1).layout.blocks
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "routers.safetensors"
+        write_tensors(file, {"routers": torch.randn(blocks, 192)})
+        found = {"file": str(file), "sha256": hash_file(file), "times": list(range(1000, 0, -100))}
+        works: dict[str, Callable[[], Any]] = {WHOLE: lambda: sampler.run(get_method("full"), None, 0, texts)}
+        for ratio in RATIOS:
+            method = get_method("diffcr", {"variant": "L", "ratio": ratio})
+            assert isinstance(method, DiffCR)
+            # Bins on both sides of the mean, as ratios that were learned have them.
+            near = [round(ratio + (0.1 if block % 2 else -0.1), 2) for block in range(blocks)]
+            routed = method.knowing({**found, "ratios": [near]})
+            works[f"{ratio:.0%} pass by"] = lambda routed=routed: sampler.run(routed, None, 0, texts)  # type: ignore[misc]
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for number in range(rounds + 1):
+            for name, work in works.items():
+                began = time.perf_counter()
+                work()
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16, help="pairs of a step of training (default %(default)s)")
+    parser.add_argument("--images", type=int, default=16, help="images drawn at once (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
+    parser.add_argument("--out", type=Path, help="write a record")
+    arguments = parser.parse_args()
+    sampler = Sampler("scenes")
+    found = {
+        "training": steps(sampler, arguments.batch, arguments.rounds),
+        "sampling": samplings(sampler, arguments.images, arguments.rounds),
+    }
+    for part, times in found.items():
+        print(f"\n{part}, seconds, and times those of all tokens")
+        for name, value in times.items():
+            print(f"  {name:20} {value:8.3f} {value / times[WHOLE]:6.2f}")
+    if arguments.out:
+        command = " ".join(["benchmarks/routing.py", *sys.argv[1:]])
+        body = {"command": command, "batch": arguments.batch, "images": arguments.images, "seconds": found}
+        write_record(arguments.out, "routing-speed", body)
+
+
+if __name__ == "__main__":
+    main()
