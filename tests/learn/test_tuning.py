@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +289,24 @@ def test_ratios_of_other_steps_follow_the_timesteps(record: Path) -> None:
 def test_settings_that_mean_nothing_are_faults(knobs: dict[str, Any], said: str) -> None:
     with pytest.raises(Fault, match=said):
         get_method("diffcr", knobs)
+
+
+@pytest.mark.timeout(200)
+def test_two_processes_learn_what_one_does(captions: Path, tmp_path: Path) -> None:
+    method = get_method("diffcr", {**DIFFCR, "at_once": 1, "regions": 1})
+    everything = {knob: getattr(method, knob) for knob in method.knobs()}
+    spec = Spec("scenes", "arm", "diffcr", everything, 3, 0, 2, "some", None, "float32", learning="training")
+    found = []
+    for count in (1, 2):
+        out = tmp_path / str(count) / "learned.json"
+        out.parent.mkdir()
+        words = ["-m", "ditbench", "learn", "--spec", json.dumps(asdict(spec)), "--out", str(out)]
+        words += ["--captions", str(captions / "captions.json"), "--embeddings", str(captions / "embeddings.json")]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, *launcher, *words], check=True, env=environment, capture_output=True)
+        found.append((read_record(out, "learned")["found"], load_file(out.parent / "weights.safetensors")))
+    (alone, weights), (together, other) = found
+    assert together["history"]["loss"] == pytest.approx(alone["history"]["loss"], rel=1e-5)
+    assert np.allclose(together["ratios"], alone["ratios"], atol=1e-5)
+    assert all(torch.allclose(weights[name].float(), other[name].float(), atol=2e-3) for name in weights)

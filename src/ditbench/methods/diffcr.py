@@ -34,7 +34,9 @@ class DiffCR(Routed):
     variant: str = knob("LT", "what has a ratio of its own", choices=("L", "T", "LT"))
     ratio: float = knob(0.2, "the target: share of the tokens that pass by, on average", least=0, most=0.9)
     regions: int = knob(4, "of timesteps, of equal width: 4 for 20 steps, 10 for 100", least=1, most=100)
-    edges: str = knob("", "timesteps that divide regions of other widths (300,700), instead of equal ones")
+    edges: str = knob(
+        "", "timesteps that divide regions, instead of equal ones; SpeeD's of a linear schedule are 642,700"
+    )
     bins: str = knob("paper", "shares that may pass by: 0 to 90 %, or 0 to 70 % as in the code", choices=tuple(BINS))
     ratio_rate: float = knob(1e-4, "of learning the ratios; short trainings need more (1e-3 to 5e-3)", least=0)
     coefficient: float = knob(0.3, "of the loss that draws the mean ratio to the target", least=0)
