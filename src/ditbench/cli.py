@@ -86,6 +86,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--caption", required=True)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf file")
+    sub = add(
+        "redundancy", _redundancy, "draw where tokens are alike while images are drawn", "device", "weights", "json"
+    )
+    sub.add_argument("world", metavar="WORLD")
+    sub.add_argument("--captions", type=_count, default=16, help="of the world (default %(default)s)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--batch", type=_count, default=8, help="images drawn at once (default %(default)s)")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf file")
     sub = add("recommend", _recommend, "say which arm to take, from what is finished", "config", "results", "json")
     sub.add_argument("--world", help="the configuration's if not given")
     sub.add_argument("--speedup", type=_speedup, help="at least so many times as fast as full")
@@ -419,13 +427,36 @@ def _routers(options: argparse.Namespace) -> None:
     from ditbench.inspect.routers import maps_figure, router_maps
     from ditbench.storage import replacing
 
-    kind = options.out.suffix.removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise Fault(f"--out: {options.out} must end in .png, .svg or .pdf")
+    kind = _picture_kind(options.out)
     maps = router_maps(options.record, options.caption, options.seed, options.device, options.weights)
     with replacing(options.out) as partial:
         maps_figure(maps).savefig(partial, format=kind, dpi=150)
     print(f"{options.out}: correlation of what passes by with mean scores {maps.correlation:.2f}")
+
+
+def _redundancy(options: argparse.Namespace) -> None:
+    from ditbench.inspect.redundancy import as_data, measure, redundancy_figure
+    from ditbench.storage import replacing
+
+    kind = _picture_kind(options.out)
+    found = measure(options.world, options.captions, options.seed, options.batch, options.device, options.weights)
+    with replacing(options.out) as partial:
+        redundancy_figure(found).savefig(partial, format=kind, dpi=150)
+    data = as_data(found)
+    if options.json:
+        print(json.dumps(data, indent=1))
+        return
+    by_step = data["by_step"]
+    print(f"{options.out}: {data['samples']} images of {options.world}, from the first step to the last")
+    for name in by_step:
+        print(f"  {name:12} {by_step[name][0]:10.4g} {by_step[name][-1]:10.4g}")
+
+
+def _picture_kind(path: Path) -> str:
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise Fault(f"--out: {path} must end in .png, .svg or .pdf")
+    return kind
 
 
 def _diff(options: argparse.Namespace) -> None:
