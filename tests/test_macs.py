@@ -108,3 +108,45 @@ def test_mixture_of_depths_costs_what_diffcr_s_table_prints() -> None:
     assert found["full"]["selecting"] == 0
     assert found["mod"]["selecting"] == 28 * 1024 * 1152
     assert found["mod"]["realised_ratio"] == pytest.approx(205 / 1024)
+
+
+@pytest.mark.parametrize(
+    ("world", "method", "knobs"),
+    [
+        ("scenes", "toca", {}),
+        ("sd3-medium-512", "sdtm", {}),
+        ("pixart-alpha-256", "fora", {"interval": 3}),
+        ("scenes", "t-gate", {}),
+    ],
+)
+def test_steps_and_branches_add_up_to_the_whole(world: str, method: str, knobs: dict[str, int]) -> None:
+    body = count_macs(world, get_method(method, knobs), steps=6)
+    assert sum(body["by_step"]) == pytest.approx(body["total"])
+    assert sum(body["by_branch"].values()) + body["outside"] == pytest.approx(body["total"])
+
+
+def test_feed_forward_is_two_thirds_only_where_products_are_left_out() -> None:
+    """SDTM's supplement, Figure S1: an MLP of SD3 takes two thirds of a block's linear MACs, at every size."""
+    shares = {}
+    for world in ("sd3-medium-512", "sd3-medium-1024"):
+        body = count_macs(world, get_method("full"), steps=1)
+        linear = body["linear"] - body["outside"]
+        shares[world] = (
+            body["by_branch"]["mlp"] / linear,
+            body["by_branch"]["mlp"] / (body["total"] - body["outside"]),
+        )
+    assert shares["sd3-medium-512"][0] == pytest.approx(2 / 3, abs=0.01)
+    assert shares["sd3-medium-1024"] == (pytest.approx(2 / 3, abs=0.01), pytest.approx(0.45, abs=0.02))
+
+
+def test_what_steps_cost_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["macs", "scenes", "fora", "--set", "interval=2", "--by", "step"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[-10:]] == [["step", str(n)] for n in range(1, 11)]
+    assert main(["macs", "scenes", "full", "--by", "branch"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-4:]] == [
+        "self",
+        "cross",
+        "mlp",
+        "embeddings",
+    ]

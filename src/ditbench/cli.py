@@ -121,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--as-toca-counts", action="store_true", help="FLOPs by the calculator of ToCa's code as well (DiT)"
     )
+    sub.add_argument("--by", choices=("step", "branch"), help="what each step costs, or each kind of branch, besides")
     sub = add("audit", _audit, "count the MACs that papers print, in every convention", "code")
     sub.add_argument("--study", default="macs_audit", help="an audit of `studies`, or its file")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where record, tables and page go")
@@ -544,7 +545,7 @@ def _count(text: str) -> int:
 
 
 def _macs(options: argparse.Namespace) -> None:
-    from ditbench.macs import count_macs, parse_knobs, told
+    from ditbench.macs import count_macs, parse_knobs, told, told_by
 
     method = parse_knobs(options.method, options.set)
     # Before the first number most of the time goes into these two.
@@ -558,6 +559,8 @@ def _macs(options: argparse.Namespace) -> None:
         as_toca_counts=options.as_toca_counts,
     )
     print(json.dumps(counted, indent=1) if options.json else told(counted))
+    if options.by and not options.json:
+        print(f"\n{told_by(counted, options.by)}")
 
 
 def _audit(options: argparse.Namespace) -> None:

@@ -9,7 +9,12 @@ from ditbench.faults import Fault
 from ditbench.methods import Method, get_method, knob_fields
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ditbench.engine.costs import Costs
     from ditbench.engine.run import Run
+    from ditbench.engine.trace import Trace
 
 
 def count_macs(
@@ -26,7 +31,7 @@ def count_macs(
     `as_published` counts parts that diffusers' port repeats as often as the original network has them (DiT's embedder
     of time and class); `as_toca_counts` adds FLOPs as ToCa's calculator has them, of all branches.
     """
-    from ditbench.engine.ledger import bill
+    from ditbench.engine.ledger import bill, by_site
     from ditbench.sampling import run_of
     from ditbench.toca_flops import toca_flops
     from ditbench.worlds import get_world
@@ -49,7 +54,8 @@ def count_macs(
         halves, inputs = 2, twice(inputs)
     run = run_of(method, backbone, shape, halves=halves)
     run_every_kind(run, inputs)
-    charged = bill(run.trace, backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published))
+    costs = backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published)
+    charged, sites = bill(run.trace, costs), by_site(run.trace, costs)
     knobs = {name: getattr(method, name) for name in method.knobs()}
     # All branches of guidance: they sample alike, but for the text that DiT has none of.
     toca = {"toca_flops": world.cfg_branches * toca_flops(run) / run.trace.samples} if as_toca_counts else {}
@@ -73,9 +79,19 @@ def count_macs(
         "selecting": charged.selecting,
         "sites_left_out": charged.left_out,
         "cache_bytes": run.trace.cache_bytes,
+        "by_step": (sites.sum(1) + _outside(run.trace, costs)).tolist(),
+        "by_branch": {name: float(sites[:, shape.layout.name_of == name].sum()) for name in shape.layout.names},
         "cache_dtype": str(inputs_dtype(inputs)).removeprefix("torch."),
         **toca,
     }
+
+
+def _outside(trace: Trace, costs: Costs) -> NDArray[np.float64]:
+    """What belongs to no branch, by step."""
+    found = trace.entered * float(costs.step.linear)
+    for name, counts in trace.noted.items():
+        found = found + counts * float(costs.noted[name].linear)
+    return found / trace.samples
 
 
 def run_every_kind(run: Run, inputs: Mapping[str, Any]) -> None:
@@ -151,6 +167,16 @@ def told(counted: Mapping[str, Any]) -> str:
         f"in {counted['cache_dtype']}",
     ]
     return "\n".join(lines)
+
+
+def told_by(counted: Mapping[str, Any], parts: str) -> str:
+    """The cost by step or by branch, in a few lines for a person: one image, one CFG branch."""
+    if parts == "step":
+        rows = [(f"step {number}", value) for number, value in enumerate(counted["by_step"], start=1)]
+    else:
+        rows = [*counted["by_branch"].items(), ("embeddings and head", counted["outside"])]
+    total = counted["total"] or 1.0
+    return "\n".join(f"{name:24}{scaled(value):>16}{value / total:>9.1%}" for name, value in rows)
 
 
 def scaled(value: float) -> str:

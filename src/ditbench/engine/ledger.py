@@ -77,6 +77,19 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     )
 
 
+def by_site(trace: Trace, costs: Costs) -> NDArray[np.float64]:
+    """What every site [step, branch] cost an image, in linear layers and products of attention."""
+    shape = trace.shape.sites
+    found = np.zeros(shape)
+    for step in range(shape[0]):
+        for branch, cost in enumerate(costs.branches):
+            site = ([int(counts[step, branch])] for counts in (trace.computed, trace.squares, trace.ran))
+            computed, squares, ran = site
+            alone = Costs((cost,), costs.step)
+            found[step, branch] = _linear(alone, computed, ran) + _attention(alone, computed, squares, ran)
+    return found / trace.samples
+
+
 def _by_branch(counts: NDArray[np.int64]) -> list[int]:
     # Python's integers: sums of squares times widths can pass 64 bits in long videos.
     return [int(value) for value in counts.sum(axis=0)]
