@@ -1,0 +1,60 @@
+"""What the code may not do with files and words of others, and what hostile words become on our pages."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ditbench.codehash import PACKAGE
+from ditbench.report.build import write_studies
+from tests.report.conftest import Fabricated
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> \\input{/etc/passwd} $x_1$ & 50 % | a | b'
+
+
+def calls() -> Iterator[tuple[Path, ast.Call, str]]:
+    """Every call of the package, with the words that name what is called."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                yield path, node, ast.unparse(node.func)
+
+
+def said(node: ast.Call, name: str) -> object:
+    found = next((word.value for word in node.keywords if word.arg == name), None)
+    return found.value if isinstance(found, ast.Constant) else None
+
+
+def test_nothing_of_others_is_unpickled() -> None:
+    for path, node, name in calls():
+        if name == "torch.load":
+            assert said(node, "weights_only") is True, path
+        if name == "np.load":
+            assert said(node, "allow_pickle") is False, path
+        assert "pickle" not in name, path
+        assert name not in ("eval", "exec", "yaml.unsafe_load", "yaml.full_load"), path
+
+
+def test_no_shell_reads_what_we_run() -> None:
+    for path, node, name in calls():
+        assert not said(node, "shell"), path
+        assert name not in ("os.system", "os.popen", "subprocess.getoutput"), path
+
+
+@pytest.mark.parametrize("word", [HOSTILE])
+def test_captions_of_others_are_text_on_our_pages(tree: Fabricated, word: str) -> None:
+    record = tree.root / "captions" / "scenes" / f"{tree.set_name}.json"
+    body = json.loads(record.read_text())
+    for entry in body["captions"]:
+        entry["text"] = word
+    record.write_text(json.dumps(body))
+    page = write_studies([tree.study], tree.read()).read_text(encoding="utf-8")
+    assert "alert(1)</script>" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page  # it is there, and is text
+    for table in (tree.root / "studies").rglob("table.*"):
+        assert "<script>" not in table.read_text(encoding="utf-8")
