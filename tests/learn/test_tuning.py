@@ -310,3 +310,25 @@ def test_two_processes_learn_what_one_does(captions: Path, tmp_path: Path) -> No
     assert together["history"]["loss"] == pytest.approx(alone["history"]["loss"], rel=1e-5)
     assert np.allclose(together["ratios"], alone["ratios"], atol=1e-5)
     assert all(torch.allclose(weights[name].float(), other[name].float(), atol=2e-3) for name in weights)
+
+
+def test_ratios_are_judged_by_how_often_sampling_uses_them(sampler: Sampler, tmp_path: Path) -> None:
+    network = sampler.handle.pipeline.transformer
+    slopes = []
+    for mean in ("batch", "steps"):
+        method = get_method("diffcr", {**DIFFCR, "regions": 2, "mean": mean})
+        with _trained(method, network) as weights:  # type: ignore[arg-type]
+            run = training(sampler, method, tmp_path, weights)
+            assert run.ratios is not None
+            # Levels shifted by 4 lie above a half four times in five; six of the ten steps do.
+            assert run.weighing == pytest.approx([1.0, 1.0] if mean == "batch" else [0.4 / 0.2, 0.6 / 0.8], rel=1e-3)
+            with torch.no_grad():
+                run.ratios.fill_(0.25)
+            clean, texts = run.pairs.batch(0, 2)
+            noise, times = torch.zeros_like(clean), torch.tensor([100.0, 900.0])
+            for region, place in ((0, 0), (1, 1)):
+                run._losses(region, [place], clean, texts, noise, times).sum().backward()
+            assert run.ratios.grad is not None
+            slopes.append(run.ratios.grad.clone())
+    assert torch.allclose(slopes[1][0], 2 * slopes[0][0], rtol=1e-3)
+    assert torch.allclose(slopes[1][1], 0.75 * slopes[0][1], rtol=1e-3)

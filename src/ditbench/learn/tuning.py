@@ -120,6 +120,7 @@ class Training:
             groups.append({"params": [self.ratios], "rate": rate, "weight_decay": 0.0, "warms": False})
         self.optimiser = torch.optim.AdamW(groups, lr=1.0)
         self.average = Average(self._kept(), method.average)
+        self.weighing = self._weighing()
         self.coefficient = self.diffcr.coefficient if self.diffcr else 0.0
         self.done = 0
         self.history: dict[str, list[float]] = {"loss": [], "seconds": []}
@@ -163,6 +164,19 @@ class Training:
         assert self.diffcr is not None
         count = len(self.diffcr.dividers()) + 1
         return np.bincount(self.diffcr.regions_of(self.times), minlength=count) / self.steps
+
+    def _weighing(self) -> list[float]:
+        """By region: how much more often sampling is in it than training is.
+
+        A ratio is drawn up by how often it saves something, and down by how often it does harm: both must be counted
+        alike. Where training meets timesteps as often as sampling does, that is 1 everywhere.
+        """
+        if self.diffcr is None or self.diffcr.mean == "batch":
+            return [1.0] * (1 if self.diffcr is None else len(self.diffcr.dividers()) + 1)
+        times = self.objective.times(10_000, torch.Generator().manual_seed(0))
+        sampling = self.shares_of_regions()
+        met = np.bincount(self._regions(times), minlength=len(sampling)) / len(times)
+        return (sampling / np.maximum(met, 1e-4)).tolist()  # type: ignore[no-any-return]
 
     def mean(self, weights: NDArray[np.float64]) -> Tensor:
         """The mean ratio over blocks, regions weighing as given."""
@@ -259,7 +273,9 @@ class Training:
         """The bins of every block in a region of timesteps."""
         tokens = self.shape.tokens
         if self.diffcr is not None:
-            return [mix_of(ratio, self.diffcr.shares, tokens) for ratio in self.table()[region]]
+            ratios = self.table()[region]
+            weighed = ratios.detach() + self.weighing[region] * (ratios - ratios.detach())
+            return [mix_of(ratio, self.diffcr.shares, tokens) for ratio in weighed]
         if isinstance(self.method, Routed):
             counts = np.rint(self.method.kept(self.shape)[0] * tokens).astype(int)
             return [Mix(int(count), int(count), None) for count in counts]

@@ -47,7 +47,8 @@ class DiffCR(Routed):
     )
     mean: str = knob(
         "steps",
-        "the mean that is drawn to the target: over sampling steps and blocks, or over what a batch of timesteps met",
+        "what mean is drawn to the target, and how much timesteps count in a ratio's loss: as sampling meets them, or "
+        "as training does",
         choices=("steps", "batch"),
     )
     at: float = knob(
