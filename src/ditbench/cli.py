@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     add("embed", _embed, "embed a caption set", "world", "captions", "device", "weights", "out", "code")
     sub = add("learn", _learn, "fit an arm's method on training captions", *_DRAWING, "out", "code")
     sub.add_argument("--spec", required=True, help="the spec of one of its cells as JSON")
-    sub.add_argument("--embeddings", type=Path, required=True)
+    sub.add_argument("--embeddings", type=Path, help="of the captions; none with random weights")
     sub.add_argument("--batch", type=_count, default=16)
     sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
     sub.add_argument("--pairs", help="images with captions to fine-tune on; the world's own without")

@@ -193,6 +193,12 @@ def plan_file_of_arm(wildcards):
     return knobs.get("plan_file") or knobs.get("weights_file") or []
 
 
+def training_embeddings(wildcards):
+    """The record of the training captions' embeddings; random weights embed none, and are only timed."""
+    random = specs_of_arm(wildcards)[0].weights == RANDOM
+    return [] if random else f"{RESULTS}/embeddings/{wildcards.world}/{LEARNING}.json"
+
+
 def code_of_arm(stage):
     """The hash of the code that a stage runs for an arm."""
     return lambda wildcards: code_hash(stage, wildcards.world, specs_of_arm(wildcards)[0].method)

@@ -25,7 +25,7 @@ rule training_captions:
 rule learn:
     input:
         captions=TRAINING_RECORD,
-        embeddings=f"{RESULTS}/embeddings/{{world}}/{LEARNING}.json",
+        embeddings=training_embeddings,
         plan=plan_file_of_arm,
     output:
         LEARNED_RECORD,
@@ -37,6 +37,7 @@ rule learn:
         weights=weights_option,
         judge_weights=judge_weights_option(),
         pairs=pairs_option(),
+        embeddings=lambda wildcards, input: f"--embeddings {input.embeddings}" if input.embeddings else "",
         device=CONFIG.device,
     log:
         f"{LOGS}/learn/{{world}}.{{arm}}.log",
@@ -50,6 +51,6 @@ rule learn:
     retries: 1  # see more_each_time
     shell:
         "OMP_NUM_THREADS={threads} ditbench learn --spec {params.spec:q} --captions {input.captions} "
-        "--embeddings {input.embeddings} --batch {params.batch} --device {params.device} {params.weights} "
+        "{params.embeddings} --batch {params.batch} --device {params.device} {params.weights} "
         "{params.judge_weights} {params.pairs} "
         "--out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -46,6 +46,8 @@ _MADE: WeakKeyDictionary[nn.Module, dict[str, list[tuple[nn.Parameter, Tensor]]]
 
 def _worn(network: nn.Module, path: str, sha256: str) -> list[tuple[nn.Parameter, Tensor]]:
     """Parameters of a network, and what each is to be; made once for a network and a file."""
+    if "_hf_hook" in vars(network):
+        raise Fault("the network's weights are moved by a hook (offloading): tuned ones cannot be put in their place")
     made = _MADE.setdefault(network, {})
     if sha256 not in made:
         tensors = tuned_tensors(path, sha256)

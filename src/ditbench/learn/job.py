@@ -28,7 +28,7 @@ def arm_hash(spec: Mapping[str, Any]) -> str:
 def write_learned(
     spec: Spec,
     captions: Path,
-    embeddings: Path,
+    embeddings: Path | None,
     out: Path,
     batch: int = 16,
     device: str = "cpu",
@@ -40,12 +40,13 @@ def write_learned(
     """Fits an arm's method on training captions and writes what was found."""
     from dataclasses import asdict
 
-    from ditbench.generate import Sampler, read_batch
+    from ditbench.generate import Sampler, Texts, read_batch
     from ditbench.learn.lesson import Lesson, Notebook
     from ditbench.learn.processes import Team
     from ditbench.methods import get_method
     from ditbench.records import Clock, read_record, write_record
     from ditbench.weights import need_images, weights_of
+    from ditbench.worlds import RANDOM
 
     body = asdict(spec)
     method, team = get_method(spec.method, spec.knobs), Team()
@@ -55,11 +56,20 @@ def write_learned(
         raise Fault(f"arm {spec.arm!r}: {spec.method} with these knobs has nothing to learn")
     clock = Clock()
     given = weights_of(body, weights)
-    need_images(body)
+    # What is fine-tuned has a stand-in for random weights, which is there to be timed; all else is fitted by images.
+    timed_only = given == RANDOM and method.learner == "tuning"
+    if not timed_only:
+        need_images(body)
+    if embeddings is None and not timed_only:
+        raise Fault(
+            f"arm {spec.arm!r} is fitted on training captions: --embeddings names the record of their embeddings"
+        )
     record = read_record(captions, "captions")
     with clock("load"):
         sampler = Sampler(spec.world, device, given)
-        texts = read_batch(captions, embeddings, range(record["count"]), sampler.handle.weights)
+        texts = Texts([], {}, {})
+        if embeddings is not None:
+            texts = read_batch(captions, embeddings, range(record["count"]), sampler.handle.weights)
     stamp = f"{record['sha256']} {code}"
     notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {stamp}")
     lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, pairs, stamp)

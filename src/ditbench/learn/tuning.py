@@ -28,6 +28,7 @@ from ditbench.learn.routed import Mix, RoutedForward, mix_of
 from ditbench.methods.diffcr import DiffCR
 from ditbench.methods.tuned import Routed, Tuned
 from ditbench.storage import hash_file, replacing, write_tensors
+from ditbench.worlds import RANDOM
 
 if TYPE_CHECKING:
     from ditbench.learn.lesson import Lesson
@@ -49,6 +50,8 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     folder = lesson.notebook.path.parent
     if method.weights_file:
         return taken_over(Path(method.weights_file), method, folder)
+    if lesson.sampler.handle.weights == RANDOM:
+        return untrained(lesson, method, folder)
     network = lesson.sampler.handle.pipeline.transformer
     with widened(network), _trained(method, network) as weights:
         training = Training(lesson, method, weights, folder / STATE)
@@ -56,6 +59,25 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         training.finish()
         found = training.found(folder)
     (folder / STATE).unlink(missing_ok=True)
+    return found
+
+
+def untrained(lesson: Lesson, method: Tuned, folder: Path) -> dict[str, Any]:
+    """What stands in for training where weights are random: routers at random, every ratio at its target.
+
+    Speed, memory and MACs of such a network are those of a trained one; it draws no images.
+    """
+    world, steps = lesson.sampler.world, lesson.spec["steps"]
+    shape = world.shape(method.steps(steps or world.default_steps))
+    assert lesson.sampler.handle.backbone is not None
+    width = lesson.sampler.handle.backbone.costs(1, 1).branches[0].width
+    routers = torch.randn(shape.layout.blocks, width, generator=torch.Generator().manual_seed(method.training_seed))
+    write_tensors(folder / WEIGHTS, {ROUTERS: routers * width**-0.5})
+    found: dict[str, Any] = {"file": WEIGHTS, "sha256": hash_file(folder / WEIGHTS), "untrained": "weights are random"}
+    if isinstance(method, DiffCR):
+        ratios = np.full((len(method.dividers()) + 1, shape.layout.blocks), method.ratio)
+        # Any timesteps will do: all regions have one ratio.
+        found |= {"ratios": ratios.tolist(), "times": np.linspace(1000, 0, shape.steps, endpoint=False).tolist()}
     return found
 
 
