@@ -134,3 +134,27 @@ def test_an_arm_may_run_on_the_weights_of_another() -> None:
 def test_weights_that_nobody_lends_are_faults(arm: dict[str, Any], said: str) -> None:
     with pytest.raises(Fault, match=said):
         cell_table(lending(other=arm))
+
+
+def test_what_is_fine_tuned_learns_from_pairs_not_from_captions() -> None:
+    arms = {"l2c": {"method": "l2c"}, "mod": {"method": "mod"}}
+    specs = {spec.arm: spec for spec in cell_table(check_config({"arms": arms}))}
+    assert specs["l2c"].learning == "training-64-seed0"
+    assert specs["mod"].learning == "pairs-own"
+    elsewhere = {spec.arm: spec for spec in cell_table(check_config({"arms": arms, "learning": {"pairs": "/data/x"}}))}
+    assert str(elsewhere["mod"].learning).startswith("pairs-x-")
+    assert elsewhere["mod"].hash != specs["mod"].hash
+
+
+def test_a_world_without_pairs_needs_some_unless_it_is_only_timed(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog\na cat\n")
+    asked = {
+        "world": "pixart-sigma-512",
+        "images": 2,
+        "studies": ["diffcr/table1"],
+        "captions": {"file": str(tmp_path / "captions.txt")},
+    }
+    with pytest.raises(Fault, match="is fine-tuned, and world pixart-sigma-512 has no pairs of its own"):
+        cell_table(check_config(asked))
+    timed = cell_table(check_config({**asked, "weights": {"pixart-sigma-512": "random"}}))
+    assert {spec.arm for spec in timed} >= {"mod-20", "diffcr-lt-20", "full-finetuned"}

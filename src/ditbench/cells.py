@@ -120,6 +120,14 @@ def learning_set(config: Config) -> str:
     return f"{_plain(train.path)}-training-{wanted.captions}-seed{wanted.seed}-{digest[:8]}-{mark}"
 
 
+def pairs_set(config: Config) -> str:
+    """The name of the images with captions that networks are fine-tuned on."""
+    place = config.learning.pairs
+    if place is None:
+        return "pairs-own"
+    return f"pairs-{_plain(Path(place))}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+
 def training_captions(config: Config) -> str | None:
     """The hash of the training captions that the run's own are compared with, where the settings name some."""
     from ditbench.caption_files.options import training_of
@@ -137,7 +145,7 @@ def training_captions(config: Config) -> str | None:
 def cell_table(config: Config) -> list[Spec]:
     """Every cell that the studies and the configuration ask for, each once."""
     from ditbench.methods import get_method
-    from ditbench.worlds import get_world
+    from ditbench.worlds import RANDOM, get_world
 
     captions, digest = caption_set(config)
     wanted: dict[tuple[str, str], dict[str, Any]] = {}
@@ -146,7 +154,8 @@ def cell_table(config: Config) -> list[Spec]:
         # Defaults are written out: a knob left at its default is the same cell as one set to it.
         method = get_method(body["method"], body["knobs"])
         body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
-        body["learning"] = learning_set(config) if method.waits() else None
+        tuned = method.learner == "tuning"
+        body["learning"] = (pairs_set(config) if tuned else learning_set(config)) if method.waits() else None
         key = (world, arm)
         if wanted.setdefault(key, body) != body:
             raise Fault(
@@ -166,7 +175,15 @@ def cell_table(config: Config) -> list[Spec]:
         if config.captions.file is None and not get_world(world).has_captions:
             get_world(world).draw_captions(config.images, config.captions.seed)  # says what is needed
     for (world, arm), body in wanted.items():
-        if body["learning"] and config.captions.train is None and not get_world(world).has_captions:
+        if body["learning"] and body["learning"] == pairs_set(config):
+            if not (config.learning.pairs or get_world(world).has_pairs or weights[world] == RANDOM):
+                from ditbench.pairs.places import FORMS
+
+                raise Fault(
+                    f"arm {arm!r} is fine-tuned, and world {world} has no pairs of its own: name as "
+                    f"`learning: {{pairs: PATH}}` {FORMS}"
+                )
+        elif body["learning"] and config.captions.train is None and not get_world(world).has_captions:
             raise Fault(
                 f"arm {arm!r} is fitted on training captions, and world {world} has none of its own: "
                 "captions.train.file names a file of them"

@@ -178,7 +178,8 @@ def specs_of_arm(wildcards):
 
 def spec_json_of_arm(wildcards):
     """The spec of an arm's first cell, without what is that cell's own: what the arm learns, all of them share."""
-    spec = replace(specs_of_arm(wildcards)[0], seed=0, images=1, captions=LEARNING, captions_sha256=None)
+    first = specs_of_arm(wildcards)[0]
+    spec = replace(first, seed=0, images=1, captions=first.learning, captions_sha256=None)
     return json.dumps(asdict(spec), sort_keys=True)
 
 
@@ -193,10 +194,21 @@ def plan_file_of_arm(wildcards):
     return knobs.get("plan_file") or knobs.get("weights_file") or []
 
 
-def training_embeddings(wildcards):
-    """The record of the training captions' embeddings; random weights embed none, and are only timed."""
-    random = specs_of_arm(wildcards)[0].weights == RANDOM
-    return [] if random else f"{RESULTS}/embeddings/{wildcards.world}/{LEARNING}.json"
+def training_record(folder):
+    """A record of the training captions, or of their embeddings, for an arm that is fitted on them."""
+    return lambda wildcards: (
+        f"{RESULTS}/{folder}/{wildcards.world}/{LEARNING}.json" if is_fitted_on_captions(wildcards) else []
+    )
+
+
+def is_fitted_on_captions(wildcards):
+    """Whether an arm learns from captions; what is fine-tuned learns from pairs."""
+    return specs_of_arm(wildcards)[0].learning == LEARNING
+
+
+def fitted_on(wildcards, input):
+    """The training captions and their embeddings as the command line takes them."""
+    return f"--captions {input.captions} --embeddings {input.embeddings}" if input.captions else ""
 
 
 def code_of_arm(stage):

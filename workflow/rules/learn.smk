@@ -24,8 +24,8 @@ rule training_captions:
 
 rule learn:
     input:
-        captions=TRAINING_RECORD,
-        embeddings=training_embeddings,
+        captions=training_record("captions"),
+        embeddings=training_record("embeddings"),
         plan=plan_file_of_arm,
     output:
         LEARNED_RECORD,
@@ -37,7 +37,7 @@ rule learn:
         weights=weights_option,
         judge_weights=judge_weights_option(),
         pairs=pairs_option(),
-        embeddings=lambda wildcards, input: f"--embeddings {input.embeddings}" if input.embeddings else "",
+        training=fitted_on,
         device=CONFIG.device,
     log:
         f"{LOGS}/learn/{{world}}.{{arm}}.log",
@@ -50,7 +50,7 @@ rule learn:
         gpu=GPUS,
     retries: 1  # see more_each_time
     shell:
-        "OMP_NUM_THREADS={threads} ditbench learn --spec {params.spec:q} --captions {input.captions} "
-        "{params.embeddings} --batch {params.batch} --device {params.device} {params.weights} "
+        "OMP_NUM_THREADS={threads} ditbench learn --spec {params.spec:q} {params.training} "
+        "--batch {params.batch} --device {params.device} {params.weights} "
         "{params.judge_weights} {params.pairs} "
         "--out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -27,7 +27,7 @@ def arm_hash(spec: Mapping[str, Any]) -> str:
 
 def write_learned(
     spec: Spec,
-    captions: Path,
+    captions: Path | None,
     embeddings: Path | None,
     out: Path,
     batch: int = 16,
@@ -37,7 +37,7 @@ def write_learned(
     judge_places: Mapping[str, str] | None = None,
     pairs: str | None = None,
 ) -> None:
-    """Fits an arm's method on training captions and writes what was found."""
+    """Fits an arm's method on training captions and writes what was found; what is fine-tuned needs none."""
     from dataclasses import asdict
 
     from ditbench.generate import Sampler, Texts, read_batch
@@ -56,21 +56,22 @@ def write_learned(
         raise Fault(f"arm {spec.arm!r}: {spec.method} with these knobs has nothing to learn")
     clock = Clock()
     given = weights_of(body, weights)
+    tuned = method.learner == "tuning"
     # What is fine-tuned has a stand-in for random weights, which is there to be timed; all else is fitted by images.
-    timed_only = given == RANDOM and method.learner == "tuning"
-    if not timed_only:
+    if not (tuned and given == RANDOM):
         need_images(body)
-    if embeddings is None and not timed_only:
-        raise Fault(
-            f"arm {spec.arm!r} is fitted on training captions: --embeddings names the record of their embeddings"
-        )
-    record = read_record(captions, "captions")
+    if not tuned and (captions is None or embeddings is None):
+        raise Fault(f"arm {spec.arm!r} is fitted on training captions: --captions and --embeddings name their records")
+    training = {"name": body["learning"], "count": 0, "sha256": ""}
+    if not tuned and captions is not None:
+        record = read_record(captions, "captions")
+        training = {name: record[name] for name in training}
     with clock("load"):
         sampler = Sampler(spec.world, device, given)
         texts = Texts([], {}, {})
-        if embeddings is not None:
-            texts = read_batch(captions, embeddings, range(record["count"]), sampler.handle.weights)
-    stamp = f"{record['sha256']} {code}"
+        if not tuned and captions is not None and embeddings is not None:
+            texts = read_batch(captions, embeddings, range(training["count"]), sampler.handle.weights)
+    stamp = f"{training['sha256']} {code}"
     notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {stamp}")
     lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, pairs, stamp)
     with clock("compute"):
@@ -78,7 +79,7 @@ def write_learned(
     if team.rank:
         return  # one of them writes what all have learned
     kept = {name: body[name] for name in ("arm", *OF_THE_ARM)}
-    training = {"name": record["name"], "count": record["count"], "sha256": record["sha256"]}
+    training["count"] = training["count"] or found.get("pairs_seen", 0)
     learned = {**kept, "arm_hash": arm_hash(body), "learner": method.learner, "training": training, "found": found}
     write_record(out, "learned", learned, timings=clock.seconds, code=code)
     notebook.forget()

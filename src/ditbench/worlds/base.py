@@ -65,6 +65,7 @@ class World(ABC):
     text_tokens: int
     has_captions: bool = True  # of its own, besides those of a file
     has_references: bool = True
+    has_pairs: bool = True  # of images and captions, to fine-tune on
     # Of the noise levels its network was trained at, where it learned flows: how they lie, and their shift.
     training_levels: Literal["even", "logit-normal"] = "even"
     training_shift: float = 1.0

@@ -332,3 +332,22 @@ def test_families_that_cannot_be_fine_tuned_say_so(
     capsys.readouterr()
     assert made.run("learn", *words) == 2
     assert "networks of class FluxTransformer2DModel cannot be fine-tuned yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["mod", "diffcr", "full-finetuned"])
+def test_routed_arms_of_random_weights_are_timed(bench: Callable[..., Bench], method: str) -> None:
+    made = bench("pixart-sigma", random=True)
+    made.captions()
+    made.spec()
+    knobs = {} if method == "full-finetuned" else {"ratio": 0.5}
+    chosen = get_method(method, knobs)
+    everything = {knob: getattr(chosen, knob) for knob in chosen.knobs()}
+    spec = Spec(made.name, "arm", method, everything, None, 0, 3, "some", None, "float32", "random", "pairs-own")
+    Path("arm").mkdir()
+    words = ("--spec", json.dumps(asdict(spec)))
+    assert made.run("learn", *words, "--weights", "random", "--out", "arm/learned.json") == 0
+    assert read_record("arm/learned.json", "learned")["found"]["untrained"] == "weights are random"
+    assert made.run("spec", *words, "--learned", "arm/learned.json", "--out", "arm/spec.json") == 0
+    assert made.time("arm") == 0
+    ran = Trace.from_summary(read_record("arm/latency.json", "latency")["trace"])
+    assert ran.realised_ratio == pytest.approx(0.0 if method == "full-finetuned" else 0.5)

@@ -59,7 +59,7 @@ class DiffusersWorld(World):
             self.training_levels = "logit-normal"
             self.training_shift = float(file.sampler.settings.get("shift", 1.0))
         # Those who judge any world; reference images, and judges who need them, are still to come.
-        self.has_references = False
+        self.has_references = self.has_pairs = False
         self.has_captions = file.text_tokens == 0
 
     @property
