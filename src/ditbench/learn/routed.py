@@ -43,6 +43,10 @@ def kept_tokens(share: float, tokens: int) -> int:
     return min(tokens, -int(-((1 - share) * tokens - 1e-9) // 1))
 
 
+def _mixed(more: Tensor, fewer: Tensor, weight: Tensor) -> Tensor:
+    return torch.lerp(more, fewer, weight.to(more.dtype))
+
+
 class RoutedForward:
     """A network's forward in training; `routers` [blocks, width] is None where all tokens go through, unscaled."""
 
@@ -89,8 +93,8 @@ class RoutedForward:
         if weight is None:
             return found
         fewer = self._with(unit, entered, scores, order[:, : mix.fewer])
-        text = None if found[1] is None or fewer[1] is None else torch.lerp(found[1], fewer[1], weight)
-        return torch.lerp(found[0], fewer[0], weight.to(found[0].dtype)), text
+        text = None if found[1] is None or fewer[1] is None else _mixed(found[1], fewer[1], weight)
+        return _mixed(found[0], fewer[0], weight), text
 
     def _with(self, unit: Unit, entered: Stream, scores: Tensor, order: Tensor) -> tuple[Tensor, Tensor | None]:
         count = order.shape[1]
