@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
 from ditbench.faults import Fault
+from ditbench.leases import VISIBLE, lease_for
 from ditbench.warm import SOCKET, ask
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_here(words: Sequence[str]) -> int:
     """Runs a subcommand in this very process."""
     options = parser().parse_args(words)
+    before, lease = os.environ.get(VISIBLE), None
     try:
+        lease = lease_for(getattr(options, "device", None))
         status = options.command(options)
     except Fault as fault:
         if os.environ.get("DITBENCH_DEBUG"):
@@ -42,6 +45,10 @@ def run_here(words: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        if lease is not None:
+            lease.end()
+            os.environ.pop(VISIBLE) if before is None else os.environ.update({VISIBLE: before})
     return status or 0
 
 

@@ -1,0 +1,107 @@
+"""Which CUDA device a job takes, where a machine has several and no scheduler hands them out.
+
+A job that was told `cuda`, without a number, takes a lock on one of the machine's devices for as long as it lives, and
+sees that device alone. Locks are the system's own: they end with the process that holds them, however it ends, so that
+no lease goes stale. A job that was told a device by its number takes that one, whoever else works on it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from ditbench.faults import Fault
+
+# What names the devices a process may see, for CUDA and for us.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Seconds between two looks at whether a device has become free, and after which the wait is told.
+POLL, TELL = 0.5, 30.0
+WAIT = 6 * 3600.0
+
+
+class Lease(NamedTuple):
+    """A device that is this process's alone until the file is closed."""
+
+    device: str
+    file: IO[str]
+
+    def end(self) -> None:
+        """Gives the device back."""
+        self.file.close()
+
+
+def lease_folder() -> Path:
+    """Where the locks of this machine's devices lie, for all runs of this user: not among results, which may move."""
+    owner = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"ditbench-gpus-{owner}"
+
+
+def devices() -> list[str]:
+    """The CUDA devices that this process may use, by the names CUDA has for them; none where there are none."""
+    given = os.environ.get(VISIBLE)
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def take(names: Sequence[str], folder: Path, wait: float = WAIT) -> Lease:
+    """The first of the devices that nobody else has leased; waits until one is free."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    began = told = time.monotonic()
+    while True:
+        for name in names:
+            stream = (folder / f"{_plain(name)}.lock").open("w")
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.close()
+                continue
+            return Lease(name, stream)
+        now = time.monotonic()
+        if now - began >= wait:
+            raise Fault(
+                f"device: all {len(names)} CUDA device(s) have been at work for {wait:g} s; "
+                "name one (cuda:0) to share it"
+            )
+        if now - told > TELL:
+            told = now
+            print(f"ditbench: waiting for one of {len(names)} CUDA device(s)", file=sys.stderr, flush=True)
+        time.sleep(POLL)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+
+
+def lease_for(device: str | None) -> Lease | None:
+    """The lease of a job that was told `device`; None where it needs none.
+
+    It must be asked for before any library has looked at the devices. Processes that torch's launcher started are
+    handed theirs by it.
+    """
+    if device != "cuda" or "WORLD_SIZE" in os.environ:
+        return None
+    there = devices()
+    if not there:
+        return None  # what says that there is no such device says it better
+    held = take(there, lease_folder())
+    os.environ[VISIBLE] = held.device
+    return held
