@@ -58,7 +58,7 @@ OTHERS = {
     "score": {"storage.py", "generate.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
     "time": _WORLD | {"storage.py"},
     # A count needs a world's network; its pictures, captions and files are other stages'.
-    "audit": {"storage.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
+    "audit": {"storage.py", "pairs/reading.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
     "publish": {"storage.py", "engine/trace.py"},
     "report": {"storage.py"},
     "backbone": set(),

@@ -110,7 +110,16 @@ def shorten(marker: str, supported: list[dict[str, str]]) -> str:
 
 def closure(project: dict) -> list[tuple[str, list[str]]]:
     """What uv.lock holds: [("name==version" or "name==version ; marker", hashes)], by name."""
-    exported = uv("export", "--frozen", "--all-groups", "--all-extras", "--no-emit-project", "--no-header", "--no-annotate", "--quiet")
+    exported = uv(
+        "export",
+        "--frozen",
+        "--all-groups",
+        "--all-extras",
+        "--no-emit-project",
+        "--no-header",
+        "--no-annotate",
+        "--quiet",
+    )
     supported = machines(project)
     found = []
     for entry in exported.replace("\\\n", "").splitlines():
