@@ -48,7 +48,10 @@ def run_here(words: Sequence[str]) -> int:
     finally:
         if lease is not None:
             lease.end()
-            os.environ.pop(VISIBLE) if before is None else os.environ.update({VISIBLE: before})
+            if before is None:
+                os.environ.pop(VISIBLE, None)
+            else:
+                os.environ[VISIBLE] = before
     return status or 0
 
 

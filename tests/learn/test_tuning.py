@@ -30,6 +30,7 @@ from ditbench.worlds import get_world
 
 SHORT: dict[str, Any] = {"iterations": 2, "batch": 4, "rank": 2, "rate": 0.01}
 ROUTED = {**SHORT, "score": "doubled", "start": "zero", "router_rate": 0.01}
+TAKEN = {"score": "doubled"}  # as it was trained
 DIFFCR = {**ROUTED, "ratio": 0.3, "ratio_rate": 0.1, "coefficient": 100.0}
 
 
@@ -244,14 +245,24 @@ def test_models_on_the_way_can_be_taken(record: Path, captions: Path, tmp_path: 
     found = read_record(record, "learned")["found"]
     assert len(found["on_the_way"]) >= 1
     first = found["on_the_way"][0]
-    taken = learned(captions, tmp_path / "taken", "diffcr", {"weights_file": str(record), "at": first["mean"]})
+    taken = learned(captions, tmp_path / "taken", "diffcr", {**TAKEN, "weights_file": str(record), "at": first["mean"]})
     mine = read_found(taken, read_record(taken, "learned"))
     assert mine["ratios"] == first["ratios"]
     assert mine["sha256"] == first["sha256"]
     assert Path(mine["file"]).parent == taken.parent
     assert mine["from"]["arm"] == "arm"
-    last = learned(captions, tmp_path / "last", "diffcr", {"weights_file": str(record)})
+    last = learned(captions, tmp_path / "last", "diffcr", {**TAKEN, "weights_file": str(record)})
     assert read_record(last, "learned")["found"]["sha256"] == found["sha256"]
+
+
+def test_weights_that_would_be_read_otherwise_are_refused(record: Path, captions: Path, tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="was trained with score 'doubled', this arm has 'sigmoid'"):
+        learned(captions, tmp_path / "a", "diffcr", {"weights_file": str(record)})
+    with pytest.raises(Fault, match="was trained with variant 'LT', this arm has 'L'"):
+        learned(captions, tmp_path / "b", "diffcr", {**TAKEN, "variant": "L", "weights_file": str(record)})
+    taken = learned(captions, tmp_path / "c", "diffcr", {**TAKEN, "weights_file": str(record)})
+    with pytest.raises(Fault, match="holds no models on the way"):
+        learned(captions, tmp_path / "d", "diffcr", {**TAKEN, "weights_file": str(taken), "at": 0.1})
 
 
 def test_weights_of_another_kind_are_refused(record: Path, captions: Path, tmp_path: Path) -> None:
@@ -261,7 +272,7 @@ def test_weights_of_another_kind_are_refused(record: Path, captions: Path, tmp_p
     moved = tmp_path / "b" / "learned.json"
     moved.write_text(record.read_text())
     with pytest.raises(Fault, match=r"weights\.safetensors is missing or not the file that was learned"):
-        learned(captions, tmp_path / "c", "diffcr", {"weights_file": str(moved)})
+        learned(captions, tmp_path / "c", "diffcr", {**TAKEN, "weights_file": str(moved)})
 
 
 def test_ratios_of_other_steps_follow_the_timesteps(record: Path) -> None:

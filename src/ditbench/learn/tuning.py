@@ -25,6 +25,7 @@ from ditbench.learn.diffusion import objective_of
 from ditbench.learn.lesson import SEED
 from ditbench.learn.processes import Team
 from ditbench.learn.routed import Mix, RoutedForward, mix_of
+from ditbench.methods import method_class
 from ditbench.methods.diffcr import DiffCR
 from ditbench.methods.tuned import Routed, Tuned
 from ditbench.storage import hash_file, replacing, write_tensors
@@ -37,6 +38,8 @@ WEIGHTS, STATE = "weights.safetensors", "training.pt"
 NOTE_SECONDS, TELL_SECONDS = 60.0, 20.0
 # Models on the way are kept whenever the mean ratio has come this much nearer to its target.
 ON_THE_WAY = 0.05
+# Knobs that say how what was trained is read: with others it would mean something else.
+READ_BY = ("score", "variant", "regions", "edges")
 # How often in a training its ratios are noted, for a figure of how they came about.
 NOTED_RATIOS = 100
 # The rule of ours by which a coefficient is adjusted: over so many steps, by these factors, within these bounds.
@@ -93,15 +96,21 @@ def taken_over(path: Path, method: Tuned, folder: Path) -> dict[str, Any]:
 
     record = read_record(path, "learned")
     found, source = dict(record["found"]), path.parent
-    asked = {"full-finetuned": "full-finetuned"}.get(record["method"], "routed")
-    if "file" not in found or (asked == "routed") != isinstance(method, Routed):
+    if "file" not in found or issubclass(method_class(record["method"]), Routed) != isinstance(method, Routed):
         raise Fault(f"weights_file: {path} is of {record['method']}, whose weights {method.name} cannot take")
-    if isinstance(method, DiffCR):
-        if "ratios" not in found:
-            raise Fault(f"weights_file: {path} is of {record['method']}, which has no ratios")
-        if method.at:
-            stages = [*found["on_the_way"], found]
-            found = {**found, **min(stages, key=lambda stage: abs(stage["mean"] - method.at))}
+    if isinstance(method, DiffCR) and "ratios" not in found:
+        raise Fault(f"weights_file: {path} is of {record['method']}, which has no ratios")
+    for name in (knob for knob in READ_BY if knob in method.knobs() and knob in record["knobs"]):
+        if getattr(method, name) != record["knobs"][name]:
+            raise Fault(
+                f"weights_file: {path} was trained with {name} {record['knobs'][name]!r}, "
+                f"this arm has {getattr(method, name)!r}; give it the same"
+            )
+    if isinstance(method, DiffCR) and method.at:
+        if not found.get("on_the_way"):
+            raise Fault(f"at: {path} holds no models on the way; name the record of the training itself")
+        stages = [*found["on_the_way"], found]
+        found = {**found, **min(stages, key=lambda stage: abs(stage["mean"] - method.at))}
     for name in ("on_the_way", "trajectory"):
         found.pop(name, None)
     tensors = source / found["file"]

@@ -245,6 +245,8 @@ def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     spec = cell.spec
     knobs = ", ".join(f"{name} = {value}" for name, value in spec["knobs"].items())
     yield "method", f"{spec['method']}{f' ({knobs})' if knobs else ''}", False
+    if spec.get("weights_of"):
+        yield "fine-tuned weights of", str(spec["weights_of"]).rpartition("@")[0], True
     if spec.get("learning"):
         yield "learned from", str(spec["learning"]), True
         yield "learned", learned_text(spec.get("found") or {}), False
