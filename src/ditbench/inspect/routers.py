@@ -130,7 +130,7 @@ def maps_figure(maps: Maps) -> Figure:
             if i == 0:
                 axes.set_title(f"step {step + 1}", fontsize=8)
             if j == 0:
-                axes.set_ylabel(f"block {block}", fontsize=8)
+                axes.set_ylabel(f"block {block + 1}", fontsize=8)
     return figure
 
 

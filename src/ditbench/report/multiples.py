@@ -12,6 +12,8 @@ from ditbench.study import Row, Study
 
 # Panels that a reader can still tell apart on one page.
 MOST = 8
+# Letters of a series' name.
+LONGEST = 70
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def _settings(row: Row) -> dict[str, Any]:
 def _told(rest: tuple[Any, ...], groups: dict[tuple[Any, ...], Any]) -> str:
     """What tells a series from the others: the settings that are not the same in all of them."""
     shared = set.intersection(*(set(other) for other in groups))
-    return ", ".join(f"{name} = {value}" for name, value in rest if (name, value) not in shared)
+    told = ", ".join(f"{name} = {value}" for name, value in rest if (name, value) not in shared)
+    # A legend has one line; where series differ in this much, their table says the rest.
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
 
 
 def multiples(study: Study, table: Table) -> Any:

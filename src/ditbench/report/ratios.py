@@ -49,7 +49,7 @@ def _trajectories(axes: Any, steps: NDArray[np.int64], blocks: NDArray[np.float6
     colours = colormaps[BLOCKS](np.linspace(0.1, 0.9, blocks.shape[1]))
     for block, colour in enumerate(colours):
         axes.plot(steps, 100 * blocks[:, block], color=colour, linewidth=1.3)
-        axes.annotate(str(block), (steps[-1], 100 * blocks[-1, block]), color=INK, fontsize=7, va="center")
+        axes.annotate(str(block + 1), (steps[-1], 100 * blocks[-1, block]), color=INK, fontsize=7, va="center")
     axes.set_xlabel("step of training", color=INK, fontsize=9)
     axes.set_ylabel("compression of each block, %", color=INK, fontsize=9)
 
@@ -68,7 +68,7 @@ def _learned(axes: Any, learned: NDArray[np.float64]) -> None:
     """Bars of blocks; where regions differ, a map of regions, noise at the top."""
     if len(learned) == 1:
         plain_axes(axes)
-        axes.bar(np.arange(learned.shape[1]), 100 * learned[0], color="#0072b2")
+        axes.bar(np.arange(learned.shape[1]) + 1, 100 * learned[0], color="#0072b2")
         axes.set_ylabel("learned compression, %", color=INK, fontsize=9)
     else:
         axes.imshow(100 * learned[::-1], aspect="auto", cmap="viridis", vmin=0, vmax=100 * max(learned.max(), 0.01))
@@ -79,6 +79,7 @@ def _learned(axes: Any, learned: NDArray[np.float64]) -> None:
                     *(block, row, f"{100 * value:.0f}"),
                     **{"ha": "center", "va": "center", "fontsize": 7, "color": "#ffffff" if dark else "#111111"},
                 )
+        axes.set_xticks(range(learned.shape[1]), [str(block + 1) for block in range(learned.shape[1])])
         axes.set_yticks(range(len(learned)), ["noisy", *[""] * (len(learned) - 2), "clean"])
         axes.set_title("learned compression, %", color=INK, fontsize=9)
         axes.tick_params(colors=INK, labelsize=8)
