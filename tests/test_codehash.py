@@ -24,10 +24,13 @@ PLUMBING = {
 }
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
 _EYES = {"worlds/scenes/judges/perceptual.py", "worlds/scenes/judges/reader.py"}
+# Of the world beside `scenes`, which names them itself.
+_MMDIT = {"worlds/scenes/mmdit.py", "backbones/mmdit.py"}
 _WORLD = {
     *("worlds/scenes/understanding.py", "engine/ledger.py", "worlds/base.py", "worlds/scenes/renderer.py"),
     "worlds/scenes/pairs.py",  # of trainings
     *_EYES,
+    *_MMDIT,
 }
 _LOOP = {
     f"engine/{name}.py"
@@ -50,10 +53,11 @@ OTHERS = {
     "generate": _WORLD,
     "learn": {
         *("worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"),
+        *_MMDIT,
         "toca_flops.py",  # of `ditbench macs` alone
         *("judges/networks/base.py", "judges/packages.py", "statistics.py"),  # what a loss that is a judge is made with
     },
-    "cost": _DRAWING | {"worlds/base.py"},
+    "cost": _DRAWING | _MMDIT | {"worlds/base.py"},
     # Pictures that a new renderer draws are new references, which make new scores by themselves.
     "score": {"storage.py", "generate.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
     "time": _WORLD | {"storage.py"},
@@ -61,7 +65,9 @@ OTHERS = {
     "audit": {"storage.py", "pairs/reading.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
     "publish": {"storage.py", "engine/trace.py"},
     "report": {"storage.py"},
-    "backbone": set(),
+    "backbone": {"worlds/scenes/recipe/mmdit.py"},
+    # The pipeline is read for how it loads the text encoder.
+    "mmdit": {"gradients.py", "worlds/scenes/pipeline.py"},
     "judge_weights": {"storage.py", "worlds/scenes/recipe/export.py"},  # for the name of the accelerator
     # The card shows what other stages made: weights, scores and pictures.
     "model_card": {"storage.py", *(f"worlds/scenes/{name}.py" for name in ("grammar", "pipeline", "renderer"))},

@@ -226,6 +226,7 @@ def _add_assets(assets: argparse.ArgumentParser) -> None:
     steps = assets.add_subparsers(required=True, metavar="STEP")
     for name, step, text in (
         ("train-backbone", _train_backbone, "train the backbone, or continue in --work"),
+        ("train-mmdit", _train_mmdit, "train the second network, which reads by the backbone's text encoder"),
         ("train-judges", _train_judges, "train the judges, or continue in --work"),
         ("model-card", _model_card, "write the model card from the scores of a finished run"),
     ):
@@ -854,6 +855,13 @@ def _train_backbone(options: argparse.Namespace) -> None:
     from ditbench.worlds.scenes.recipe.export import make_backbone
 
     make_backbone(options.work / "backbone", options.folder, check_device(options.device))
+
+
+def _train_mmdit(options: argparse.Namespace) -> None:
+    from ditbench.generate import check_device
+    from ditbench.worlds.scenes.recipe.export import make_mmdit
+
+    make_mmdit(options.work / "mmdit", options.folder, check_device(options.device))
 
 
 def _train_judges(options: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "p
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
 _NETWORKS = (
     *("worlds/base.py", "gradients.py", "worlds/real"),
-    *(f"worlds/scenes/{name}.py" for name in ("world", "model", "settings")),
+    *(f"worlds/scenes/{name}.py" for name in ("world", "model", "mmdit", "settings")),
 )
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
 _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
@@ -79,6 +79,11 @@ STAGES: dict[str, tuple[str, ...]] = {
     "report": ("report", "study.py", "sweeps.py", "runs.py"),
     # How the embedded world's weights are made: what `recipe_hash` counts, and what writes the files.
     "backbone": (*_SCENES, *(f"{_RECIPE}/{name}.py" for name in ("lesson", "backbone", "export"))),
+    "mmdit": (
+        *_SCENES,
+        *(f"worlds/scenes/{name}.py" for name in ("mmdit", "pipeline")),
+        *(f"{_RECIPE}/{name}.py" for name in ("lesson", "backbone", "mmdit", "export")),
+    ),
     "judge_weights": (
         "worlds/scenes/grammar.py",
         "worlds/scenes/renderer.py",

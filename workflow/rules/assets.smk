@@ -26,6 +26,30 @@ rule backbone:
         "--device {params.device} 2>&1 | tee {log} >&2"
 
 
+rule mmdit:
+    input:
+        f"{ASSETS}/scenes/text_encoder.safetensors",
+    output:
+        expand(f"{ASSETS}/scenes/{{name}}", name=["mmdit.safetensors", "mmdit.json"]),
+    params:
+        code=code_hash("mmdit"),
+        device=CONFIG.device,
+        place=lambda wildcards, output: Path(output[0]).parent,
+        work=checkpoints("mmdit"),
+    log:
+        f"{LOGS}/assets/mmdit.log",
+    benchmark:
+        f"{BENCHMARKS}/assets/mmdit.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=8000,
+        gpu=GPUS,
+    retries: 2
+    shell:
+        "OMP_NUM_THREADS={threads} ditbench assets train-mmdit --folder {params.place} --work {params.work} "
+        "--device {params.device} 2>&1 | tee {log} >&2"
+
+
 rule judge_weights:
     output:
         expand(
@@ -84,5 +108,6 @@ rule model_card:
 rule assets:
     input:
         rules.backbone.output,
+        rules.mmdit.output,
         rules.judge_weights.output,
         rules.model_card.output,

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from ditbench.faults import Fault
-from ditbench.judges.base import Judge, Pictures, Result, share_result
+from ditbench.judges.base import SCENES, Judge, Pictures, Result, share_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ class Attributes(Judge):
 
     name: ClassVar[str] = "attributes"
     summary: ClassVar[str] = "shares of pictures that show all, the objects, the relation that the caption asks for"
-    worlds: ClassVar[tuple[str, ...]] = ("scenes",)
+    worlds: ClassVar[tuple[str, ...]] = SCENES
     needs_grammar: ClassVar[bool] = True
 
     @cached_property

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Direction = Literal["lower", "higher"]
 # What a judge may name as its worlds besides worlds: all that draw images, all that draw videos.
 IMAGES, VIDEOS = "*", "videos"
+# The worlds that draw the embedded world's scenes.
+SCENES = ("scenes", "scenes-mmdit")
 
 
 @dataclass(frozen=True)

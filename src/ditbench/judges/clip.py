@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from ditbench.judges.base import Judge, Pictures, Result, mean_result
+from ditbench.judges.base import SCENES, Judge, Pictures, Result, mean_result
 
 if TYPE_CHECKING:
     from ditbench.worlds.scenes.judges.dual import DualEncoder
@@ -16,7 +16,7 @@ class Clip(Judge):
 
     name: ClassVar[str] = "clip"
     summary: ClassVar[str] = "mean cosine of picture and caption in the dual encoder of scenes (clip/scenes)"
-    worlds: ClassVar[tuple[str, ...]] = ("scenes",)
+    worlds: ClassVar[tuple[str, ...]] = SCENES
 
     @cached_property
     def dual(self) -> DualEncoder:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from zipfile import ZipFile
 
 from ditbench.faults import Fault
-from ditbench.judges.base import Judge, Pictures, Result
+from ditbench.judges.base import SCENES, Judge, Pictures, Result
 from ditbench.statistics import FrechetTo, jackknife
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Fid(Judge):
 
     name: ClassVar[str] = "fid"
     summary: ClassVar[str] = "Frechet distance to real pictures in the attribute reader's features (fid/scenes)"
-    worlds: ClassVar[tuple[str, ...]] = ("scenes",)
+    worlds: ClassVar[tuple[str, ...]] = SCENES
     of_sets: ClassVar[bool] = True
     needs_references: ClassVar[bool] = True
 

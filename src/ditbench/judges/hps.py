@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from ditbench.judges.base import Judge, Pictures, Result, mean_result
+from ditbench.judges.base import SCENES, Judge, Pictures, Result, mean_result
 
 if TYPE_CHECKING:
     from ditbench.worlds.scenes.judges.preference import Preference
@@ -16,7 +16,7 @@ class Hps(Judge):
 
     name: ClassVar[str] = "hps"
     summary: ClassVar[str] = "mean score of the preference model of scenes, 100 x cosine (hps/scenes)"
-    worlds: ClassVar[tuple[str, ...]] = ("scenes",)
+    worlds: ClassVar[tuple[str, ...]] = SCENES
 
     @cached_property
     def preference(self) -> Preference:

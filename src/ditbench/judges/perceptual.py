@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ditbench.judges.base import Judge, Pictures, Result, batches, drift_results
+from ditbench.judges.base import SCENES, Judge, Pictures, Result, batches, drift_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ class Perceptual(Judge):
 
     name: ClassVar[str] = "perceptual"
     summary: ClassVar[str] = "distance of the reader's features to the full arm's pictures (perceptual-to-full/scenes)"
-    worlds: ClassVar[tuple[str, ...]] = ("scenes",)
+    worlds: ClassVar[tuple[str, ...]] = SCENES
     needs_full: ClassVar[bool] = True
 
     @cached_property

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ditbench.worlds.scenes.grammar import draw_scene
-from ditbench.worlds.scenes.pipeline import embed
 from ditbench.worlds.scenes.renderer import render_batch
 from ditbench.worlds.scenes.settings import IMAGE_SIZE
 
@@ -20,8 +19,8 @@ DROPPED_CAPTIONS = 0.1
 class Renders:
     """Batches of renders: a function of the seed and the step's number."""
 
-    def __init__(self, pipeline: Any, seed: int) -> None:
-        self.pipeline, self.seed = pipeline, seed
+    def __init__(self, embed: Callable[[Sequence[str]], dict[str, Tensor]], seed: int) -> None:
+        self.embed, self.seed = embed, seed
 
     def batch(self, step: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Images from -1 to 1, [count, 3, 64, 64], and embeddings of their captions."""
@@ -30,4 +29,4 @@ class Renders:
         pixels = render_batch(scenes, self.seed, step * count, IMAGE_SIZE)
         captions = [scene.caption() if rng.random() >= DROPPED_CAPTIONS else "" for scene in scenes]
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return images, embed(self.pipeline, captions)
+        return images, self.embed(captions)

@@ -56,13 +56,16 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
+# What the networks read in their own dtype; times stay floats.
+_READ = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+
+
 def _to_network(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     dtype = next(module.parameters()).dtype
-    first, *rest = args
-    text = kwargs["encoder_hidden_states"].to(dtype)
-    return (first.to(dtype), *rest), {**kwargs, "encoder_hidden_states": text}
+    read = {name: kwargs[name].to(dtype) for name in _READ if name in kwargs}
+    return tuple(value.to(dtype) if place == 0 else value for place, value in enumerate(args)), kwargs | read
 
 
 def _from_network(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -84,7 +87,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_into(module: nn.Module, path: Path) -> None:
+def load_into(module: nn.Module, path: Path) -> None:
     weights = {name: tensor.float() for name, tensor in load_weights(path).items()}
     expected = module.state_dict()
     wrong = sorted(name for name in set(weights) | set(expected) if name not in weights or name not in expected)
@@ -95,14 +98,19 @@ def _load_into(module: nn.Module, path: Path) -> None:
     module.load_state_dict(weights)
 
 
+def as_sampled(transformer: nn.Module, device: str) -> None:
+    """Puts a network where it draws, in the world's dtype, between latents that stay in fp32."""
+    # torch's own `to`: diffusers' warns of fp32 modules that these networks do not have.
+    nn.Module.to(transformer.eval().requires_grad_(False), device, getattr(torch, settings.DTYPE))
+    transformer.register_forward_pre_hook(_to_network, with_kwargs=True)
+    transformer.register_forward_hook(_from_network, with_kwargs=True)
+
+
 def build_pipeline(
     transformer: PixArtTransformer2DModel, text_encoder: T5EncoderModel, device: str
 ) -> PixArtAlphaPipeline:
     """The pipeline of given networks; latents stay in fp32, the transformer computes in the world's dtype."""
-    # torch's own `to`: diffusers' warns of fp32 modules that this network does not have.
-    nn.Module.to(transformer.eval().requires_grad_(False), device, getattr(torch, settings.DTYPE))
-    transformer.register_forward_pre_hook(_to_network, with_kwargs=True)
-    transformer.register_forward_hook(_from_network, with_kwargs=True)
+    as_sampled(transformer, device)
     pipeline = PixArtAlphaPipeline(
         tokenizer=networks.build_tokenizer(),
         text_encoder=text_encoder.eval().requires_grad_(False).to(device),
@@ -116,33 +124,35 @@ def build_pipeline(
 
 def load_pipeline(assets: Path, device: str = "cpu") -> PixArtAlphaPipeline:
     """The pipeline with the shipped weights."""
-    transformer, text_encoder = networks.build_transformer(), networks.build_text_encoder()
-    _load_into(transformer, assets / "transformer.safetensors")
-    _load_into(text_encoder, assets / "text_encoder.safetensors")
-    return build_pipeline(transformer, text_encoder, device)
+    transformer = networks.build_transformer()
+    load_into(transformer, assets / "transformer.safetensors")
+    return build_pipeline(transformer, load_text_encoder(assets), device)
+
+
+def load_text_encoder(assets: Path) -> T5EncoderModel:
+    """The shipped text encoder."""
+    text_encoder = networks.build_text_encoder()
+    load_into(text_encoder, assets / "text_encoder.safetensors")
+    return text_encoder
+
+
+def embed(pipeline: PixArtAlphaPipeline, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Text embeddings [captions, length, width] and masks [captions, length]."""
+    return read(pipeline.tokenizer, pipeline.text_encoder, captions)
 
 
 @torch.no_grad()
-def embed(pipeline: PixArtAlphaPipeline, captions: Sequence[str]) -> dict[str, Tensor]:
-    """Text embeddings [captions, length, width] and masks [captions, length]."""
-    ids, mask = networks.tokenize(pipeline.tokenizer, captions)
-    device = pipeline.text_encoder.device
-    text = pipeline.text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
+def read(tokenizer: Any, text_encoder: T5EncoderModel, captions: Sequence[str]) -> dict[str, Tensor]:
+    """What the text encoder makes of captions: embeddings [captions, length, width] and masks [captions, length]."""
+    ids, mask = networks.tokenize(tokenizer, captions)
+    device = text_encoder.device
+    text = text_encoder(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
     return {"text": text.float().cpu(), "mask": mask}
 
 
-@torch.no_grad()
-def sample(
-    pipeline: PixArtAlphaPipeline,
-    texts: dict[str, Tensor],
-    negative: dict[str, Tensor],
-    noise: Tensor,
-    steps: int,
-    guidance: float,
-) -> NDArray[np.uint8]:
-    """Images of a batch, [n, 64, 64, 3] bytes."""
-    latents = draw(pipeline, texts, negative, noise, steps, guidance)
-    pixels = ((latents.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def as_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Images [n, 3, height, width] from -1 to 1 as bytes [n, height, width, 3]."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -7,6 +7,10 @@ TOKENS = (IMAGE_SIZE // PATCH) ** 2
 WIDTH = 192
 HEADS = 3
 BLOCKS = 8
+# The world's second network, an MMDiT: narrower, for its blocks have weights for the image and as many for the text.
+MMDIT_WIDTH = 144
+MMDIT_HEADS = 3
+MMDIT_BLOCKS = 8
 TEXT_LENGTH = 20  # the longest caption has 17 words, and an end mark
 TEXT_WIDTH = 128
 

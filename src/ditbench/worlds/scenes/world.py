@@ -1,10 +1,11 @@
-"""The embedded world: captioned pictures of coloured shapes, drawn by a PixArt of 5 M parameters."""
+"""The embedded world: captioned pictures of coloured shapes, drawn by a PixArt, or by an MMDiT that reads alike."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,15 @@ class Scenes(World):
     tokens = settings.TOKENS
     text_tokens = settings.TEXT_LENGTH
     training_shift = 4.0  # of the recipe's last stage
+    weights_file = "transformer.safetensors"
+    network_files: tuple[str, ...] = ()  # besides those of the PixArt
+    family_file = "pixart"  # of its blocks
 
     def sources(self, stage: str) -> list[Path]:
         here, assets = Path(__file__).parent, assets_folder()
-        drawing = ["world.py", "settings.py", "model.py", "pipeline.py", "grammar.py"]
+        drawing = ["world.py", "settings.py", "model.py", "pipeline.py", "grammar.py", *self.network_files]
         looking = ["judges/perceptual.py", "judges/reader.py", "judges/trunk.py", "judges/weights.py"]
-        weights = [assets / "transformer.safetensors", assets / "text_encoder.safetensors"]
+        weights = [assets / self.weights_file, assets / "text_encoder.safetensors"]
         files = {
             "captions": ["grammar.py"],
             "references": ["grammar.py", "renderer.py"],
@@ -67,7 +71,7 @@ class Scenes(World):
         if stage == "learn":
             found += [assets / "reader.safetensors", here / "renderer.py"]
         if stage in ("learn", "generate", "time"):
-            found += [backbones / f"{name}.py" for name in ("base", "pixart", "stream", "linear")]
+            found += [backbones / f"{name}.py" for name in ("base", self.family_file, "stream", "linear")]
         if stage == "score":
             found += [assets / f"{name}.safetensors" for name in ("reader", "dual", "preference")]
         return found
@@ -81,7 +85,7 @@ class Scenes(World):
         return full["images_per_second"], hardware["gpu"] or hardware["cpu"]
 
     def weights_place(self, given: str | None) -> tuple[str, bool]:
-        return "ships with the repository", (assets_folder() / "transformer.safetensors").exists()
+        return "ships with the repository", (assets_folder() / self.weights_file).exists()
 
     def shape(self, steps: int) -> Shape:
         return Shape(steps, Layout.regular(settings.BLOCKS, ("self", "cross", "mlp")), settings.TOKENS)
@@ -89,16 +93,23 @@ class Scenes(World):
     def backbone(self, device: str, text_tokens: int | None = None) -> tuple[Backbone, dict[str, Any]]:
         import torch
 
-        from ditbench.backbones.pixart import PixArtBackbone
-        from ditbench.worlds.scenes.model import build_transformer
-
         with torch.device(device):
-            backbone = PixArtBackbone(build_transformer().eval().requires_grad_(False))
+            backbone = self._units(self._network().eval().requires_grad_(False))
         size = (settings.IMAGE_SIZE, settings.IMAGE_SIZE)
         dtype = getattr(torch, settings.DTYPE)
         # torch's own `to`: diffusers' warns of fp32 modules that this network does not have.
         torch.nn.Module.to(backbone.network, dtype)
         return backbone, backbone.example_inputs(1, size, text_tokens or settings.TEXT_LENGTH, dtype, device)
+
+    def _network(self) -> Any:
+        from ditbench.worlds.scenes.model import build_transformer
+
+        return build_transformer()
+
+    def _units(self, network: Any) -> Backbone:
+        from ditbench.backbones.pixart import PixArtBackbone
+
+        return PixArtBackbone(network)
 
     def draw_captions(self, count: int, seed: int, split: str = "evaluation") -> list[str]:
         from ditbench.worlds.scenes.grammar import draw_scenes
@@ -117,11 +128,10 @@ class Scenes(World):
         return render_batch(draw_scenes(count, seed, "evaluation"), seed, size=self.image_size)
 
     def load(self, device: str = "cpu", given: str | None = None, part: Part = "all") -> Handle:
-        from ditbench.backbones.pixart import PixArtBackbone
         from ditbench.worlds.scenes.pipeline import load_pipeline
 
         pipeline = load_pipeline(assets_folder(), device)
-        return Handle(pipeline, PixArtBackbone(pipeline.transformer))
+        return Handle(pipeline, self._units(pipeline.transformer))
 
     def embed(self, handle: Handle, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         from ditbench.worlds.scenes.pipeline import embed
@@ -134,23 +144,28 @@ class Scenes(World):
     def sample(
         self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
     ) -> NDArray[np.uint8]:
-        from ditbench.worlds.scenes.pipeline import sample
+        from ditbench.worlds.scenes.pipeline import as_bytes
 
-        return sample(handle.pipeline, texts, negative, noise, steps, self.guidance)
+        return as_bytes(self._drawn(handle, texts, negative, noise, steps))
 
     def draw(
         self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
     ) -> torch.Tensor:
+        return self._drawn(handle, texts, negative, noise, steps).clamp(-1, 1)
+
+    def _drawn(
+        self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
+    ) -> torch.Tensor:
         from ditbench.worlds.scenes.pipeline import draw
 
-        return draw(handle.pipeline, texts, negative, noise, steps, self.guidance).clamp(-1, 1)
+        return draw(handle.pipeline, texts, negative, noise, steps, self.guidance)
 
     def pairs(self, handle: Handle, seed: int, place: str | None = None) -> Pairs:
         if place is not None:
             raise Fault(f"learning.pairs: world {self.name} renders its own pairs; remove the key")
         from ditbench.worlds.scenes.pairs import Renders
 
-        return Renders(handle.pipeline, seed)
+        return Renders(partial(self.embed, handle), seed)
 
     def training_inputs(
         self, handle: Handle, noisy: torch.Tensor, texts: dict[str, torch.Tensor], times: torch.Tensor
@@ -173,3 +188,58 @@ class Scenes(World):
         from ditbench.worlds.scenes.judges.reader import load_reader
 
         return load_reader(assets_folder() / "reader.safetensors", device).features
+
+
+class ScenesMMDiT(Scenes):
+    """The same pictures, captions and judges, drawn by an MMDiT as Stable Diffusion 3's."""
+
+    name = "scenes-mmdit"
+    summary = "the pictures of `scenes`, an MMDiT (as SD3) of 6 M parameters"
+    family = "SD3Transformer2DModel"
+    weights_file = "mmdit.safetensors"
+    network_files = ("mmdit.py",)
+    family_file = "mmdit"
+
+    def measured_speed(self) -> tuple[float, str] | None:
+        return None  # the card's records are of the PixArt
+
+    def shape(self, steps: int) -> Shape:
+        return Shape(steps, Layout.regular(settings.MMDIT_BLOCKS, ("attn", "mlp")), settings.TOKENS)
+
+    def _network(self) -> Any:
+        from ditbench.worlds.scenes.mmdit import build_transformer
+
+        return build_transformer()
+
+    def _units(self, network: Any) -> Backbone:
+        from ditbench.backbones.mmdit import MMDiTBackbone
+
+        return MMDiTBackbone(network)
+
+    def load(self, device: str = "cpu", given: str | None = None, part: Part = "all") -> Handle:
+        from ditbench.worlds.scenes.mmdit import load_pipeline
+
+        pipeline = load_pipeline(assets_folder(), device)
+        return Handle(pipeline, self._units(pipeline.transformer))
+
+    def embed(self, handle: Handle, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        from ditbench.worlds.scenes.mmdit import embed
+
+        return embed(handle.pipeline, captions)
+
+    def _drawn(
+        self, handle: Handle, texts: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], noise: Any, steps: int
+    ) -> torch.Tensor:
+        from ditbench.worlds.scenes.mmdit import draw
+
+        return draw(handle.pipeline, texts, negative, noise, steps, self.guidance)
+
+    def training_inputs(
+        self, handle: Handle, noisy: torch.Tensor, texts: dict[str, torch.Tensor], times: torch.Tensor
+    ) -> dict[str, Any]:
+        return {
+            "hidden_states": noisy,
+            "encoder_hidden_states": texts["text"],
+            "pooled_projections": texts["pooled"],
+            "timestep": times,
+        }

@@ -108,13 +108,6 @@ class Pair(nn.Module):
         )[0]
 
 
-def split_parameters(pair: Pair) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices of the blocks (for Muon) and all the rest (for AdamW)."""
-    matrices = [p for p in pair.transformer.transformer_blocks.parameters() if p.ndim == 2 and min(p.shape) > 16]
-    chosen = {id(p) for p in matrices}
-    return matrices, [p for p in pair.parameters() if id(p) not in chosen]
-
-
 @dataclass
 class Progress:
     """Where a run stands."""
@@ -133,9 +126,9 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         self.tokenizer = networks.build_tokenizer()
-        self.pair = Pair().to(device)
+        self.pair: Any = self.make_pair().to(device)
         self.average = {name: p.detach().clone() for name, p in self.pair.named_parameters()}
-        matrices, rest = split_parameters(self.pair)
+        matrices, rest = self.split_parameters()
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
                 matrices,
@@ -150,6 +143,17 @@ class Training:
         self.progress = Progress()
         if self.checkpoint.exists():
             self.load()
+
+    def make_pair(self) -> nn.Module:
+        """The networks that learn: `transformer` and `text_encoder`, called as `Pair` is."""
+        return Pair()
+
+    def split_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The matrices of the blocks (for Muon) and all the rest (for AdamW)."""
+        blocks = self.pair.transformer.transformer_blocks
+        matrices = [p for p in blocks.parameters() if p.ndim == 2 and min(p.shape) > 16]
+        chosen = {id(p) for p in matrices}
+        return matrices, [p for p in self.pair.parameters() if id(p) not in chosen]
 
     @property
     def checkpoint(self) -> Path:
@@ -203,13 +207,15 @@ class Training:
         noise = torch.randn(images.shape, generator=generator, device=self.device)
         level = sigma[:, None, None, None]
         noisy = (1 - level) * images + level * noise
-        # Weights stay in fp32; the step computes with bf16 copies of the transformer's.
-        halved = {
+        flow = torch.func.functional_call(self.pair, self.computing(stage), (noisy.bfloat16(), sigma, ids, mask))
+        return F.mse_loss(flow.float(), noise - images)
+
+    def computing(self, stage: Stage) -> dict[str, torch.Tensor]:
+        """What a step computes with: weights stay in fp32, the transformer's are bf16 copies."""
+        return {
             name: tensor.bfloat16() if name.startswith("transformer.") else tensor
             for name, tensor in [*self.pair.named_parameters(), *self.pair.named_buffers()]
         }
-        flow = torch.func.functional_call(self.pair, halved, (noisy.bfloat16(), sigma, ids, mask))
-        return F.mse_loss(flow.float(), noise - images)
 
     def lesson(self) -> None:
         """Replaces the text encoder by a taught one, and fits the transformer's projection of text to it."""

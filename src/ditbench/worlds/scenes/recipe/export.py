@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,43 +21,56 @@ from ditbench.worlds.scenes.recipe.backbone import Recipe
 RECIPE_FILES = ("grammar.py", "renderer.py", "settings.py", "model.py", "recipe/lesson.py", "recipe/backbone.py")
 
 
-def recipe_hash() -> str:
-    """A hash of the code that decides the trained weights."""
+# The same of the MMDiT, which reads by the backbone's text encoder.
+MMDIT_FILES = (*RECIPE_FILES, "mmdit.py", "recipe/mmdit.py")
+
+
+def recipe_hash(files: Sequence[str] = RECIPE_FILES) -> str:
+    """A hash of the code that decides trained weights."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for name in RECIPE_FILES:
+    for name in files:
         digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
 def export_backbone(checkpoint: Path, assets: Path, recipe: Recipe) -> dict[str, Any]:
     """Writes the averaged weights in fp16 and `backbone.json`, the account of their making."""
+    parts = {part: f"{part}.safetensors" for part in ("transformer", "text_encoder")}
+    return _export(checkpoint, assets, recipe, "backbone", parts, RECIPE_FILES)
+
+
+def export_mmdit(checkpoint: Path, assets: Path, recipe: Recipe) -> dict[str, Any]:
+    """Writes the MMDiT's averaged weights in fp16 and `mmdit.json`, the account of their making."""
+    return _export(checkpoint, assets, recipe, "mmdit", {"transformer": "mmdit.safetensors"}, MMDIT_FILES)
+
+
+def _export(
+    checkpoint: Path, assets: Path, recipe: Recipe, name: str, parts: dict[str, str], files: Sequence[str]
+) -> dict[str, Any]:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     assets.mkdir(parents=True, exist_ok=True)
-    for part in ("transformer", "text_encoder"):
+    for part, file in parts.items():
         prefix = part + "."
         # Buffers (sinusoidal positions) are part of the state dict, the average holds parameters only.
         whole = {name: tensor for name, tensor in state["pair"].items() if name.startswith(prefix)}
         whole |= {name: tensor for name, tensor in state["average"].items() if name.startswith(prefix)}
         tensors = _without_shared({name[len(prefix) :]: tensor.half().contiguous() for name, tensor in whole.items()})
-        save_file(tensors, assets / f"{part}.safetensors", metadata={"recipe": recipe_hash()})
+        save_file(tensors, assets / file, metadata={"recipe": recipe_hash(files)})
     progress = state["progress"]
     account = {
-        "schema": "ditbench/scenes-backbone@1",
+        "schema": f"ditbench/scenes-{name}@1",
         "recipe": asdict(recipe),
-        "recipe_hash": recipe_hash(),
+        "recipe_hash": recipe_hash(files),
         "images_seen": progress["seen"],
         "seconds": round(progress["seconds"], 1),
         "complete": progress["seen"] >= recipe.images,
         "final_loss": progress["history"][-1]["loss"],
         "hardware": {"processor": processor_name(), "cores": os.cpu_count(), "accelerator": accelerator_name()},
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")},
-        "sha256": {
-            f"{part}.safetensors": hashlib.sha256((assets / f"{part}.safetensors").read_bytes()).hexdigest()
-            for part in ("transformer", "text_encoder")
-        },
+        "sha256": {file: hashlib.sha256((assets / file).read_bytes()).hexdigest() for file in parts.values()},
     }
-    (assets / "backbone.json").write_text(json.dumps(account, indent=2) + "\n")
+    (assets / f"{name}.json").write_text(json.dumps(account, indent=2) + "\n")
     return account
 
 
@@ -77,3 +91,12 @@ def make_backbone(work: Path, assets: Path, device: str = "cpu") -> dict[str, An
     training = Training(Recipe(), work, device)
     training.run()
     return export_backbone(training.checkpoint, assets, training.recipe)
+
+
+def make_mmdit(work: Path, assets: Path, device: str = "cpu") -> dict[str, Any]:
+    """Trains the MMDiT (or continues in `work`) by the text encoder in `assets`, and writes its shipped files there."""
+    from ditbench.worlds.scenes.recipe.mmdit import RECIPE, MMDiTTraining
+
+    training = MMDiTTraining(RECIPE, work, assets, device)
+    training.run()
+    return export_mmdit(training.checkpoint, assets, training.recipe)
