@@ -48,6 +48,18 @@ def test_fora_counts_up_or_down() -> None:
     assert full_steps("fora", interval=1) == list(range(8))
 
 
+def test_uniform_tokens_meets_its_ratio_with_a_whole_first_step() -> None:
+    plan = get_method("uniform-tokens", {"ratio": 0.43}).plan(SHAPE)
+    assert (plan.shares[0] == 1).all()
+    assert np.ptp(plan.shares[1:]) == 0
+    assert plan.shares.mean() == pytest.approx(0.57)
+    assert np.array_equal(get_method("uniform-tokens", {"ratio": 0}).plan(SHAPE).shares, full_plan(SHAPE).shares)
+    with pytest.raises(Fault, match=r"of 8 steps at most 0\.88 can be left out"):
+        get_method("uniform-tokens", {"ratio": 0.9}).plan(SHAPE)
+    with pytest.raises(Fault, match="has no budget: its plan follows from the ratio alone"):
+        get_method("uniform-tokens", {"budget": "macs"})
+
+
 def test_broken_is_full_every_fourth_step_and_shifts_tokens() -> None:
     assert full_steps("broken") == [0, 4]
     assert get_method("broken").fill(SHAPE).shift == 6
