@@ -236,8 +236,14 @@ def _add_assets(assets: argparse.ArgumentParser) -> None:
         sub.add_argument("--work", type=Path, default=Path("results/assets"), help="where checkpoints are kept")
         sub.add_argument("--device", default="cpu")
         if name == "model-card":
-            sub.add_argument("--config", type=Path, default=Path("config.yaml"))
-            sub.add_argument("--results", type=Path)
+            sub.add_argument(
+                "--config",
+                type=Path,
+                nargs="+",
+                default=[Path("config.yaml")],
+                help="of the runs that drew pictures",
+            )
+            sub.add_argument("--results", type=Path, nargs="+", help="their folders, where not the configurations' own")
             sub.add_argument("--kept", action="store_true", help="from the records in --folder alone, without a run")
 
 
@@ -873,9 +879,12 @@ def _train_judges(options: argparse.Namespace) -> None:
 
 def _model_card(options: argparse.Namespace) -> None:
     from ditbench.config import load_config
-    from ditbench.worlds.scenes.recipe.card import card_from_results, write_card
+    from ditbench.worlds.scenes.recipe.card import keep_results, write_card
 
-    if options.kept:
-        write_card(options.folder)
-        return
-    card_from_results(options.folder, load_config(options.config), options.results)
+    folders = options.results or [None] * len(options.config)
+    if len(folders) != len(options.config):
+        raise Fault(f"--results names {len(folders)} folders for the {len(options.config)} of --config")
+    for path, results in zip(options.config, folders, strict=True):
+        if not options.kept:
+            keep_results(options.folder, load_config(path), results)
+    write_card(options.folder)

@@ -254,6 +254,13 @@ def arm_name(base: str, point: dict[str, Any]) -> str:
     return ".".join([base, *(re.sub(r"[^a-z0-9._-]+", "-", part).strip("-") for part in parts)])[:80]
 
 
+def _judged_as(world: str) -> str:
+    """The name that measures of a world's own judges carry."""
+    from ditbench.worlds import get_world, world_names
+
+    return get_world(world).judged_as if world in world_names() else world
+
+
 def _problems(study: Study) -> Iterator[str]:
     """What no type can say: names that must exist, names that must be unique."""
     from ditbench.methods import get_method, method_names
@@ -283,7 +290,7 @@ def _problems(study: Study) -> Iterator[str]:
             yield f"rows.{i}.knobs: {fault}"
     for i, measure in enumerate(measures):
         world = measure.rpartition("/")[2]
-        if "/" in measure and world != study.world:
+        if "/" in measure and world != _judged_as(study.world):
             yield f"columns.{i}.measure: {measure!r} belongs to world {world!r}, this study to {study.world!r}"
     axes = (("x", study.figure.x), ("y", study.figure.y)) if study.figure else ()
     for axis, measure in axes:

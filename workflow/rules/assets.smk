@@ -1,6 +1,8 @@
 # How the shipped weights of the embedded world were made: `snakemake assets`, hours on two cores, resumable.
 # What it makes lies under results/assets/scenes; a person who wants to ship it copies it to assets/scenes.
 
+QUALITY = {"quality": "configs/scenes-quality.yaml", "mmdit-quality": "configs/mmdit-quality.yaml"}
+
 
 rule backbone:
     output:
@@ -76,19 +78,28 @@ rule judge_weights:
 
 
 rule model_card:
-    # The quality of these weights is that of a study drawn with them: a run of its own, in a folder of its own, because
-    # this one was planned with the weights that are shipped.
+    # The quality of these weights is that of studies drawn with them: runs of their own, in folders of their own,
+    # because this one was planned with the weights that are shipped.
     input:
         weights=rules.backbone.output,
+        mmdit=rules.mmdit.output,
         judges=rules.judge_weights.output,
-        config="configs/scenes-quality.yaml",
+        configs=QUALITY.values(),
     output:
-        expand(f"{ASSETS}/scenes/{{name}}", name=["README.md", "quality.json", "samples.png"]),
+        expand(
+            f"{ASSETS}/scenes/{{name}}",
+            name=["README.md", "quality.json", "samples.png", "quality-mmdit.json", "samples-mmdit.png"],
+        ),
     params:
         code=code_hash("model_card"),
         device=CONFIG.device,
         place=lambda wildcards, output: Path(output[0]).parent,
-        results=f"{ASSETS}/quality",
+        runs=" && ".join(
+            f"snakemake --nolock --cores {workflow.cores} --configfile {config} "
+            f"--config results={ASSETS}/{name} device={CONFIG.device}"
+            for name, config in QUALITY.items()
+        ),
+        results=[f"{ASSETS}/{name}" for name in QUALITY],
     log:
         f"{LOGS}/assets/model_card.log",
     benchmark:
@@ -99,9 +110,8 @@ rule model_card:
         gpu=GPUS,
     retries: 2
     shell:
-        "(DITBENCH_SCENES_ASSETS=$(cd {params.place}; pwd) snakemake --nolock --cores {threads} "
-        "--configfile {input.config} --config results={params.results} device={params.device}; "
-        "ditbench assets model-card --folder {params.place} --config {input.config} "
+        "(export DITBENCH_SCENES_ASSETS=$(cd {params.place}; pwd); {params.runs} && "
+        "ditbench assets model-card --folder {params.place} --config {input.configs} "
         "--results {params.results}) 2>&1 | tee {log} >&2"
 
 

@@ -71,6 +71,11 @@ class World(ABC):
     training_shift: float = 1.0
 
     @property
+    def judged_as(self) -> str:
+        """The world whose name the measures of its judges carry: itself, or another whose pictures it draws."""
+        return self.name
+
+    @property
     def cfg_branches(self) -> int:
         """How often the network sees each image in a step: twice under classifier-free guidance."""
         return 2 if self.guidance > 1 else 1

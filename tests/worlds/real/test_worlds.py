@@ -25,7 +25,7 @@ from ditbench.worlds.real.world import DiffusersWorld
 from ditbench.worlds.real.worldfile import read_world
 from tests.worlds.real.miniature import packaged
 
-WORLDS = [name for name in world_names() if name != "scenes"]
+WORLDS = [name for name in world_names() if isinstance(get_world(name), DiffusersWorld)]
 
 # T MACs that papers print of a whole run: of which of our figures, and how many branches of guidance they count.
 PRINTED = {

@@ -43,6 +43,7 @@ class Scenes(World):
     text_tokens = settings.TEXT_LENGTH
     training_shift = 4.0  # of the recipe's last stage
     weights_file = "transformer.safetensors"
+    quality_file = "quality.json"  # of what it draws, and how fast
     network_files: tuple[str, ...] = ()  # besides those of the PixArt
     family_file = "pixart"  # of its blocks
 
@@ -77,7 +78,7 @@ class Scenes(World):
         return found
 
     def measured_speed(self) -> tuple[float, str] | None:
-        path = assets_folder() / "quality.json"
+        path = assets_folder() / self.quality_file
         if not path.exists():
             return None
         full = json.loads(path.read_text(encoding="utf-8"))["arms"]["full"]
@@ -197,11 +198,13 @@ class ScenesMMDiT(Scenes):
     summary = "the pictures of `scenes`, an MMDiT (as SD3) of 6 M parameters"
     family = "SD3Transformer2DModel"
     weights_file = "mmdit.safetensors"
+    quality_file = "quality-mmdit.json"
     network_files = ("mmdit.py",)
     family_file = "mmdit"
 
-    def measured_speed(self) -> tuple[float, str] | None:
-        return None  # the card's records are of the PixArt
+    @property
+    def judged_as(self) -> str:
+        return Scenes.name
 
     def shape(self, steps: int) -> Shape:
         return Shape(steps, Layout.regular(settings.MMDIT_BLOCKS, ("attn", "mlp")), settings.TOKENS)

@@ -32,12 +32,18 @@ def test_the_shipped_backbone_is_of_the_recipe_in_the_code() -> None:
     )
 
 
+def test_the_shipped_mmdit_is_of_the_recipe_in_the_code() -> None:
+    made = account("mmdit")
+    known = {made["recipe_hash"], made.get("code_since", {}).get("recipe_hash")}
+    assert export.recipe_hash(export.MMDIT_FILES) in known, "as of the backbone, in assets/scenes/mmdit.json"
+
+
 def test_the_shipped_judges_are_of_the_recipe_in_the_code() -> None:
     assert judges.recipe_hash() == account("judges")["recipe_hash"], "train the judges anew (`snakemake assets`)"
 
 
 def test_the_shipped_files_are_the_ones_of_which_the_accounts_tell() -> None:
-    told = account("backbone")["sha256"]
+    told = account("backbone")["sha256"] | account("mmdit")["sha256"]
     told |= {f"{name}.safetensors": account("judges")[name]["sha256"] for name in ("reader", "dual", "preference")}
     assert {path.name for path in SHIPPED.glob("*.safetensors")} == set(told)
     for name, digest in told.items():
@@ -75,7 +81,7 @@ def test_a_card_says_how_the_weights_were_made_and_what_has_changed_since(copied
     assert "changed since" not in (copied / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["backbone.json", "judges.json", "quality.json"])
+@pytest.mark.parametrize("name", ["backbone.json", "mmdit.json", "judges.json", "quality.json"])
 def test_a_card_without_its_records_names_the_one_that_is_missing(copied: Path, name: str) -> None:
     (copied / name).unlink()
     with pytest.raises(Fault, match=f"holds no {name} yet: run "):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,37 +20,38 @@ MEASURES = ("attributes/scenes", "objects/scenes", "relations/scenes", "fid/scen
 SHEET = 36
 JUDGES = ("reader", "dual", "preference")
 
-CARD = """# Weights of the world `scenes`
 
-A text-to-image diffusion transformer (`PixArtTransformer2DModel`, {parameters:.1f} M parameters, 256 image tokens), its
-T5 text encoder, and the judges of this world. Made by `snakemake assets`; this page is written by
-`ditbench assets model-card` from the records beside it.
+class Drawer(NamedTuple):
+    """A network that draws the scenes, and the files beside the card that tell of it."""
 
-![Rows in turn: a render of the caption, and what the network drew from it](samples.png)
+    world: str
+    account: str
+    quality: str
+    samples: str
+    weights: str
+    heading: str
+    about: str
 
-## How the backbone was made
 
-| | |
-|---|---|
-{making}
+DRAWERS = (
+    Drawer(
+        *("scenes", "backbone.json", "quality.json", "samples.png", "transformer.safetensors", "PixArt"),
+        "`PixArtTransformer2DModel`, and its T5 text encoder, which both networks read by.",
+    ),
+    Drawer(
+        *("scenes-mmdit", "mmdit.json", "quality-mmdit.json", "samples-mmdit.png", "mmdit.safetensors", "MMDiT"),
+        "`SD3Transformer2DModel`: image and text in streams of their own, as in Stable Diffusion 3.5.",
+    ),
+)
 
-{notes}
+CARD = """# Weights of the worlds `scenes` and `scenes-mmdit`
+
+Two text-to-image diffusion transformers of 256 image tokens, a text encoder, and the judges of their pictures. Made by
+`snakemake assets`; this page is written by `ditbench assets model-card` from the records beside it.
 
 The default sampler is DPM-Solver++ (second order, {steps} steps, flow shift {shift:g}, guidance {guidance:g}).
 
-## What it draws
-
-{count} held-out captions, judged by the attribute reader, 95 % intervals. Records: `{source}`, made with {drawn_by}.
-
-| arm | {heads} |
-|---|{rules}
-{rows}
-
-Differences to `full` on the same captions and noise:
-
-| arm | {heads} |
-|---|{rules}
-{paired_rows}
+{networks}
 
 ## What the judges are worth
 
@@ -68,6 +69,32 @@ Measured on held-out renders when they were trained (`judges.json`): recipe hash
 {files}
 """
 
+NETWORK = """## {heading}: the world `{world}`
+
+{about} {parameters:.1f} M parameters.
+
+![Rows in turn: a render of the caption, and what the network drew from it]({samples})
+
+### How it was made
+
+| | |
+|---|---|
+{making}{notes}
+
+### What it draws
+
+{count} held-out captions, judged by the attribute reader, 95 % intervals. Records: `{source}`, made with {drawn_by}.
+
+| arm | {heads} |
+|---|{rules}
+{rows}
+
+Differences to `full` on the same captions and noise:
+
+| arm | {heads} |
+|---|{rules}
+{paired_rows}"""
+
 
 def _making(account: dict[str, Any]) -> str:
     recipe = account["recipe"]
@@ -77,12 +104,18 @@ def _making(account: dict[str, Any]) -> str:
         "wall time": f"{account['seconds'] / 3600:.1f} h",
         "hardware": _hardware(account),
         "seed": recipe["seed"],
-        "lesson in reading": f"after {recipe['lesson_at']:,} images (recipe/lesson.py says why; 0 is better)",
+        "lesson in reading": _lesson(account),
         "optimiser": f"Muon {recipe['muon_rate']:g} for the blocks, AdamW {recipe['adam_rate']:g} for the rest",
         "recipe hash": f"`{account['recipe_hash']}`{_code_since(account)}",
         "versions": _versions(account),
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _lesson(account: dict[str, Any]) -> str:
+    if "text_encoder.safetensors" not in account["sha256"]:
+        return "the text encoder's own: it is not trained here"
+    return f"after {account['recipe']['lesson_at']:,} images (recipe/lesson.py says why; 0 is better)"
 
 
 def _hardware(account: dict[str, Any]) -> str:
@@ -125,8 +158,8 @@ def _drawn_by(quality: dict[str, Any]) -> str:
     return f"ditbench {made['ditbench']}, commit `{str(made['git'])[:12]}`{dirty}, code hash `{made['code']}`, {where}"
 
 
-def keep_quality(assets: Path, scores: Sequence[tuple[str, Path]]) -> None:
-    """Writes quality.json, what the card shows of the score records of some arms [(label, scores.json)]."""
+def keep_quality(assets: Path, scores: Sequence[tuple[str, Path]], file: str = "quality.json") -> None:
+    """Writes to `file` what the card shows of the score records of some arms [(label, scores.json)]."""
     from ditbench.records import read_record
 
     if not scores:
@@ -138,7 +171,7 @@ def keep_quality(assets: Path, scores: Sequence[tuple[str, Path]]) -> None:
         shards = [read_record(shard, "shard") for shard in sorted(path.parent.glob("shards/*.json"))]
         rate = sum(shard["images_per_second"] for shard in shards) / len(shards)
         kept["arms"][label]["images_per_second"] = round(rate, 3)
-    (assets / "quality.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (assets / file).write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def _values(label: str, arm: dict[str, Any]) -> str:
@@ -163,32 +196,19 @@ def _account(assets: Path, name: str, remedy: str) -> dict[str, Any]:
 
 
 def write_card(assets: Path) -> None:
-    """Writes README.md from the records beside it: backbone.json, judges.json and quality.json."""
+    """Writes README.md from the records beside it: of the networks, of what they draw, and of the judges."""
     from ditbench.worlds.scenes import settings
-    from ditbench.worlds.scenes.pipeline import load_weights
 
-    account, judges = (_account(assets, f"{name}.json", "run `snakemake assets`") for name in ("backbone", "judges"))
-    quality = _account(assets, "quality.json", "run the study `scenes_quality` and write the card from its results")
-    arms = quality["arms"]
+    judges = _account(assets, "judges.json", "run `snakemake assets`")
     files = [
         f"| `{p.name}` | {p.stat().st_size:,} | `{hashlib.sha256(p.read_bytes()).hexdigest()[:16]}…` |"
         for p in sorted(assets.glob("*.safetensors"))
     ]
-    weights = load_weights(assets / "transformer.safetensors")
     card = CARD.format(
-        parameters=sum(t.numel() for t in weights.values()) / 1e6,
-        making=_making(account),
-        notes=account.get("notes", ""),
         steps=settings.STEPS,
         shift=settings.FLOW_SHIFT,
         guidance=settings.GUIDANCE,
-        count=f"{next(iter(arms.values()))['n']:,}",
-        source="quality.json",
-        drawn_by=_drawn_by(quality),
-        heads=" | ".join(MEASURES),
-        rules="---|" * len(MEASURES),
-        rows="\n".join(_values(label, arm) for label, arm in arms.items()),
-        paired_rows="\n".join(_differences(label, arm) for label, arm in arms.items() if arm["paired"]),
+        networks="\n\n".join(_network(assets, drawer) for drawer in DRAWERS),
         judge_hash=judges["recipe_hash"],
         judge_hardware=_hardware(judges),
         judge_versions=_versions(judges),
@@ -196,6 +216,32 @@ def write_card(assets: Path) -> None:
         files="\n".join(files),
     )
     (assets / "README.md").write_text(card, encoding="utf-8")
+
+
+def _network(assets: Path, drawer: Drawer) -> str:
+    """The card's part about one network."""
+    from ditbench.worlds.scenes.pipeline import load_weights
+
+    account = _account(assets, drawer.account, "run `snakemake assets`")
+    quality = _account(assets, drawer.quality, "run the study of its quality and write the card from its results")
+    arms = quality["arms"]
+    notes = account.get("notes", "")
+    return NETWORK.format(
+        heading=drawer.heading,
+        world=drawer.world,
+        about=drawer.about,
+        parameters=sum(t.numel() for t in load_weights(assets / drawer.weights).values()) / 1e6,
+        samples=drawer.samples,
+        making=_making(account),
+        notes=f"\n\n{notes}" if notes else "",
+        count=f"{next(iter(arms.values()))['n']:,}",
+        source=drawer.quality,
+        drawn_by=_drawn_by(quality),
+        heads=" | ".join(MEASURES),
+        rules="---|" * len(MEASURES),
+        rows="\n".join(_values(label, arm) for label, arm in arms.items()),
+        paired_rows="\n".join(_differences(label, arm) for label, arm in arms.items() if arm["paired"]),
+    )
 
 
 def sample_sheet(real: np.ndarray, drawn: np.ndarray, columns: int = 12, zoom: int = 2) -> Image.Image:
@@ -207,8 +253,8 @@ def sample_sheet(real: np.ndarray, drawn: np.ndarray, columns: int = 12, zoom: i
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
 
 
-def card_from_results(assets: Path, config: Config, results: Path | None = None) -> None:
-    """Writes the card from a finished run's records, with a sheet of the full arm's first pictures."""
+def keep_results(assets: Path, config: Config, results: Path | None = None) -> None:
+    """Keeps what a finished run's records say of a network, with a sheet of the full arm's first pictures."""
     from ditbench.cells import cell_table, shard_ranges
     from ditbench.records import read_record
     from ditbench.storage import read_shard
@@ -225,7 +271,6 @@ def card_from_results(assets: Path, config: Config, results: Path | None = None)
     captions = read_record(root / "captions" / full.world / f"{full.captions}.json", "captions")["captions"]
     drawn = drawn[:SHEET]
     real = np.stack([render(parse(entry["text"]), 0, i) for i, entry in enumerate(captions[: len(drawn)])])
-    sheet = assets / "samples.png"
-    sample_sheet(real, drawn).save(sheet, optimize=True)
-    keep_quality(assets, [(spec.arm, spec.folder(root) / "scores.json") for spec in specs])
-    write_card(assets)
+    drawer = next(drawer for drawer in DRAWERS if drawer.world == full.world)
+    sample_sheet(real, drawn).save(assets / drawer.samples, optimize=True)
+    keep_quality(assets, [(spec.arm, spec.folder(root) / "scores.json") for spec in specs], drawer.quality)
