@@ -139,7 +139,7 @@ def _expanded(names: Iterable[str]) -> Iterator[Path]:
 
 # What learners use beside the loop that all methods run in.
 _PLANS = (
-    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "optimisers", "relaxed", "teacher")),
+    *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "optimisers", "relaxed", "site_times", "teacher")),
     *("solve", "gradients.py", "judges/base.py", "judges/lpips.py", "judges/weights.py"),
 )
 _LEARNERS = {

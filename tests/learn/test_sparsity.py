@@ -15,6 +15,7 @@ from ditbench.engine.layout import Layout, Shape
 from ditbench.faults import Fault
 from ditbench.generate import Sampler, Texts, embed, read_batch
 from ditbench.judges.ssim import ssim
+from ditbench.learn import site_times
 from ditbench.learn.budget import Budget
 from ditbench.learn.job import learned_method, write_learned
 from ditbench.learn.lesson import Lesson, Notebook
@@ -67,6 +68,47 @@ def test_a_budget_of_macs_is_what_the_ledger_bills(ratio: float) -> None:
     left_out = 1 - (own["total"] - own["outside"]) / of_sites
     assert left_out == pytest.approx(budget.used(levels), abs=2e-3)
     assert ratio - 1e-9 <= budget.used(levels) < ratio + 0.006
+
+
+def test_a_budget_of_time_counts_what_branches_were_measured_to_take() -> None:
+    shape, costs = small_shape()
+    # Attention takes its time however few tokens ask; an MLP takes it by the token.
+    times = {"self": [0.0, 2.0, 2.0, 2.0, 2.0], "cross": [0.0, 0.1, 0.2, 0.3, 0.4], "mlp": [0.0, 1.0, 2.0, 3.0, 4.0]}
+    budget = Budget(DiffSparse(ratio=0.4, budget="milliseconds"), shape, costs, times)
+    levels = budget.solve(np.random.default_rng(0).normal(size=(*shape.sites, 5)), np.arange(shape.steps) == 0)
+    taken = sum(times[name][levels[step, n]] for step in range(6) for n, name in enumerate(shape.layout.name_of))
+    share = taken / (shape.steps * 8 * (2.0 + 0.4 + 4.0))
+    assert 0.595 < share <= 0.6 + 1e-9
+    assert budget.used(levels) == pytest.approx(1 - share)
+
+
+def test_times_of_branches_are_what_runs_take_longer_than_reuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = lesson_of(tmp_path)
+    method = DiffSparse(budget="milliseconds", levels=3)
+    shape = lesson.sampler.world.shape(STEPS)
+    warm: set[tuple[str, int]] = set()
+
+    def seconds(lesson: Any, method: Any, shape: Shape, kind: tuple[str, int], texts: Any) -> float:
+        if kind not in warm:  # a first run is slow, and is not counted
+            warm.add(kind)
+            return 100.0
+        name, level = kind
+        sites = (STEPS - 1) * 8
+        return 1.0 + sites * {"": 0.0, "self": 0.003, "cross": 0.001, "mlp": 0.004 if level == 1 else 0.002}[name]
+
+    monkeypatch.setattr(site_times, "_run_seconds", seconds)
+    measured = site_times.site_times(lesson, method, shape)["milliseconds"]
+    assert measured["self"] == pytest.approx([0, 3, 3])
+    assert measured["mlp"] == pytest.approx([0, 4, 4])  # more tokens never take less
+    monkeypatch.undo()
+    # A real run computes what it is asked to compute.
+    ran: list[Any] = []
+    monkeypatch.setattr(Sampler, "run", lambda self, fixed, steps, seed, texts: ran.append(fixed.plan(shape).shares))
+    site_times._run_seconds(lesson, method, shape, ("mlp", 1), lesson.texts)
+    assert (ran[0][0] == 1).all() and ran[0][1:].sum() == pytest.approx(0.5 * 8 * (STEPS - 1))
+    assert ran[0][1, shape.layout.name_of == "mlp"].tolist() == [0.5] * 8
 
 
 def test_what_a_step_has_while_it_is_not_whole_is_its_share() -> None:

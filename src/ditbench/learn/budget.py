@@ -1,7 +1,8 @@
-"""What a plan may compute: a share of all token computations, or of all MACs, and the plan of least cost within it."""
+"""What a plan may compute: a share of all token computations, of all MACs or of time, and the best plan within it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,32 +12,45 @@ from ditbench.faults import Fault
 from ditbench.solve.knapsack import solve_tokens, solve_weights
 
 if TYPE_CHECKING:
-    from ditbench.engine.costs import Costs
+    from ditbench.engine.costs import Costs, UnitCost
     from ditbench.engine.layout import Shape
     from ditbench.methods.token_plans import TokenPlan
 
-# Of a budget of MACs: how far below it a plan may stay.
+# Of a budget of MACs or of time: how far below it a plan may stay.
 SLACK = 0.005
 
 
 class Budget:
     """The budget of a method for a run. Levels are places among the method's candidates, [step, branch]."""
 
-    def __init__(self, method: TokenPlan, shape: Shape, costs: Costs) -> None:
+    def __init__(
+        self, method: TokenPlan, shape: Shape, costs: Costs, times: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
+        """`times` of a branch of each name at each level (site_times.py), where the budget is one of time."""
         self.shape, self.candidates = shape, np.array(method.candidates)
         # Counted as plans count: ceil(share x tokens).
         self.counts: list[int] = np.ceil(self.candidates * shape.tokens - 1e-9).astype(int).tolist()
         if len(set(self.counts)) < len(self.counts):
             raise Fault(f"levels: {method.levels} shares of {shape.tokens} tokens are not all different")
-        by_macs = method.budget == "macs"
+        self._alike = method.budget == "tokens"
         self._weights = np.array(
-            [[cost.macs(count) for count in self.counts] if by_macs else self.candidates for cost in costs.branches],
+            [
+                self._weights_of(name, cost, times)
+                for name, cost in zip(shape.layout.name_of, costs.branches, strict=True)
+            ],
             dtype=np.float64,
         )
-        self._by_macs = by_macs
         self._of_step = float(self._weights[:, -1].sum())
         self.total = (1 - method.ratio) * shape.steps * self._of_step
         self.ratio = method.ratio
+
+    def _weights_of(
+        self, name: str, cost: UnitCost, times: Mapping[str, Sequence[float]] | None
+    ) -> Sequence[float] | NDArray[np.float64]:
+        """What each level of a branch takes of the budget."""
+        if self._alike:
+            return self.candidates
+        return [cost.macs(count) for count in self.counts] if times is None else times[name]
 
     def solve(self, costs: NDArray[np.float64], whole: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The levels of least cost [step, branch, level] within the budget, where some steps are `whole`."""
@@ -64,11 +78,11 @@ class Budget:
         if left >= int(free.sum()) * self._of_step * (1 - 1e-9):
             return levels
         own = costs[free].reshape(-1, len(self.candidates))
-        if self._by_macs:
+        if self._alike:
+            chosen = solve_tokens(own, self.candidates, left).choices
+        else:
             weights = np.tile(self._weights, (int(free.sum()), 1))
             chosen = solve_weights(own, weights, left, slack=SLACK).choices
-        else:
-            chosen = solve_tokens(own, self.candidates, left).choices
         levels[free] = chosen.reshape(-1, self.shape.sites[1])
         return levels
 

@@ -25,6 +25,7 @@ from ditbench.learn.losses import loss_of
 from ditbench.learn.optimisers import OPTIMISERS
 from ditbench.learn.processes import Team
 from ditbench.learn.relaxed import RelaxedRun
+from ditbench.learn.site_times import site_times
 from ditbench.learn.teacher import Teacher
 from ditbench.methods.diffsparse import DiffSparse
 from ditbench.methods.token_plans import TokenPlan
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ditbench.generate import Texts
     from ditbench.learn.lesson import Lesson
 
-STATE = "sparsity"
+STATE, TIMES = "sparsity", "site times"
 NOTE_SECONDS = 20.0
 
 
@@ -53,7 +54,9 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     training.recall(lesson.notebook.recall(STATE))
     training.finish(school.lesson)
     shares = school.budget.candidates[training.levels()]
+    measured = {"times": school.times} if school.times else {}
     return {
+        **measured,
         "shares": shares.tolist(),
         "layers": training.layers.detach().tolist(),
         "steps": training.steps.detach().tolist(),
@@ -86,13 +89,24 @@ class School:
         self.shape = self.world.shape(self.steps)
         assert sampler.handle.backbone is not None
         self.backbone = sampler.handle.backbone
-        self.budget = Budget(method, self.shape, self.backbone.costs(self.shape.tokens, self.world.text_tokens))
+        self.times = self._measured() if method.budget == "milliseconds" else None
+        costs = self.backbone.costs(self.shape.tokens, self.world.text_tokens)
+        self.budget = Budget(method, self.shape, costs, self.times and self.times["milliseconds"])
         self.loss = loss_of(loss, self.world, sampler.device, lesson.judge_places)
         folder = lesson.notebook.path.parent.parent / "teachers"
         spec = lesson.spec
         self._teacher = Teacher(
             folder, [spec["world"], spec["weights"], spec["dtype"], self.steps, self.seed, lesson.stamp]
         )
+
+    def _measured(self) -> dict[str, Any]:
+        """What branches take here, measured once in all of training; several processes plan by their mean."""
+        times: dict[str, Any] = self.lesson.notebook.once(
+            TIMES, lambda: site_times(self.lesson, self.method, self.shape)
+        )
+        own = times["milliseconds"]
+        mean = self.team.sum(torch.tensor(list(own.values()), dtype=torch.float64)) / self.team.size
+        return times | {"milliseconds": dict(zip(own, mean.tolist(), strict=True))}
 
     def plan(self, levels: NDArray[np.int64]) -> Plan:
         """The plan of levels [step, branch]."""

@@ -39,8 +39,9 @@ class TokenPlan(Method):
     )
     budget: str = knob(
         "tokens",
-        "what the ratio is a share of: token computations, each of a branch counting alike, or MACs",
-        choices=("tokens", "macs"),
+        "what the ratio is a share of: token computations, each of a branch counting alike, MACs, or the time that "
+        "branches take on the device that learns",
+        choices=("tokens", "macs", "milliseconds"),
     )
     levels: int = knob(5, "how many shares of tokens a site chooses from, evenly from 0 to 1", least=2)
     score: str = knob("auto", "what tokens are chosen by; auto: ToCa's for such a network", choices=SCORES)
