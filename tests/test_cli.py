@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -222,3 +223,31 @@ def test_a_fault_shows_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("DITBENCH_DEBUG", "1")
     with pytest.raises(Fault):
         main(("cells", "--config", str(tmp_path / "none.yaml")))
+
+
+def test_questions_about_a_results_folder_are_of_its_last_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ditbench.config import check_config, keep_settings
+    from ditbench.runs import begin_run
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("images: 512\n")
+    for folder in ("small", "results"):
+        small = check_config({"images": 24, "results": folder})
+        begin_run(folder, keep_settings(small), cores=2)
+    capsys.readouterr()
+
+    def asked(*words: str) -> tuple[set[int], str]:
+        assert main(["cells", "--json", *words]) == 0
+        out, err = capsys.readouterr()
+        return {cell["images"] for cell in json.loads(out)}, err
+
+    assert asked("--results", "small") == ({24}, "")
+    shutil.move("small", "moved")
+    assert asked("--results", "moved") == ({24}, "")
+    assert asked("--results", "moved", "--config", "config.yaml") == ({512}, "")
+    images, err = asked()
+    assert images == {512}
+    assert "the last run in results had other settings: with --results results they are asked about" in err
+    assert asked("--results", "nowhere")[0] == {512}

@@ -213,6 +213,7 @@ def accelerate(
     method: str | Method | Plan | None = None,
     *,
     learned: str | Path | None = None,
+    weights_of: str | Path | None = None,
     graphs: bool = False,
     **knobs: Any,
 ) -> Accelerated:
@@ -223,6 +224,7 @@ def accelerate(
     ...     print(accelerated.report())
 
     `learned`, instead of a method, is a record of `ditbench learn` (results/learned/): the method with what it learned.
+    `weights_of` is such a record of a fine-tuned network, on whose weights a method runs that needs none of its own.
 
     With a plan, `fill`, `selector` and `decider` are what makes one, with fresh state, for each call of the pipeline (a
     class, for instance); without a fill, what is not computed is reused.
@@ -237,6 +239,13 @@ def accelerate(
         if method is not None or knobs:
             raise Fault("a record of learning names its method and its knobs: give no other")
         method = learned_method(learned)
+    if weights_of is not None:
+        from ditbench.learn.job import tuned_weights
+
+        if method is None or learned is not None or isinstance(method, Plan):
+            raise Fault("weights_of goes with a method by its name or as an object, which then runs on these weights")
+        method = (get_method(method, knobs) if isinstance(method, str) else method).on(tuned_weights(Path(weights_of)))
+        knobs = {}
     if method is None:
         raise Fault("accelerate needs a method, by its name or as an object, a plan, or `learned`")
     if isinstance(method, str):

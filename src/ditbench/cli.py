@@ -17,6 +17,7 @@ from ditbench.leases import VISIBLE, lease_for
 from ditbench.warm import SOCKET, ask
 
 if TYPE_CHECKING:
+    from ditbench.config import Config
     from ditbench.reference_sets import ReferenceSet
 
 
@@ -207,7 +208,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], Any]] = {
-    "config": lambda p: p.add_argument("--config", type=Path, default=Path("config.yaml")),
+    "config": lambda p: p.add_argument(
+        "--config", type=Path, help="settings; if not given those of the last run in --results, or config.yaml"
+    ),
     "results": lambda p: p.add_argument("--results", type=Path, help="results folder instead of the configuration's"),
     "json": lambda p: p.add_argument("--json", action="store_true", help="for a program"),
     "world": lambda p: p.add_argument("--world", required=True),
@@ -219,6 +222,7 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], Any]] = {
     "device": lambda p: p.add_argument("--device", default="cpu"),
     "shards": lambda p: p.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards' records"),
 }
+CONFIG = Path("config.yaml")
 _DRAWING = ("captions", "device", "weights")
 
 
@@ -262,7 +266,7 @@ def _worlds(options: argparse.Namespace) -> None:
     from ditbench.judges.registry import default_judges
     from ditbench.worlds import get_world, world_names
 
-    worlds, given = [get_world(name) for name in world_names()], _given_weights(options.config)
+    worlds, given = [get_world(name) for name in world_names()], _given_weights(options.config or CONFIG)
     places = {world.name: world.weights_place(given.get(world.name)) for world in worlds}
     if options.json:
         keys = ["name", "summary", "family", "default_steps", "guidance", "cfg_branches", "dtype", "image_size"]
@@ -272,7 +276,7 @@ def _worlds(options: argparse.Namespace) -> None:
             body["weights"], body["weights_found"] = places[body["name"]]
         print(json.dumps(bodies, indent=1))
         return
-    rows, judge_places = [], _settings(options.config).get("judge_weights", {})
+    rows, judge_places = [], _settings(options.config or CONFIG).get("judge_weights", {})
     for w in worlds:
         place, there = places[w.name]
         found = f"{place}: {'found' if there else 'not on this machine'}"
@@ -287,7 +291,7 @@ def _judges(options: argparse.Namespace) -> None:
     from ditbench.judges.base import IMAGES, VIDEOS
     from ditbench.judges.registry import judge_classes
 
-    places = _settings(options.config).get("judge_weights", {})
+    places = _settings(options.config or CONFIG).get("judge_weights", {})
     bodies = [
         {
             "name": judge.name,
@@ -328,6 +332,26 @@ def _judges(options: argparse.Namespace) -> None:
     for package in packages.values():
         if not package.there:
             print(f"\nThe package {package.name} is not installed; get it with `{package.how}`.")
+
+
+def _configured(options: argparse.Namespace) -> Config:
+    """The configuration that a command is about: --config, else that of the last run in --results, else config.yaml."""
+    from ditbench.config import kept_settings, load_config
+    from ditbench.runs import settings_of
+
+    if options.config is not None:
+        return load_config(options.config)
+    if options.results is not None:
+        return load_config(settings_of(options.results) or CONFIG)
+    config = load_config(CONFIG)
+    last = settings_of(config.results)
+    if last is not None and last.name != kept_settings(config).name:
+        print(
+            f"ditbench: {CONFIG} is asked about; the last run in {config.results} had other settings: "
+            f"with --results {config.results} they are asked about",
+            file=sys.stderr,
+        )
+    return config
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -388,12 +412,11 @@ def _studies(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.inspect.studies import rendered, standing, write
     from ditbench.study import load_study
 
     study = load_study(options.name)
-    results = standing(study, load_config(options.config), options.results, options.name)
+    results = standing(study, _configured(options), options.results, options.name)
     if options.out is None:
         print(rendered(study, results, options.format), end="")
         return
@@ -405,10 +428,9 @@ def _cells(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ditbench.cells import cell_table, damage, studies_of
-    from ditbench.config import load_config
     from ditbench.report.results import load_results
 
-    config = load_config(options.config)
+    config = _configured(options)
     specs = cell_table(config)
     cells = load_results(config, options.results).cells
     # The records say what was made; what became of the images since is seen in their files only.
@@ -432,11 +454,10 @@ def _knobs(knobs: dict[str, Any]) -> str:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.inspect import show
     from ditbench.inspect.cells import find_cell, load
 
-    found = load(load_config(options.config), options.results)
+    found = load(_configured(options), options.results)
     cell = find_cell(found, options.cells[0])
     data = show.as_data(cell, found.root)
     print(json.dumps(data, indent=1) if options.json else show.told(cell, found.root))
@@ -483,7 +504,7 @@ def _diff(options: argparse.Namespace) -> None:
     from ditbench.inspect import diff
     from ditbench.inspect.cells import find_cell, load
 
-    config = load_config(options.config)
+    config = _configured(options)
     other = load_config(options.other_config) if options.other_config else config
     first = load(config, options.results)
     elsewhere = options.other_results or (options.results if options.other_config is None else None)
@@ -494,19 +515,21 @@ def _diff(options: argparse.Namespace) -> None:
 
 
 def _recommend(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.inspect import recommend
     from ditbench.inspect.cells import load
     from ditbench.sweeps import run_studies
+    from ditbench.worlds import get_world
 
     if options.speedup is None and options.quality_loss is None:
         raise Fault("say what you want: --speedup 1.8, --quality-loss 1%, or both")
-    config = load_config(options.config)
-    world = options.world or config.world
+    config = _configured(options)
+    world = get_world(options.world or config.world).name
     studies = [study for study in run_studies(config) if study.world == world]
     measure = options.measure or next((study.figure.y for study in studies if study.figure), None)
     if measure is None:
-        raise Fault(f"no study of world {world} names a measure of quality: give one as --measure")
+        raise Fault(
+            f"none of the configuration's studies names a measure of quality of world {world}: give one as --measure"
+        )
     loss = recommend.parse_loss(options.quality_loss) if options.quality_loss else None
     wish = recommend.Wish(world, measure, options.speedup, loss)
     controls = {name for study in studies for name in study.controls}
@@ -515,11 +538,10 @@ def _recommend(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ditbench.config import load_config
     from ditbench.inspect import verify
     from ditbench.inspect.cells import find_cell, load
 
-    config = load_config(options.config)
+    config = _configured(options)
     found = load(config, options.results)
     cells = [find_cell(found, name) for name in options.cells] or [c for c in found.cells if c.state == "done"]
     report = verify.verify(
@@ -532,11 +554,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> None:
     from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
-    from ditbench.config import load_config
     from ditbench.forecast import forecast, told
     from ditbench.worlds import get_world
 
-    config = load_config(options.config)
+    config = _configured(options)
     outlook = forecast(config, options.results)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
     worlds = dict.fromkeys(spec.world for spec in cell_table(config))
@@ -793,25 +814,22 @@ def _time(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.report.track import publish
 
-    publish(load_config(options.config), options.results, options.out)
+    publish(_configured(options), options.results, options.out)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.report.build import write_report
 
-    print(write_report(load_config(options.config), options.results))
+    print(write_report(_configured(options), options.results))
 
 
 def _spent(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.report.results import load_results
     from ditbench.report.timing import told, wall_time
 
-    found = load_results(load_config(options.config), options.results)
+    found = load_results(_configured(options), options.results)
     wall = wall_time(found.run, found.jobs)
     if wall is None:
         raise Fault(_no_run(found.root, found.run is None))
@@ -850,10 +868,9 @@ def _warm(options: argparse.Namespace) -> None:
 
 
 def _mlflow(options: argparse.Namespace) -> None:
-    from ditbench.config import load_config
     from ditbench.report.track import serve
 
-    serve(load_config(options.config), options.results, options.port, options.host)
+    serve(_configured(options), options.results, options.port, options.host)
 
 
 def _train_backbone(options: argparse.Namespace) -> None:

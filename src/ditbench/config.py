@@ -245,7 +245,9 @@ def keep_settings(config: Config) -> str:
 
 def kept_settings(config: Config) -> Path:
     """Where `keep_settings` writes them."""
-    return Path(config.results) / "configs" / f"{hashlib.sha256(_text(config).encode()).hexdigest()[:8]}.yaml"
+    from ditbench.runs import SETTINGS
+
+    return Path(config.results) / SETTINGS / f"{hashlib.sha256(_text(config).encode()).hexdigest()[:8]}.yaml"
 
 
 def _text(config: Config) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from ditbench.faults import Fault
 
 NAME = "run.json"
+SETTINGS = "configs"  # where a results folder keeps what its runs were configured with
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def end_run(results: str | Path) -> None:
     body = read_record(path, "run")
     kept: dict[str, Any] = {key: body[key] for key in ("settings", "began", "cores", "gpus")}
     write_record(path, "run", {**kept, "ended": time.time()})
+
+
+def settings_of(results: str | Path) -> Path | None:
+    """The file of the last run's settings; None where none is noted, or it is gone."""
+    run = read_run(results)
+    kept = None if run is None else Path(results) / SETTINGS / run.settings
+    return kept if kept is not None and kept.is_file() else None
 
 
 def read_run(results: str | Path) -> Run | None:

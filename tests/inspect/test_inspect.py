@@ -17,7 +17,8 @@ from ditbench.faults import Fault
 from ditbench.inspect import diff, recommend, show
 from ditbench.inspect.cells import find_cell
 from ditbench.inspect.recommend import Wish, parse_loss
-from ditbench.report.results import Results
+from ditbench.report.results import Cell, Results
+from ditbench.statistics import jackknife
 from tests.report.conftest import IMAGES, Fabricated
 
 FID = "fid/scenes"
@@ -102,6 +103,26 @@ def test_what_differs_between_two_cells(tree: Fabricated) -> None:
     assert json.loads(json.dumps(diff.as_data(found)))["cells"] == ["scenes/fora-n2/seed0", "scenes/broken/seed0"]
 
 
+def test_measures_of_whole_sets_differ_by_what_they_are_without_each_group(tree: Fabricated) -> None:
+    """As the judges' own difference to the full arm, and between any two arms."""
+    for arm in ("fora-n2", "broken"):
+        samples(tree, arm)
+    results = tree.read()
+    apart = {"fora-n2": [3.0, 3.1, 3.2], "broken": [4.5, 4.4, 4.7]}
+
+    def kept(arm: str) -> Cell:
+        cell = find_cell(results, arm)
+        scores = cell.bodies["scores"]
+        measures = [m | {"left_out": apart[arm]} if m["name"] == FID else m for m in scores["measures"]]
+        return replace(cell, bodies=cell.bodies | {"scores": scores | {"measures": measures}})
+
+    first, second = kept("fora-n2"), kept("broken")
+    (fid,) = [m.paired for m in diff.diff(first, second, (results.root,) * 2).measures if m.measure == FID]
+    values = [cell.values[FID].value for cell in (first, second)]
+    expected = jackknife(values[1] - values[0], np.array([1.5, 1.3, 1.5]), IMAGES)
+    assert fid is not None and (fid.value, fid.low, fid.high) == (expected.value, expected.low, expected.high)
+
+
 def test_cells_of_other_captions_or_counts_are_not_compared(tree: Fabricated) -> None:
     results = tree.read()
     first, second = find_cell(results, "fora-n2"), find_cell(results, "broken")
@@ -147,6 +168,7 @@ def test_speeds_of_other_machines_or_batches_are_not_compared(results: Results) 
     assert set(refused({}, {}).values()) == {""}
     batch = refused({"batch": 1}, {})
     assert batch["speedup"] == batch["seconds-per-image"] == "timed with another batch"
+    assert refused({"mode": "compiled"}, {})["speedup"] == "timed with another mode"
     assert batch["clip/scenes"] == batch["macs-linear"] == ""
     machine = {"hardware": {"cpu": "another", "cores": 64, "gpu": None}}
     assert refused({"batch": 1}, machine)["speedup"] == "timed with another hardware, batch"
@@ -202,6 +224,35 @@ def test_texts_among_the_knobs_are_quoted_as_the_method_is(results: Results) -> 
     assert 'ditbench.accelerate(pipe, "broken", interval=4, shift=0.375)' in lines
     fora = recommend.recommend(results, Wish("scenes", FID, speedup=1), controls={"broken", "fewer-steps-50"})
     assert fora.choices[0].line == 'ditbench.accelerate(pipe, "fora", interval=2, direction="up")'
+
+
+def test_what_was_learned_is_applied_with_its_record(tree: Fabricated) -> None:
+    results = tree.read()
+
+    def as_if(**spec: Any) -> Results:
+        cells = [replace(c, spec=c.spec | spec) if c.arm == "fora-n2" else c for c in results.cells]
+        return replace(results, cells=tuple(cells))
+
+    wish, others = Wish("scenes", FID, speedup=1), {"broken", "fewer-steps-50"}
+    learned = recommend.recommend(as_if(learning="training-64"), wish, others).choices[0].line
+    record = (results.root / "learned" / "scenes").as_posix()
+    assert learned == f'ditbench.accelerate(pipe, learned="{record}/fora-n2/learned.json")'
+    lent = recommend.recommend(as_if(weights_of="full-finetuned@0123"), wish, others).choices[0].line
+    assert lent.endswith(f'direction="up", weights_of="{record}/full-finetuned/learned.json")')
+
+
+def test_arms_without_a_speed_are_named_with_the_reason(tree: Fabricated) -> None:
+    results = tree.read()
+    refused = {"latency": {"refused": "other processes took 40 % of the processor"}}
+    cells = [
+        replace(c, values={n: v for n, v in c.values.items() if n != "speedup"}, bodies=c.bodies | refused)
+        for c in results.cells
+    ]
+    advice = recommend.recommend(replace(results, cells=tuple(cells)), Wish("scenes", FID, speedup=2), {"broken"})
+    assert advice.waiting == [] and set(advice.untimed) == {"fora-n2", "fewer-steps-50"}
+    told = recommend.told(advice)
+    assert "no other arm has a speed yet" in told
+    assert "not considered: fewer-steps-50, fora-n2 (other processes took 40 % of the processor)" in told
 
 
 def test_what_an_arm_costs_is_no_quality(results: Results) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from ditbench.caption_sets import write_captions, write_references
 from ditbench.cells import cell_table
 from ditbench.cli import main
 from ditbench.config import Config, check_config, load_config
-from ditbench.generate import embed, generate_shard, write_cost, write_plan
+from ditbench.generate import Sampler, Texts, embed, generate_shard, write_cost, write_plan
 from ditbench.inspect.cells import load
 from ditbench.inspect.verify import Check, verify
 from ditbench.judges.psnr import Psnr
@@ -108,7 +109,6 @@ def checks(made: tuple[Config, Path], sets: bool = False) -> dict[str, dict[str,
 
 def test_a_run_that_nobody_touched_holds(made: tuple[Config, Path], inside: Path) -> None:
     found = checks(made, sets=True)
-    # Drawn in a batch of three instead of two twos, tokens chosen at random: the same images all the same.
     for arm in ("full", "random"):
         assert {found[arm][what].verdict for what in ("plan", "cost", "images")} == {"equal"}
         assert found[arm]["images"].of == 3
@@ -116,6 +116,25 @@ def test_a_run_that_nobody_touched_holds(made: tuple[Config, Path], inside: Path
         assert found[arm]["fid/scenes"].verdict in ("equal", "close")
     assert found["random"]["psnr-to-full"].verdict == "equal"
     assert read_record(inside / "verify.json", "verify")["equal"] is True
+
+
+def test_images_are_drawn_again_in_the_batches_of_the_run(
+    made: tuple[Config, Path], inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    draw = Sampler.draw
+
+    def noted(sampler: Sampler, spec: dict[str, Any], texts: Texts) -> Any:
+        drawn.append(texts.ids)
+        return draw(sampler, spec, texts)
+
+    monkeypatch.setattr(Sampler, "draw", noted)
+    config, _ = made
+    found = load(config, None)
+    (cell,) = [cell for cell in found.cells if cell.arm == "full"]
+    verify(config.model_copy(update={"batch": 2}), found, [cell], images=3, seed=0, device="cpu")
+    ids = [entry["id"] for entry in read_record(next(inside.glob("captions/scenes/*.json")), "captions")["captions"]]
+    assert drawn == [ids[:2], ids[2:]]
 
 
 def test_what_was_changed_since_is_found(

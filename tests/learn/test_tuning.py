@@ -124,6 +124,26 @@ def test_a_user_s_pipeline_wears_what_was_learned_until_it_is_restored(record: P
     assert torch.equal(weight, own)
 
 
+def test_a_method_runs_on_the_weights_of_a_network_that_was_fine_tuned_alone(
+    record: Path, captions: Path, tmp_path: Path
+) -> None:
+    knobs = {"iterations": 1, "batch": 2, "rank": 2, "rate": 0.1, "warmup": 1}
+    control = learned(captions, tmp_path / "control", "full-finetuned", knobs)
+    pipeline = get_world("scenes").load().pipeline
+    weight = pipeline.transformer.transformer_blocks[0].attn1.to_q.weight
+    own = weight.clone()
+    with ditbench.accelerate(pipeline, learned=control):
+        tuned = weight.clone()
+    with ditbench.accelerate(pipeline, "fora", weights_of=control, interval=2) as accelerated:
+        assert torch.equal(weight, tuned) and not torch.equal(weight, own)
+        assert accelerated.method.name == "fora" and accelerated.method.interval == 2
+    assert torch.equal(weight, own)
+    with pytest.raises(Fault, match="is of diffcr, which has no fine-tuned weights that others could run on"):
+        ditbench.accelerate(pipeline, "fora", weights_of=record)
+    with pytest.raises(Fault, match="weights_of goes with a method by its name"):
+        ditbench.accelerate(pipeline, learned=control, weights_of=control)
+
+
 def test_training_goes_on_from_where_it_stopped(sampler: Sampler, tmp_path: Path) -> None:
     method = get_method("diffcr", {**DIFFCR, "iterations": 4})
     network = sampler.handle.pipeline.transformer

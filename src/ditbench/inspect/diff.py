@@ -142,7 +142,28 @@ def _measures(first: Cell, second: Cell, samples: tuple[dict[str, Any], ...] | N
                 if both.any():
                     shares = bool(np.isin(np.concatenate([old[both], new[both]]), (0, 1)).all())
                     paired = (paired_share if shares else paired_mean)(new[both], old[both])
+        elif samples is not None and not refused:
+            paired = _of_sets(name, first, second)
         yield Comparison(name, mine, other, paired, refused)
+
+
+def _of_sets(name: str, first: Cell, second: Cell) -> Estimate | None:
+    """The difference of a measure of whole sets, by what it is with each group of pictures left out."""
+    import numpy as np
+
+    from ditbench.statistics import jackknife
+
+    measures = [_measure(cell, name) for cell in (first, second)]
+    groups = [measure.get("left_out", []) for measure in measures]
+    if not groups[0] or len(groups[0]) != len(groups[1]):  # records of before these were kept
+        return None
+    apart = np.array(groups[1]) - np.array(groups[0])
+    return jackknife(measures[1]["value"] - measures[0]["value"], apart, measures[0]["n"])
+
+
+def _measure(cell: Cell, name: str) -> dict[str, Any]:
+    measures: list[dict[str, Any]] = cell.bodies.get("scores", {}).get("measures", [])
+    return next((measure for measure in measures if measure["name"] == name), {})
 
 
 def _refused(name: str, first: Cell, second: Cell) -> str:
@@ -175,7 +196,9 @@ def _timed_otherwise(first: Cell, second: Cell) -> str:
         }
         for cell in (first, second)
     ]
-    differing = [name for name in ("hardware", "device", "threads", "batch") if times[0][name] != times[1][name]]
+    differing = [
+        name for name in ("hardware", "device", "threads", "batch", "mode") if times[0][name] != times[1][name]
+    ]
     return f"timed with another {', '.join(differing)}" if differing else ""
 
 

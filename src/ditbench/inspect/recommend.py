@@ -42,13 +42,17 @@ class Choice:
     loss: float
     same: bool | None  # not distinguishable from full; None where nobody has compared
     on_front: bool = True
+    learned: str | None = None  # the record of what its method learned
+    weights_of: str | None = None  # the record of the fine-tuned weights that it ran on
 
     @property
     def line(self) -> str:
         """What applies the arm to a pipeline."""
         words = "".join(f", {name}={_quoted(value)}" for name, value in self.knobs.items())
+        given = f"learned={_quoted(self.learned)}" if self.learned else f"{_quoted(self.method)}{words}"
+        weights = f", weights_of={_quoted(self.weights_of)}" if self.weights_of else ""
         steps = f"  # with num_inference_steps={self.steps}" if self.steps else ""
-        return f'ditbench.accelerate(pipe, "{self.method}"{words}){steps}'
+        return f"ditbench.accelerate(pipe, {given}{weights}){steps}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Advice:
     choices: list[Choice] = field(default_factory=list)
     nearest: list[Choice] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)  # arms that are not finished
+    untimed: dict[str, str] = field(default_factory=dict)  # arms that are judged and have no speed, and why
+    seeds: int = 1  # of which the first counts
 
 
 def _quoted(value: Any) -> str:
@@ -108,8 +114,11 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
         raise Fault(f"--measure: {wish.measure} of the full arm is 0, of which nothing can be lost")
     passed_over = {BASELINE, *controls}
     arms = {arm: cell for arm, cell in first.items() if arm not in passed_over}
-    there = [_choice(cell, wish, full) for cell in arms.values() if {"speedup", wish.measure} <= set(cell.values)]
-    waiting = [arm for arm, cell in arms.items() if not {"speedup", wish.measure} <= set(cell.values)]
+    judged = {arm: cell for arm, cell in arms.items() if wish.measure in cell.values}
+    there = [_choice(cell, wish, full, results) for cell in judged.values() if "speedup" in cell.values]
+    untimed = {arm: why for arm, cell in judged.items() if "speedup" not in cell.values and (why := _refused(cell))}
+    waiting = [arm for arm, cell in arms.items() if "speedup" not in cell.values and arm not in untimed]
+    waiting += [arm for arm, cell in arms.items() if arm not in judged and "speedup" in cell.values]
     front = _front(there)
     good = [choice for choice in front if _satisfies(choice, wish)]
     # Fast enough: the best one first. Good enough: the fastest one first.
@@ -119,10 +128,16 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
         by_speed = max(there, key=lambda c: c.speedup.value)
         by_quality = min(there, key=lambda c: c.loss)
         nearest = list({c.arm: c for c in (by_speed, by_quality)}.values())
-    return Advice(wish, full, good, nearest, waiting)
+    seeds = len({cell.seed for cell in cells})
+    return Advice(wish, full, good, nearest, waiting, untimed, seeds)
 
 
-def _choice(cell: Cell, wish: Wish, full: Value) -> Choice:
+def _refused(cell: Cell) -> str:
+    """Why the stopwatch gave a finished arm no speed."""
+    return str(cell.bodies.get("latency", {}).get("refused") or "")
+
+
+def _choice(cell: Cell, wish: Wish, full: Value, results: Results) -> Choice:
     quality = cell.values[wish.measure]
     change = (quality.value - full.value) / abs(full.value)
     paired = cell.differences.get(wish.measure)
@@ -136,7 +151,16 @@ def _choice(cell: Cell, wish: Wish, full: Value) -> Choice:
         quality,
         change if full.direction == "lower" else -change,
         None if paired is None else not paired.distinguishable,
+        learned=_record(results, cell.world, cell.arm) if spec.get("learning") else None,
+        weights_of=_record(results, cell.world, lender.partition("@")[0])
+        if (lender := spec.get("weights_of"))
+        else None,
     )
+
+
+def _record(results: Results, world: str, arm: str) -> str:
+    """Where the record of an arm's learning is."""
+    return (results.root / "learned" / world / arm / "learned.json").as_posix()
 
 
 def _front(choices: Sequence[Choice]) -> list[Choice]:
@@ -181,6 +205,8 @@ def as_data(advice: Advice) -> dict[str, Any]:
         "choices": [shown(choice) for choice in advice.choices],
         "nearest": [shown(choice) for choice in advice.nearest],
         "waiting": advice.waiting,
+        "untimed": advice.untimed,
+        "seeds": advice.seeds,
     }
 
 
@@ -199,7 +225,7 @@ def told(advice: Advice) -> str:
     lines.append(f"full: {with_interval(advice.full, digits)}")
     shown = advice.choices or advice.nearest
     if not shown:
-        lines += ["", "no other arm is finished"]
+        lines += ["", "no other arm has a speed yet" if advice.untimed else "no other arm is finished"]
     elif not advice.choices:
         lines += ["", "no arm satisfies that; the fastest and the best there are:"]
     for choice in shown:
@@ -218,6 +244,13 @@ def told(advice: Advice) -> str:
         ]
         if unsure:
             lines += ["", f"in their slowest round {', '.join(unsure)} fell short of the speed asked for"]
+    if advice.untimed:
+        for why in dict.fromkeys(advice.untimed.values()):
+            arms = ", ".join(arm for arm, reason in advice.untimed.items() if reason == why)
+            lines += ["", f"without a speed, and so not considered: {arms} ({why})"]
+        lines.append("delete their latency.json and run again to time them, on a machine that does nothing else")
+    if advice.seeds > 1:
+        lines += ["", f"of {advice.seeds} seeds the first counts here"]
     if advice.waiting:
         lines += ["", f"not finished, and so not considered: {', '.join(advice.waiting)}"]
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Does a finished run still hold? A random sample of its images and scores, made again with the code at hand.
 
-Plans and costs are made again whole. Images are drawn again and compared byte for byte. Scores of single pictures are
-taken again of the same images that are stored, where a batch of another size may move the last digits.
+Plans and costs are made again whole. Images are drawn again in the batches in which the run drew them, and compared
+byte for byte. Scores of single pictures are taken again of the same images that are stored, where a batch of another
+size may move the last digits.
 """
 
 from __future__ import annotations
@@ -149,17 +150,31 @@ class _Cell:
         from ditbench.generate import Sampler, read_batch
 
         sampler = Sampler(self.cell.world, self.device, self.given)
-        texts = read_batch(self.captions, self.embeddings, rows, sampler.handle.weights)
-        size = self.config.batch
-        drawn = np.concatenate(
-            [sampler.draw(self.cell.spec, texts.part(a, a + size))[0] for a in range(0, len(rows), size)]
-        )
+        again: dict[int, NDArray[np.uint8]] = {}
+        for batch in self._batches(rows):
+            texts = read_batch(self.captions, self.embeddings, batch, sampler.handle.weights)
+            again |= dict(zip(batch, sampler.draw(self.cell.spec, texts)[0], strict=True))
+        drawn = np.stack([again[row] for row in rows])
         off = np.abs(drawn.astype(int) - stored.astype(int)).reshape(len(rows), -1).max(axis=1)
         if not off.any():
             return Check("images", "equal", len(rows))
         worst = rows[int(off.argmax())]
         told = f"{int((off > 0).sum())} images differ, number {worst} by up to {off.max()} of 255"
         return Check("images", "differs", len(rows), told)
+
+    def _batches(self, rows: Sequence[int]) -> list[list[int]]:
+        """The batches of the run that hold some rows: in another batch the last digit may be another."""
+        from ditbench.records import read_record
+
+        found, size = [], self.config.batch
+        for path in self.cell.shards:
+            record = read_record(path, "shard")
+            first, last = record["first"], record["last"]
+            for start in range(first, last + 1, size):
+                batch = list(range(start, min(start + size, last + 1)))
+                if set(batch) & set(rows):
+                    found.append(batch)
+        return found
 
     def _scores(self, rows: Sequence[int], stored: NDArray[np.uint8], passed_over: list[str]) -> Iterator[Check]:
         """Scores of single pictures, of the stored images."""

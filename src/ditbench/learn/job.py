@@ -102,6 +102,17 @@ def read_lent(path: Path, weights_of: str) -> dict[str, Any]:
     record = read_record(path, "learned")
     if record["arm_hash"] != weights_of.rpartition("@")[2]:
         raise Fault(f"{path} is of another training than {weights_of}; delete it and run again")
+    return tuned_weights(path)
+
+
+def tuned_weights(path: Path) -> dict[str, Any]:
+    """Where the weights of a network that was fine-tuned alone are, for other methods to run on."""
+    from ditbench.methods import method_class
+    from ditbench.records import read_record
+
+    record = read_record(path, "learned")
+    if not method_class(record["method"]).lends_weights:
+        raise Fault(f"{path} is of {record['method']}, which has no fine-tuned weights that others could run on")
     placed = _placed(record["found"], path)
     return {"file": placed["file"], "sha256": placed["sha256"]}
 
