@@ -98,6 +98,10 @@ def test_names_must_exist_and_be_unique(tmp_path: Path) -> None:
     body = small()
     body["rows"][1] |= {"arm": "full", "knobs": {"interval": 0}}
     body["columns"].append({"measure": "clip/elsewhere", "label": "CLIP"})
+    body["columns"].append({"measure": "macs-lineer", "label": "MACs"})
+    # What others published needs no judge of ours.
+    body["columns"].append({"measure": "minutes", "label": "minutes (published only)"})
+    body["rows"][0]["published"] = {"minutes": 1.0}
     body["figure"]["x"] = "speed"
     body["controls"] = ["brocken"]
     with pytest.raises(Fault) as caught:
@@ -106,6 +110,8 @@ def test_names_must_exist_and_be_unique(tmp_path: Path) -> None:
     assert "arm 'full' is listed twice" in message
     assert "rows.1.knobs: interval: 0 must be >= 1" in message
     assert "belongs to world 'elsewhere'" in message
+    assert "nothing measures 'macs-lineer'; did you mean 'macs-linear'?" in message
+    assert "minutes" not in message
     assert "figure.x: 'speed' is not a column; did you mean 'speedup'?" in message
     assert "controls: no row has arm 'brocken'" in message
 

@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     add("studies", _studies, "list the studies: how many of their arms can be run, how many wait", "json")
     sub = add("study", _study, "show a study: published values, and those of cells at hand", "config", "results")
     sub.add_argument("name", metavar="STUDY", help="a name of `ditbench studies`, or a file")
-    sub.add_argument("--format", choices=("md", "tex", "csv", "html"), default="md", help="Markdown if not given")
+    sub.add_argument(
+        "--format",
+        choices=("text", "md", "tex", "csv", "html"),
+        help="text for a terminal, else Markdown, if not given",
+    )
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="write all four forms there instead")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     for name, command, text, count in (
@@ -418,7 +422,7 @@ def _study(options: argparse.Namespace) -> None:
     study = load_study(options.name)
     results = standing(study, _configured(options), options.results, options.name)
     if options.out is None:
-        print(rendered(study, results, options.format), end="")
+        print(rendered(study, results, options.format or ("text" if sys.stdout.isatty() else "md")), end="")
         return
     for path in write(study, results, options.out):
         print(path)

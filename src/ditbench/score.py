@@ -136,6 +136,9 @@ def judge(
             continue
         began = time.perf_counter()
         mine = member.measure(pictures, references, full)
+        unknown = [result.name for result in mine if result.name not in member.measures()]
+        if unknown:
+            raise ValueError(f"judge {member.name} gives {unknown[0]!r}, which its `measures` do not name")
         results += mine
         # A measure that is itself a comparison with the full arm has no difference to it.
         if full is not None and not member.needs_full:

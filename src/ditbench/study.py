@@ -263,6 +263,7 @@ def _judged_as(world: str) -> str:
 
 def _problems(study: Study) -> Iterator[str]:
     """What no type can say: names that must exist, names that must be unique."""
+    from ditbench.judges.registry import measures_of
     from ditbench.methods import get_method, method_names
     from ditbench.worlds import world_names
 
@@ -288,10 +289,15 @@ def _problems(study: Study) -> Iterator[str]:
             get_method(row.method, row.knobs)
         except Fault as fault:
             yield f"rows.{i}.knobs: {fault}"
+    printed = {measure for row in study.rows for measure in row.published}
     for i, measure in enumerate(measures):
         world = measure.rpartition("/")[2]
         if "/" in measure and world != _judged_as(study.world):
             yield f"columns.{i}.measure: {measure!r} belongs to world {world!r}, this study to {study.world!r}"
+        elif study.world in world_names() and measure not in printed and not is_cost(measure):
+            known = measures_of(study.world)
+            if measure not in known:
+                yield f"columns.{i}.measure: nothing measures {measure!r}{possible(measure, [*COSTS, *known])}"
     axes = (("x", study.figure.x), ("y", study.figure.y)) if study.figure else ()
     for axis, measure in axes:
         if measure not in measures:

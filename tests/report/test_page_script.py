@@ -21,6 +21,8 @@ PROBE = """
 const found = {};
 const mark = document.querySelector('svg .mark[data-arm="fora-n2"]');
 mark.focus();
+// A page without a window may be the active one or not: where it is not, the browser tells nobody of the focus.
+if (!document.hasFocus()) mark.dispatchEvent(new FocusEvent("focus"));
 const card = document.querySelector(".card");
 found.card = { hidden: card.hidden, text: card.textContent, picture: !!card.querySelector("img") };
 dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));

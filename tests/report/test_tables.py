@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ditbench.report.tables import build_table, csv_text, html, latex, markdown, number, tex
+from ditbench.report.results import Cell
+from ditbench.report.tables import build_table, csv_text, html, latex, markdown, number, plain, tex
 from ditbench.study import Study
 
 
@@ -175,3 +177,34 @@ def test_html_escapes_and_links_every_measured_number(tree: Any, embedded: Study
     # Full has no drift to itself; the failed arm keeps the numbers that it has.
     assert len(links) == 4 * len(embedded.columns) - 1
     assert all(link.startswith("../../report/index.html#cell-scenes-") for link in links)
+
+
+def test_a_finished_arm_without_a_number_says_why(tree: Any, embedded: Study) -> None:
+    results = tree.read()
+
+    def as_if(cell: Cell) -> Cell:
+        values = {name: value for name, value in cell.values.items() if name not in ("psnr-to-full", "fid/scenes")}
+        if cell.arm == "fora-n2":
+            values.pop("relations/scenes")
+        scores = {**cell.bodies["scores"], "judge_seconds": {"psnr": 1.0, "attributes": 1.0, "hps": 1.0, "clip": 1.0}}
+        return replace(cell, values=values, bodies={**cell.bodies, "scores": scores})
+
+    results = replace(results, cells=tuple(as_if(cell) for cell in results.cells))
+    notes = build_table(embedded, results).notes
+    assert "No PSNR to full, dB of full: not defined: it compares with this arm." in notes
+    assert "No FID/scenes of all: judge fid did not run; `ditbench judges` says what it needs." in notes
+    assert "No relations/scenes of FORA, N = 2: not defined for any of these images." in notes
+    # What the line's state says already is not said again.
+    tree.remove("fora-n2")
+    assert not any("FORA" in note for note in build_table(embedded, tree.read()).notes)
+
+
+def test_in_a_terminal_a_table_stands_in_columns(tree: Any, embedded: Study) -> None:
+    text = plain(build_table(columns(embedded, "fid/scenes", "relations/scenes"), tree.read()))
+    heads, rule, full, fewer = text.splitlines()[2:6]
+    assert heads.split() == ["arm", "FID/scenes", "↓", "relations/scenes", "↑"]
+    assert set(rule) == {"-", " "} and len({len(line) for line in (heads, rule, full, fewer)}) <= 2
+    assert full.startswith("full (baseline) ") and full.endswith("0.942 [0.910, 0.966]")
+    assert "**2.71 [2.55, 2.90]" in fewer
+    assert "\\" not in text and "](" not in text
+    assert "- Best of the accelerated arms has **;" in text

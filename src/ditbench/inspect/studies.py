@@ -31,11 +31,11 @@ def standing(study: Study, config: Config, results: str | Path | None = None, pl
 
 
 def rendered(study: Study, results: Results, form: str) -> str:
-    """A study's table in one of `FORMS`."""
+    """A study's table in one of `FORMS`, or as `text` for a terminal."""
     table = tables.build_table(study, results)
     if form == "csv":
         return tables.csv_text(table, study.world)
-    return {"md": tables.markdown, "tex": tables.latex, "html": tables.html}[form](table)
+    return {"text": tables.plain, "md": tables.markdown, "tex": tables.latex, "html": tables.html}[form](table)
 
 
 def write(study: Study, results: Results, folder: Path) -> list[Path]:

@@ -29,6 +29,10 @@ class Attributes(Judge):
 
         return load_reader(assets_folder() / "reader.safetensors", self.device)
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("attributes/scenes", "objects/scenes", "relations/scenes")
+
     def load(self) -> None:
         _ = self.reader
 

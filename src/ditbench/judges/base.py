@@ -129,11 +129,11 @@ def mean_result(name: str, unit: str, direction: Direction, values: NDArray[np.f
 def drift_results(name: str, unit: str, direction: Direction, values: NDArray[np.float64]) -> list[Result]:
     """How far pictures are from the full arm's: the mean, the median, and where the worst tenth of them begins."""
     worst = 0.1 if direction == "higher" else 0.9
-    measure, slash, world = name.partition("/")
+    mean, median, tenth = drift_names(name)
     return [
-        mean_result(name, unit, direction, values),
-        Result(f"{measure}-median{slash}{world}", unit, direction, quantile(values, 0.5)),
-        Result(f"{measure}-worst-tenth{slash}{world}", unit, direction, quantile(values, worst)),
+        mean_result(mean, unit, direction, values),
+        Result(median, unit, direction, quantile(values, 0.5)),
+        Result(tenth, unit, direction, quantile(values, worst)),
     ]
 
 
@@ -156,8 +156,14 @@ def batches(images: NDArray[np.uint8], size: int = 256) -> Iterator[NDArray[np.u
         yield images[first : first + size]
 
 
+def drift_names(name: str) -> tuple[str, ...]:
+    """What `drift_results` of a measure are called."""
+    measure, slash, world = name.partition("/")
+    return (name, *(f"{measure}-{part}{slash}{world}" for part in ("median", "worst-tenth")))
+
+
 class Judge(ABC):
-    """A metric. `name` is what a configuration calls it; its measures are named by their results."""
+    """A metric. `name` is what a configuration calls it; its measures have names of their own."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -177,6 +183,11 @@ class Judge(ABC):
     needs: ClassVar[tuple[Weights, ...]] = ()
     # A package that it calls and ditbench does not depend on.
     package: ClassVar[Package | None] = None
+
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        """The names of what it may give."""
+        return (cls.name,)
 
     def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
         """`places` are the configuration's `judge_weights`."""

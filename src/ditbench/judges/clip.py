@@ -25,6 +25,10 @@ class Clip(Judge):
 
         return load_dual(assets_folder() / "dual.safetensors", self.device)
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("clip/scenes",)
+
     def load(self) -> None:
         _ = self.dual
 

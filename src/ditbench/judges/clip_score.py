@@ -35,6 +35,10 @@ class _ClipScore(Judge):
             )
         return network.eval(), preprocess, open_clip.get_tokenizer(self.architecture)
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return (cls.name, f"{cls.name}-x100")
+
     def load(self) -> None:
         _ = self.network
 

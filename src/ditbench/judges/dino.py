@@ -45,6 +45,10 @@ class Dino(Judge):
         settings = resolve_data_config({}, model=network)
         return network.to(self.device).eval(), create_transform(**settings)
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("dino-to-full",)
+
     def load(self) -> None:
         _ = self.network
 

@@ -44,6 +44,10 @@ class Fid(Judge):
 
         return load_reader(assets_folder() / "reader.safetensors", self.device).features
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("fid/scenes",)
+
     def load(self) -> None:
         from cleanfid import fid  # noqa: F401
 

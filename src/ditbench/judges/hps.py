@@ -25,6 +25,10 @@ class Hps(Judge):
 
         return load_preference(assets_folder() / "preference.safetensors", self.device)
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("hps/scenes",)
+
     def load(self) -> None:
         _ = self.preference
 

@@ -56,6 +56,10 @@ class _Hpsv2(Judge):
             network.load_state_dict(torch.load(place, map_location="cpu", weights_only=True)["state_dict"])
         return network.to(self.device).eval(), preprocess, clip.get_tokenizer(self.architecture)
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return (cls.name, f"{cls.name}-x100")
+
     def load(self) -> None:
         _ = self.network
 

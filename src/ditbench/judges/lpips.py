@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ditbench.faults import Fault
-from ditbench.judges.base import Judge, Pictures, Result, batches, drift_results
+from ditbench.judges.base import Judge, Pictures, Result, batches, drift_names, drift_results
 from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class _Lpips(Judge):
             own = {name: given[f"features.{name.split('.', 1)[1]}"] for name in network.net.state_dict()}
             network.net.load_state_dict(own)
         return network.to(self.device)
+
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return drift_names(cls.measure_name)
 
     def load(self) -> None:
         _ = self.network

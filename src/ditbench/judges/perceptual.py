@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ditbench.judges.base import SCENES, Judge, Pictures, Result, batches, drift_results
+from ditbench.judges.base import SCENES, Judge, Pictures, Result, batches, drift_names, drift_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,10 @@ class Perceptual(Judge):
         found = get_world("scenes").perceptual(self.device)
         assert found is not None, "the embedded world has one"
         return found
+
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return drift_names("perceptual-to-full/scenes")
 
     def load(self) -> None:
         _ = self.distance

@@ -28,6 +28,10 @@ class PrecisionRecall(SetJudge):
     least: ClassVar[int] = NEIGHBOURS + 1
     needs: ClassVar[tuple[Weights, ...]] = weights_of("inception")
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("precision", "recall")
+
     def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
         mine, real = self.features(pictures, "pictures"), self.features(references, "references")
         precise, recalled = coverage(mine, real, self.device)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ditbench.judges.base import Judge, Pictures, Result, drift_results
+from ditbench.judges.base import Judge, Pictures, Result, drift_names, drift_results
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,10 @@ class Psnr(Judge):
     summary: ClassVar[str] = "peak signal-to-noise ratio to the full arm's pictures (psnr-to-full)"
     worlds: ClassVar[tuple[str, ...]] = ("*",)
     needs_full: ClassVar[bool] = True
+
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return drift_names("psnr-to-full")
 
     def load(self) -> None:
         """Arithmetic needs no weights."""

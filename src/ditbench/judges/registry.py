@@ -50,6 +50,17 @@ def judges_of(world: str) -> list[str]:
     return [name for name, judge in judge_classes().items() if world in judge.worlds or kind in judge.worlds]
 
 
+@cache
+def judge_of(measure: str) -> str | None:
+    """The name of the judge that gives a measure; None where none does."""
+    return next((name for name, judge in judge_classes().items() if measure in judge.measures()), None)
+
+
+def measures_of(world: str) -> list[str]:
+    """The names of all that judges may say of a world."""
+    return [measure for name in judges_of(world) for measure in judge_classes()[name].measures()]
+
+
 def _draws_videos(world: str) -> bool:
     from ditbench.worlds import get_world, world_names
 

@@ -63,6 +63,10 @@ class FrechetJudge(SetJudge):
     by_moments: ClassVar[bool] = True
     measure_name: ClassVar[str]
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return (cls.measure_name,)
+
     def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
         super().__init__(device, places)
         self._to: tuple[str, FrechetTo] | None = None

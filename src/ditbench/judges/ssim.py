@@ -25,6 +25,10 @@ class Ssim(Judge):
     worlds: ClassVar[tuple[str, ...]] = ("*",)
     needs_full: ClassVar[bool] = True
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        return ("ssim-to-full",)
+
     def load(self) -> None:
         """Arithmetic needs no weights."""
 

@@ -30,6 +30,16 @@ def reference_mark(cell: Cell) -> str:
     return str((scores.get("reference_set") or {}).get("sha256") or scores.get("references"))
 
 
+def references_text(cell: Cell) -> str:
+    """The references of a cell's scores, for a person; empty where there were none, or an old record is mute."""
+    known = cell.bodies.get("scores", {}).get("reference_set") or {}
+    if not known.get("sha256"):
+        return ""
+    count = f"{known['count']:,} images, " if known.get("count") else ""
+    way = f", {known['preprocessing']}" if isinstance(known.get("preprocessing"), str) else ""
+    return f"{known.get('name', 'images')} ({count}{str(known['sha256'])[:12]}{way})"
+
+
 def marked(study: Study, lines: Sequence[Line]) -> list[Line]:
     """The lines, with what does not compare told at every value; most values, or the baseline's, are the measure."""
     found = list(lines)

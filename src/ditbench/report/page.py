@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ditbench import __version__
-from ditbench.report import figures, plans, ratios, samples, timing
+from ditbench.report import comparable, figures, plans, ratios, samples, timing
 from ditbench.report.multiples import multiples_file, varied
 from ditbench.report.results import STAGES, Cell, Difference, Job, Results
 from ditbench.report.tables import Table, build_table, number
@@ -255,6 +255,8 @@ def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
     yield "steps", f"{steps}{f', {ran} ran' if ran and ran != spec['steps'] else ''}", False
     yield "images, seed", f"{spec['images']}, {spec['seed']}", False
     yield "captions", str(spec["captions"]), True
+    if references := comparable.references_text(cell):
+        yield "references", references, False
     yield "dtype", str(spec["dtype"]), False
     drawn_with = [str(body["weights"]) for body in cell.bodies.values() if body.get("weights")]
     if drawn_with or spec.get("weights"):

@@ -10,12 +10,13 @@ import csv
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ditbench.faults import Fault
-from ditbench.report import comparable, controls
+from ditbench.report import absent, comparable, controls
 from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import Column, Row, Study
@@ -27,6 +28,7 @@ Rank = Literal["", "best", "second"]
 ARROWS = {"lower": "↓", "higher": "↑"}
 SAME = "≈"
 ABSENT = "–"
+BEST, SECOND = "**", "*"  # in plain text
 PAGE = "../../report/index.html"
 
 
@@ -118,7 +120,7 @@ def build_table(study: Study, results: Results) -> Table:
     headings = tuple(_heading(column, i, lines) for i, column in enumerate(study.columns))
     ranked = _ranked(headings, lines)
     trouble = [f"What cannot be run as configured: {results.trouble}."] if results.trouble and not study.awaits else []
-    notes = (*_notes(study, ranked), *trouble, *controls.passed(headings, ranked))
+    notes = (*_notes(study, ranked), *absent.notes(headings, ranked), *trouble, *controls.passed(headings, ranked))
     return Table(study.name, study.title, headings, tuple(ranked), notes, tuple(controls.warnings(headings, ranked)))
 
 
@@ -241,7 +243,10 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     seeds = sorted({line.seed for line, _ in shown if line.seed is not None})
     images = f"n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} images per arm" if counts else ""
     seed_text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
-    yield "; ".join(part for part in (f"World: {study.world}", images, seed_text) if part) + "."
+    cells = [line.cell for line, entry in shown if line.cell and comparable.of_sets(entry.value)]
+    against = dict.fromkeys(text for cell in cells if (text := comparable.references_text(cell)))
+    references = f"references {' and '.join(against)}" if against else ""
+    yield "; ".join(part for part in (f"World: {study.world}", images, seed_text, references) if part) + "."
     yield "In brackets: 95 % interval; for speed and time, the slowest and the fastest of the interleaved rounds."
     if any(entry.rank for _, entry in shown):
         second = ", second best is underlined" if any(entry.rank == "second" for _, entry in shown) else ""
@@ -251,13 +256,13 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
         yield f"{SAME}: the 95 % interval of the paired difference to {baseline} includes zero."
     yield from comparable.notes(lines)
     yield from _row_notes(lines)
-    for line in lines:
-        if line.cell and (reason := line.cell.bodies.get("latency", {}).get("refused")):
-            yield (
-                f"{line.label}: no speed is given, the machine was contended while it was timed ({reason}); "
-                "time it again on a quiet one with `uv run snakemake --cores 2 -R latency`, or report it all the "
-                "same with `stopwatch: {contended: report}`."
-            )
+    if refused := {line.label: why for line in lines if line.cell and (why := _refused(line.cell))}:
+        reasons = "; ".join(f"{label}: {why}" for label, why in refused.items())
+        yield (
+            f"No speed of {', '.join(refused)}: the machine was contended meanwhile ({reasons}); time again on a quiet "
+            "one with `uv run snakemake --cores 2 -R latency`, or report it all the same with "
+            "`stopwatch: {contended: report}`."
+        )
     contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
     yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
 
@@ -268,9 +273,48 @@ def _row_notes(lines: Iterable[Line]) -> Iterator[str]:
             yield f"{line.label} ({line.role}): {line.note}." if line.role != "arm" else f"{line.label}: {line.note}."
 
 
+def _refused(cell: Cell) -> str:
+    """Why the stopwatch gave no speed."""
+    return str(cell.bodies.get("latency", {}).get("refused") or "")
+
+
 def _contended(cell: Cell) -> bool:
     latency = cell.bodies.get("latency", {})
     return bool(latency.get("contended")) and not latency.get("refused")
+
+
+# Plain text
+
+
+def plain(table: Table) -> str:
+    """The table for a terminal."""
+    rows = [["arm", *(f"{h.label} {h.arrow}".strip() for h in table.headings)]]
+    for group in table.groups():
+        if group[0].group:
+            rows.append([group[0].group])
+        rows += [[_plain_label(line), *map(_plain_entry, line.entries)] for line in group]
+    columns = len(rows[0])
+    widths = [max(len(row[i]) for row in rows if len(row) == columns) for i in range(columns)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False))]
+        )
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    notes = [*(f"WARNING: {warning}." for warning in table.warnings), *table.notes]
+    told = [textwrap.fill(note, 110, initial_indent="- ", subsequent_indent="  ") for note in notes]
+    text = "\n".join([table.title, "", *(line.rstrip() for line in lines), "", *told])
+    return text.replace("is bold", f"has {BEST}").replace("is underlined", f"{SECOND}") + "\n"
+
+
+def _plain_label(line: Line) -> str:
+    return f"{line.label} ({line.suffix})" if line.suffix else line.label
+
+
+def _plain_entry(entry: Entry) -> str:
+    mark = {"best": BEST, "second": SECOND}.get(entry.rank, "") + (comparable.MARK if entry.apart else "")
+    return " ".join(part for part in (f"{mark}{entry.text}", SAME if entry.same else "", entry.interval) if part)
 
 
 # Markdown
