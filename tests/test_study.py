@@ -101,7 +101,7 @@ def test_names_must_exist_and_be_unique(tmp_path: Path) -> None:
     body["columns"].append({"measure": "macs-lineer", "label": "MACs"})
     # What others published needs no judge of ours.
     body["columns"].append({"measure": "minutes", "label": "minutes (published only)"})
-    body["rows"][0]["published"] = {"minutes": 1.0}
+    body["rows"][0]["published"] = {"minutes": {"value": 1.0, "source": "a paper"}}
     body["figure"]["x"] = "speed"
     body["controls"] = ["brocken"]
     with pytest.raises(Fault) as caught:
