@@ -111,7 +111,7 @@ def test_names_must_exist_and_be_unique(tmp_path: Path) -> None:
     assert "rows.1.knobs: interval: 0 must be >= 1" in message
     assert "belongs to world 'elsewhere'" in message
     assert "nothing measures 'macs-lineer'; did you mean 'macs-linear'?" in message
-    assert "minutes" not in message
+    assert "nothing measures 'minutes'" not in message
     assert "figure.x: 'speed' is not a column; did you mean 'speedup'?" in message
     assert "controls: no row has arm 'brocken'" in message
 
