@@ -64,7 +64,7 @@ OTHERS = {
     # A count needs a world's network; its pictures, captions and files are other stages'.
     "audit": {"storage.py", "pairs/reading.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
     "publish": {"storage.py", "engine/trace.py"},
-    "report": {"storage.py"},
+    "report": {"storage.py", "engine/trace.py"},
     "backbone": {"worlds/scenes/recipe/mmdit.py"},
     # The pipeline is read for how it loads the text encoder.
     "mmdit": {"gradients.py", "worlds/scenes/pipeline.py"},

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
@@ -18,8 +19,9 @@ from PIL import Image
 from ditbench.report import figures
 from ditbench.report.build import write_studies
 from ditbench.report.page import build_page, calls_text, learned_text
-from ditbench.report.plans import plan_svg, plan_text
+from ditbench.report.plans import ASKED, executed, plan_svg, plan_text, trace_of
 from ditbench.report.ratios import ratios_figure, ratios_svg
+from ditbench.report.results import Cell
 from ditbench.report.samples import collect, data_uri
 from ditbench.report.tables import build_table
 from ditbench.runs import NAME
@@ -266,3 +268,23 @@ def test_calls_are_told_by_how_much_they_compute() -> None:
         "; the arm's calls that compute everything (2) 12 ms (from 10 to 12), some (1) 6 ms (from 6 to 6), "
         "nothing (1) 2 ms (from 2 to 2)"
     )
+
+
+def test_of_a_plan_that_is_decided_while_sampling_the_page_shows_what_ran(tree: Any, embedded: Study) -> None:
+    results = tree.read()
+    assert "What ran" not in build_page([embedded], results)
+
+    def as_if(cell: Cell) -> Cell:
+        if cell.arm != "fora-n2":
+            return cell
+        assert cell.plan is not None
+        shares = [[ASKED for _ in step] if i else step for i, step in enumerate(cell.plan["shares"])]
+        return replace(cell, plan={**cell.plan, "shares": shares})
+
+    page = build_page([embedded], replace(results, cells=tuple(as_if(cell) for cell in results.cells)))
+    assert page.count("What ran, on the mean over 8 images: 50% of all token computations were done.") == 1
+    # Whole steps and reused ones, as the trace has them, in a panel for each branch.
+    (cell,) = results.of_arm("scenes", "fora-n2")
+    trace = trace_of(cell)
+    assert trace is not None and trace.samples == 8
+    assert [set(step) for step in executed(trace)["shares"]] == [{1.0}, {0.0}] * 5

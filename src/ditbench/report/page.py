@@ -187,7 +187,21 @@ def _plan(cell: Cell, labels: dict[str, str], widest: int) -> dict[str, str]:
     caption = sentence[0].upper() + sentence[1:]
     drawn = {"anchor": cell.anchor, "label": label, "svg": plans.plan_svg(cell.plan, label, widest), "text": caption}
     learned = ratios.ratios_svg(cell.spec.get("found") or {}, cell.spec["knobs"], label, f"ratios-{cell.anchor}")
-    return drawn | {"ratios": learned or ""}
+    return drawn | {"ratios": learned or "", **_executed(cell, label, widest)}
+
+
+def _executed(cell: Cell, label: str, widest: int) -> dict[str, str]:
+    """What ran of a plan that was decided while sampling."""
+    trace = plans.trace_of(cell) if cell.plan is not None and plans.decides_online(cell.plan) else None
+    if trace is None:
+        return {"ran": "", "ran_text": ""}
+    done = plans.executed(trace)
+    share = 1 - trace.realised_ratio
+    text = f"What ran, on the mean over {cell.spec['images']} images: {share:.0%} of all token computations were done."
+    return {
+        "ran": plans.plan_svg(done, f"{label}, as it ran", max(widest, plans.plan_width(done))),
+        "ran_text": text,
+    }
 
 
 def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ditbench.engine.trace import Trace
+    from ditbench.report.results import Cell
 
 CELL = 12
 PANEL_GAP = 22
@@ -90,3 +94,36 @@ def plan_text(plan: Mapping[str, Any], label: str) -> str:
     asked = 1 - sum(size for _, size in known) / max(plan["steps"] * sum(sizes), 1)
     online = f", and {asked:.0%} are decided while sampling" if asked else ""
     return f"Plan of {label}: {steps}; {mean:.0%} of all token computations are done{online}."
+
+
+def decides_online(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan leaves anything to be decided while sampling."""
+    return any(share == ASKED for step in plan["shares"] for share in step)
+
+
+def executed(trace: Trace) -> dict[str, Any]:
+    """What ran, in the form of a plan: of every branch at every step the share of tokens, on the mean over images."""
+    shares = trace.computed / (trace.shape.tokens * max(trace.samples, 1))
+    return {
+        "steps": trace.shape.steps,
+        "layout": trace.shape.layout.to_json(),
+        "units": [[branch, branch + 1] for branch in range(len(trace.shape.layout))],
+        "shares": shares.tolist(),
+    }
+
+
+def trace_of(cell: Cell) -> Trace | None:
+    """What all images of a cell executed, added up; None where no record tells it."""
+    from ditbench.engine.trace import Trace
+    from ditbench.records import read_record
+
+    bodies = [read_record(path, "shard")["trace"] for path in cell.shards]
+    timed = cell.bodies.get("latency", {}).get("trace")  # of arms that are timed only, as with random weights
+    whole: Trace | None = None
+    for body in bodies or ([timed] if timed else []):
+        part = Trace.from_summary(body)
+        if whole is None:
+            whole = part
+        else:
+            whole.add(part)
+    return whole
