@@ -10,7 +10,7 @@ from typing import Any
 from ditbench import __version__
 from ditbench.report import comparable, figures, plans, ratios, samples, timing
 from ditbench.report.multiples import multiples_file, varied
-from ditbench.report.results import STAGES, Cell, Difference, Job, Results
+from ditbench.report.results import STAGES, Cell, Difference, Job, Results, Value
 from ditbench.report.tables import Table, build_table, number
 from ditbench.report.templating import render
 from ditbench.study import Axes, Study
@@ -91,9 +91,11 @@ def _figures(study: Study, table: Table) -> Iterator[tuple[str, str]]:
     for x_measure in dict.fromkeys((study.figure.x, macs)):
         axes = Axes(x=x_measure, y=study.figure.y)
         svg = figures.pareto(study, table, axes)
-        if svg is None:
-            continue
         x, y = study.column(axes.x), study.column(axes.y)
+        if svg is None:
+            if any(line.cell is not None and not line.blank for line in table.lines):
+                yield "", f"No figure of {y.label} against {x.label}: no arm has both numbers."
+            continue
         points = figures.points_of(study, table, axes)
         marks = {
             p.arm: f"{p.label}: {x.label} {number(p.x[0], x.digits)}, {y.label} {number(p.y[0], y.digits)}"
@@ -323,13 +325,26 @@ def _measure(cell: Cell, name: str) -> dict[str, Any]:
     both = value.low is not None and value.high is not None
     return {
         "name": name,
-        "value": f"{number(value.value, digits)}{f' {value.unit}' if value.unit else ''}",
+        "value": _with_unit(value, digits),
         "interval": f"[{number(value.low, digits)}, {number(value.high, digits)}]" if both else "",  # type: ignore[arg-type]
         "how": value.interval,
         "n": value.n or "",
         "difference": _difference(paired, digits) if paired else "",
         "kind": value.kind,
     }
+
+
+def _with_unit(value: Value, digits: int) -> str:
+    if value.unit == "B":
+        return _bytes(value.value)
+    return f"{number(value.value, digits)}{f' {value.unit}' if value.unit else ''}"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
 
 
 def _difference(paired: Difference, digits: int) -> str:
