@@ -39,6 +39,10 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ({"arms": {"a": {}}}, "arms.a.method: missing"),
         ({"arms": {"a": {"method": "fora", "knobs": {"interval": 0}}}}, "arms.a.knobs.interval: 0 must be >= 1"),
         ({"arms": {"a": {"method": "fora", "knobs": {"n": 2}}}}, "arms.a: fora has no knob 'n'; it has interval"),
+        (
+            {"sweeps": {"s": {"method": "fora", "knobs": {"n": [2, 3]}}}},
+            "sweeps.s: fora has no knob 'n'; it has interval",
+        ),
         ({"arms": {"a": {"method": "fora", "n": 2}}}, "arms.a.n: unknown key. Possible: method, knobs, steps"),
         ({"stopwatch": {"round": 2}}, "stopwatch.round: unknown key; did you mean 'rounds'? Possible: rounds, batch"),
         ({"seeds": []}, "seeds: [] must name at least 1"),

@@ -377,7 +377,8 @@ def _wrong_sweeps(sweeps: Any) -> Iterator[str]:
                 yield f"sweeps.{name}.knobs.{knob}: an empty list makes no arm"
             # One line for a knob that is not: it is wrong for all its values.
             wrong = dict.fromkeys(filter(None, (method_class(sweep.method).problem(knob, value) for value in values)))
-            yield from (f"sweeps.{name}.knobs.{problem}" for problem in wrong)
+            place = f"sweeps.{name}.knobs." if knob in method_class(sweep.method).knobs() else f"sweeps.{name}: "
+            yield from (f"{place}{problem}" for problem in wrong)
 
 
 def _list(value: Any) -> list[Any]:

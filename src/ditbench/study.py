@@ -27,6 +27,7 @@ COSTS = (
     "macs-attention",
     "macs-thop",  # as the thop tool counts: linear layers and LayerNorms
     "macs-total",
+    "macs-selecting",  # of choosing tokens or finding which are alike: in no other column
     "cache-bytes",  # kept between steps, for one sample
     "speedup",
     "seconds-per-image",

@@ -157,7 +157,7 @@ class Fabricated:
         share = 1 - plan.nominal_ratio
         linear = 61.3e9 * share * shape.steps / world.default_steps
         cost = {"linear": linear, "attention": 0.1 * linear, "total": 1.1 * linear, "steps": shape.steps}
-        cost |= {"thop": 1.01 * linear, "cache_bytes": 0.0 if spec.method == "full" else 524288.0}
+        cost |= {"thop": 1.01 * linear, "selecting": 0.0, "cache_bytes": 0.0 if spec.method == "full" else 524288.0}
         cost |= {"cfg_branches": 2, "realised_ratio": 1 - share, "nominal_ratio": 1 - share}
         write(folder / "cost.json", "cost", {"spec_hash": spec.hash, **cost})
         self._scores(spec, folder)

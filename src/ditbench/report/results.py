@@ -328,6 +328,9 @@ def _costs(cost: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]:
     """The numbers of a cost record: MACs and ratios, and what is kept between steps for one sample."""
     for part in ("linear", "attention", "thop", "total"):
         yield f"macs-{part}", Value(cost[part] / GIGA, unit="G", direction="lower", kind="derived", source=source)
+    if "selecting" in cost:
+        value = cost["selecting"] / GIGA
+        yield "macs-selecting", Value(value, unit="G", direction="lower", kind="derived", source=source)
     for part in ("nominal", "realised"):
         if (ratio := cost[f"{part}_ratio"]) is not None:  # a plan that is made while sampling means no ratio before
             yield f"{part}-ratio", Value(ratio, direction="higher", kind="derived", source=source)
