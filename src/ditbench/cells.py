@@ -18,6 +18,8 @@ from ditbench.mistakes import lines_of, shown
 
 # The arm that all others are compared with.
 BASELINE = "full"
+# What an arm learns from where weights are random, and something stands in for what it would learn.
+NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def training_captions(config: Config) -> str | None:
 
 def cell_table(config: Config) -> list[Spec]:
     """Every cell that the studies and the configuration ask for, each once."""
-    from ditbench.methods import get_method
+    from ditbench.methods import get_method, method_class
     from ditbench.worlds import RANDOM, get_world
 
     captions, digest = caption_set(config)
@@ -174,6 +176,10 @@ def cell_table(config: Config) -> list[Spec]:
         weights[world] = get_world(world).weights_identity(config.weights.get(world))
         if config.captions.file is None and not get_world(world).has_captions:
             get_world(world).draw_captions(config.images, config.captions.seed)  # says what is needed
+    for (world, _), body in wanted.items():
+        stands_in = weights[world] == RANDOM and method_class(body["method"]).has_stand_in
+        if stands_in and body["learning"] == learning_set(config):
+            body["learning"] = NOTHING
     for (world, arm), body in wanted.items():
         if body["learning"] and body["learning"] == pairs_set(config):
             if not (config.learning.pairs or get_world(world).has_pairs or weights[world] == RANDOM):
@@ -183,7 +189,11 @@ def cell_table(config: Config) -> list[Spec]:
                     f"arm {arm!r} is fine-tuned, and world {world} has no pairs of its own: name as "
                     f"`learning: {{pairs: PATH}}` {FORMS}"
                 )
-        elif body["learning"] and config.captions.train is None and not get_world(world).has_captions:
+        elif (
+            body["learning"] == learning_set(config)
+            and config.captions.train is None
+            and not get_world(world).has_captions
+        ):
             raise Fault(
                 f"arm {arm!r} is fitted on training captions, and world {world} has none of its own: "
                 "captions.train.file names a file of them"

@@ -20,7 +20,10 @@ _ENGINE = (
     *("guidance", "drafts", "outfit"),
 )
 # Parts of the engine that only the methods run which import them.
-_PARTS = {f"ditbench.engine.{name}" for name in ("each_image", "facility", "matching", "ranked", "routing")}
+_PARTS = {
+    f"ditbench.engine.{name}"
+    for name in ("each_image", "facility", "keys", "matching", "predicted", "ranked", "routing")
+}
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
 _AUDIT_TEMPLATES = tuple(f"report/templates/{name}.html.j2" for name in ("audit", "audit_macros", "audit_table"))
@@ -152,6 +155,7 @@ _LEARNERS = {
         "methods/diffcr.py",
         "pairs",
     ),
+    "predictor": ("learn/mixed.py", "learn/adapters.py"),
     "sparsity": _PLANS,
     "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
 }

@@ -7,7 +7,7 @@ leak into the next call, whatever its batch, its steps or the way the last one e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -23,7 +23,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.merging import ASK_MERGING, Apart, Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
-from ditbench.engine.selectors import scaling_of
+from ditbench.engine.selectors import foreseeing_of, keys_of, scaling_of
 from ditbench.engine.trace import Trace
 from ditbench.engine.watch import compute_watched, watcher_of
 from ditbench.faults import Fault
@@ -88,6 +88,7 @@ class Run:
         self.trace = Trace.empty(Shape(plan.steps, plan.layout, tokens))
         self._calls = 0  # of the network, in this step
         self._text_tokens: int | None = None
+        self._costs: Costs | None = None
 
     def _check(self, parts: Parts) -> None:
         counts = self.plan.counts(self.tokens)
@@ -127,7 +128,9 @@ class Run:
         """What the ledger bills this run's trace by, for the inputs it was given."""
         if self._text_tokens is None:
             raise Fault("nothing has run yet: what a step costs depends on its inputs")
-        return self.backbone.costs(self.tokens, self._text_tokens)
+        if self._costs is None:
+            self._costs = self.backbone.costs(self.tokens, self._text_tokens)
+        return self._costs
 
     def kind(self, step: int) -> tuple[Any, ...]:
         """What a step does: steps of one kind compute and keep the same units, for as many tokens."""
@@ -226,12 +229,19 @@ class _Pass:
         self.blending = parts.fill if isinstance(parts.fill, Blending) else None
         self.refilling = parts.fill if isinstance(parts.fill, Refilling) else None
         self.scaling = scaling_of(parts.selector)
+        self.foreseeing = foreseeing_of(parts.selector)
+        self.keys = keys_of(parts.selector)
+        self.costs = run.costs if self.foreseeing is not None or self.keys is not None else None
         self.passing = type(parts.fill) is Pass
         last = run.plan.layout.blocks - 1
         self.last_block = run.plan.layout.span(last, last + 1).start if self.checking is not None else -1
 
     def run(self) -> None:
         entered(self.parts.decider, self.step, self.stream)
+        if self.foreseeing is not None:
+            assert self.costs is not None
+            looking = self.foreseeing.foresee(self.step, self.stream, self.backbone, self.costs)
+            self.run_.trace.selecting[self.step] += looking
         self._units()
         if self.checking is not None and self.checking.again(self.step, self.stream):
             self.stream.fed.clear()
@@ -276,11 +286,18 @@ class _Pass:
 
     def _compute(self, stream: Stream, branch: int, rows: Rows | None = None) -> Output:
         """A branch's output; a selector that wants to may look on."""
-        output, macs = compute_watched(self.backbone, self.watcher, self.step, stream, branch, rows)
+        with self._attending(stream, branch, rows):
+            output, macs = compute_watched(self.backbone, self.watcher, self.step, stream, branch, rows)
         if self.scaling is not None:
             output, macs = self.scaling.scaled(branch, output, rows), macs + self.scaling.macs()
         self.run_.trace.selecting[self.step] += macs
         return output
+
+    def _attending(self, stream: Stream, branch: int, rows: Rows | None) -> AbstractContextManager[None]:
+        """Within the context tokens attend to those that are left out too, where a selector wants that."""
+        if self.keys is None or self.costs is None or self.costs.branches[branch].keys != "computed":
+            return nullcontext()
+        return self.keys.around(branch, self.step, stream, rows, self.backbone.text_leads)
 
     def _whole(self, number: int, keep: bool) -> None:
         """A unit for all tokens, with the network's own operations."""
@@ -450,7 +467,10 @@ class _Pass:
     def _record(self, number: int, tokens: int, samples: int) -> None:
         unit = self.run_.plan.units[number]
         for branch in range(unit.start, unit.stop):
-            self.run_.trace.record(self.step, branch, tokens, samples)
+            square = None
+            if self.keys is not None and self.costs is not None:
+                square = self.keys.squares(self.costs.branches[branch], tokens, self.run_.tokens)
+            self.run_.trace.record(self.step, branch, tokens, samples, square)
 
 
 def _difference(stream: Stream, hidden: Tensor, text: Tensor | None) -> Output:

@@ -13,7 +13,9 @@ from ditbench.engine.rows import Rows
 if TYPE_CHECKING:
     from torch import Generator
 
-    from ditbench.backbones import Output, Stream
+    from ditbench.backbones import Backbone, Output, Stream
+    from ditbench.engine.costs import Costs
+    from ditbench.engine.keys import KeptKeys
     from ditbench.engine.layout import Unit
 
 
@@ -41,6 +43,25 @@ class Scaling(Protocol):
 def scaling_of(selector: object) -> Scaling | None:
     """A selector as one that scales, if it does."""
     return selector if isinstance(selector, Scaling) else None
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A selector that looks at what enters the network before any unit of a step."""
+
+    def foresee(self, step: int, stream: Stream, backbone: Backbone, costs: Costs) -> int:
+        """Called at the start of a step; answers with the MACs that looking took, of all samples together."""
+
+
+def foreseeing_of(selector: object) -> Foreseeing | None:
+    """A selector as one that looks ahead, if it does."""
+    return selector if isinstance(selector, Foreseeing) else None
+
+
+def keys_of(selector: object) -> KeptKeys | None:
+    """What keeps the keys and values of tokens that are left out, where a selector has that."""
+    keys: KeptKeys | None = getattr(selector, "kept_keys", None)
+    return keys
 
 
 class RandomTokens:

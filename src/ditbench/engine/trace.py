@@ -23,7 +23,8 @@ class Trace:
     """Sums over `samples`, the rows of the network's batch; with classifier-free guidance each branch is a row.
 
     At every site [step, branch]: `computed` tokens, the sum of their `squares` (each sample's count squared, which
-    attention costs grow with), how many samples `ran` it at all, and how many for their `whole` tokens. At every step:
+    attention costs grow with; where tokens attend to more than themselves, what stands for it), how many samples `ran`
+    it at all, and how many for their `whole` tokens. At every step:
     samples that `entered` the network, and the MACs of `selecting`, of all samples together. `noted` counts at every
     step what belongs to no branch (text projections, modulations), in samples. `cache_bytes` is the most that was kept
     from one step to the next, for one sample.
@@ -49,10 +50,10 @@ class Trace:
         sites: Any = {name: np.zeros(shape.sites, dtype=np.int64) for name in _SITES}
         return cls(shape, **sites, entered=np.zeros(shape.steps, dtype=np.int64))
 
-    def record(self, step: int, branch: int, tokens: int, samples: int) -> None:
-        """Notes that `tokens` tokens of each of `samples` samples were computed at a site."""
+    def record(self, step: int, branch: int, tokens: int, samples: int, square: int | None = None) -> None:
+        """Notes that `tokens` tokens of each of `samples` samples were computed at a site; `square` if not theirs."""
         self.computed[step, branch] += tokens * samples
-        self.squares[step, branch] += tokens * tokens * samples
+        self.squares[step, branch] += (tokens * tokens if square is None else square) * samples
         self.ran[step, branch] += samples
         if tokens == self.shape.tokens:
             self.whole[step, branch] += samples

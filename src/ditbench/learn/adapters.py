@@ -5,7 +5,7 @@ Within the context the network trains in place; afterwards it is as it was, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,12 +18,22 @@ ADAPTER = "default"  # peft's own name for an adapter that was given none
 
 
 @contextmanager
-def additions(network: nn.Module, rank: int, seed: int) -> Iterator[dict[str, nn.Parameter]]:
-    """Additions to every linear layer of the network's blocks, by the names that files of weights have for them."""
+def additions(
+    network: nn.Module, rank: int, seed: int, blocks: Sequence[nn.Module] | None = None
+) -> Iterator[dict[str, nn.Parameter]]:
+    """Additions to every linear layer of the network's blocks, by the names that files of weights have for them.
+
+    With `blocks`, to those of these blocks alone.
+    """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    targets = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and _in_block(name)]
+    within = None if blocks is None else {id(module) for block in blocks for module in block.modules()}
+    targets = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and _in_block(name) and (within is None or id(module) in within)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), network)
@@ -41,6 +51,21 @@ def additions(network: nn.Module, rank: int, seed: int) -> Iterator[dict[str, nn
             setattr(parent, name.rpartition(".")[2], layer.base_layer)
         if hasattr(network, "peft_config"):
             del network.peft_config
+
+
+@contextmanager
+def without_additions(network: nn.Module) -> Iterator[None]:
+    """Within the context a network computes as if it had none of its additions."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in network.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 @contextmanager

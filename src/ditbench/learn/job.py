@@ -37,7 +37,10 @@ def write_learned(
     judge_places: Mapping[str, str] | None = None,
     pairs: str | None = None,
 ) -> None:
-    """Fits an arm's method on training captions and writes what was found; what is fine-tuned needs none."""
+    """Fits an arm's method on training captions and writes what was found.
+
+    What is fine-tuned needs no captions, nor does a stand-in for what would be fitted.
+    """
     from dataclasses import asdict
 
     from ditbench.generate import Sampler, Texts, read_batch
@@ -56,20 +59,20 @@ def write_learned(
         raise Fault(f"arm {spec.arm!r}: {spec.method} with these knobs has nothing to learn")
     clock = Clock()
     given = weights_of(body, weights)
-    tuned = method.learner == "tuning"
-    # What is fine-tuned has a stand-in for random weights, which is there to be timed; all else is fitted by images.
-    if not (tuned and given == RANDOM):
+    stands_in = method.has_stand_in and given == RANDOM
+    if not stands_in:
         need_images(body)
-    if not tuned and (captions is None or embeddings is None):
+    reads = not stands_in and method.learner != "tuning"
+    if reads and (captions is None or embeddings is None):
         raise Fault(f"arm {spec.arm!r} is fitted on training captions: --captions and --embeddings name their records")
     training = {"name": body["learning"], "count": 0, "sha256": ""}
-    if not tuned and captions is not None:
+    if reads and captions is not None:
         record = read_record(captions, "captions")
         training = {name: record[name] for name in training}
     with clock("load"):
         sampler = Sampler(spec.world, device, given)
         texts = Texts([], {}, {})
-        if not tuned and captions is not None and embeddings is not None:
+        if reads and captions is not None and embeddings is not None:
             texts = read_batch(captions, embeddings, range(training["count"]), sampler.handle.weights)
     stamp = f"{training['sha256']} {code}"
     notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {stamp}")

@@ -67,6 +67,9 @@ class Method:
     # The module of `ditbench.learn` that fits what the method needs to know before it samples.
     learner: ClassVar[str | None] = None
 
+    # Whether that has a stand-in for what it fits, where weights are random: the method can be timed with those then.
+    has_stand_in: ClassVar[bool] = False
+
     # Whether other methods may run on the weights that its learner trained.
     lends_weights: ClassVar[bool] = False
 

@@ -28,6 +28,7 @@ class Tuned(Method):
     """
 
     learner: ClassVar[str | None] = "tuning"
+    has_stand_in: ClassVar[bool] = True
 
     tuning: str = knob(
         "lora", "what of the network is trained: additions of low rank to its blocks, or all", choices=("lora", "full")
