@@ -56,7 +56,8 @@ class OfPlaces(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, share: float) -> Tensor:
-        angles = share * math.pi * 2.0 ** torch.arange(WAVES, device=self.outer.weight.device)
+        like = self.outer.weight
+        angles = share * math.pi * 2.0 ** torch.arange(WAVES, dtype=like.dtype, device=like.device)
         waves = torch.cat([angles.sin(), angles.cos()])
         hidden = functional.silu(self.time(waves) + self.block.weight)
         table: Tensor = self.outer(functional.silu(self.inner(hidden)))
@@ -118,8 +119,10 @@ class OfTokens(nn.Module):
                 twin.add(own, branch, twin.compute(own, branch))
         stream.memo.update({key: value for key, value in own.memo.items() if isinstance(key, str)})
         stream.notes.update(own.notes)
-        read = functional.layer_norm(own.hidden.float(), own.hidden.shape[-1:])
-        weighed = functional.linear(read, self.head.weight.float(), self.head.bias.float())
+        # At least in float32, whatever the network computes in.
+        read = own.hidden.to(torch.promote_types(own.hidden.dtype, torch.float32))
+        read = functional.layer_norm(read, read.shape[-1:])
+        weighed = functional.linear(read, self.head.weight.to(read.dtype), self.head.bias.to(read.dtype))
         return weighed.transpose(1, 2)
 
     def macs(self, stream: Stream, costs: Costs) -> int:
