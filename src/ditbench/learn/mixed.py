@@ -1,7 +1,8 @@
 """A network's forward in which every token is mixed of what is computed for it now and what was computed before.
 
 Weights of 1 are the network to the last bit, weights of 0 a step that reuses; what lies between has the gradient of
-how much a token is worth computing. Mixed is what branches give out before their gates, or what whole blocks add.
+how much a token is worth computing. Mixed is what branches give out before their gates, or what whole blocks add; a
+block of one branch is a branch here as it is where plans are executed.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class MixedForward:
             for branch in range(unit.start, unit.stop):
                 output = self.backbone.compute(stream, branch)
                 self.backbone.add(stream, branch, output)
-                if not self.by_block:
+                if not self._whole(unit):
                     given[branch] = output
-            if self.by_block:
+            if self._whole(unit):
                 given[unit.start] = _added(stream, *before)
         return self.backbone.leave(stream), given
 
@@ -72,6 +73,10 @@ class MixedForward:
                 )
         return self.backbone.leave(stream)
 
+    def _whole(self, unit: Unit) -> bool:
+        """Whether what a block adds is mixed, and not what its branches give out."""
+        return self.by_block and not unit.single
+
     def _block(
         self,
         unit: Unit,
@@ -87,10 +92,10 @@ class MixedForward:
         part = replace(stream, given=hidden, text=text, pending=[], fed={}, memo=memo)
         for branch in range(unit.start, unit.stop):
             output = self.backbone.compute(part, branch)
-            if weights is not None and not self.by_block:
+            if weights is not None and not self._whole(unit):
                 output = mix(before[branch], output, weights)
             self.backbone.add(part, branch, output)
-        if weights is None or not self.by_block:
+        if weights is None or not self._whole(unit):
             return part.hidden, part.text
         added = before[unit.start]
         reused = Output(hidden + added.image, None if text is None or added.text is None else text + added.text)

@@ -221,7 +221,7 @@ class Training:
 
         mixed = self.forward.mixed(args, kwargs, before, weigh)
         pairs = zip(_tensors(mixed), _tensors(answer), strict=True)
-        off = torch.stack([((own.float() - full.float()) ** 2).mean() for own, full in pairs]).sum()
+        off = torch.stack([((_wide(own) - _wide(full)) ** 2).mean() for own, full in pairs]).sum()
         return off, seen[0].mean()
 
     def end_batch(self, seconds: float) -> None:
@@ -377,6 +377,11 @@ def planned(school: School, predictor: OfPlaces | OfTokens) -> dict[str, Any]:
         "full": np.flatnonzero(school.method.full(school.steps, importance.mean(1))).tolist(),
         "planned_on": seen,
     }
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least in float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _tensors(answer: Any) -> list[Tensor]:
