@@ -158,3 +158,21 @@ def test_a_world_without_pairs_needs_some_unless_it_is_only_timed(tmp_path: Path
         cell_table(check_config(asked))
     timed = cell_table(check_config({**asked, "weights": {"pixart-sigma-512": "random"}}))
     assert {spec.arm for spec in timed} >= {"mod-20", "diffcr-lt-20", "full-finetuned"}
+
+
+def test_a_stand_in_for_what_would_be_fitted_needs_no_captions(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog\na cat\n")
+    asked = {
+        "world": "pixart-sigma-512",
+        "images": 2,
+        "studies": ["diffcr/supplement-table3"],
+        "arms": {"full": {"method": "full"}, "predicted": {"method": "tokencache"}},
+        "captions": {"file": str(tmp_path / "captions.txt")},
+        "weights": {"pixart-sigma-512": "random"},
+    }
+    timed = {spec.arm: spec.learning for spec in cell_table(check_config(asked))}
+    assert timed["predicted"] == "nothing"
+    with pytest.raises(
+        Fault, match="arm 'predicted' is fitted on training captions, and world pixart-sigma-512 has none"
+    ):
+        cell_table(check_config({**asked, "weights": {}, "learning": {"pairs": str(tmp_path)}}))

@@ -17,12 +17,11 @@ PACKAGE = Path(__file__).parent
 _ENGINE = (
     *("layout", "plan", "rows", "run", "merging", "trace", "costs"),
     *("fills", "forecasts", "trajectory", "selectors", "scores", "scored", "watch", "chance", "deciders", "changes"),
-    *("guidance", "drafts", "outfit"),
+    *("guidance", "drafts", "keys", "outfit"),
 )
 # Parts of the engine that only the methods run which import them.
 _PARTS = {
-    f"ditbench.engine.{name}"
-    for name in ("each_image", "facility", "keys", "matching", "predicted", "ranked", "routing")
+    f"ditbench.engine.{name}" for name in ("each_image", "facility", "matching", "predicted", "ranked", "routing")
 }
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))

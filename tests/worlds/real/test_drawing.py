@@ -351,3 +351,21 @@ def test_routed_arms_of_random_weights_are_timed(bench: Callable[..., Bench], me
     assert made.time("arm") == 0
     ran = Trace.from_summary(read_record("arm/latency.json", "latency")["trace"])
     assert ran.realised_ratio == pytest.approx(0.0 if method == "full-finetuned" else 0.5)
+
+
+def test_a_predictor_that_nobody_trained_is_timed_with_random_weights(bench: Callable[..., Bench]) -> None:
+    made = bench("pixart-sigma", random=True)
+    made.captions()
+    made.spec()
+    chosen = get_method("tokencache", {"ratio": 0.5, "last": 0})
+    everything = {knob: getattr(chosen, knob) for knob in chosen.knobs()}
+    spec = Spec(made.name, "arm", "tokencache", everything, None, 0, 3, "some", None, "float32", "random", "nothing")
+    Path("arm").mkdir()
+    words = ("--spec", json.dumps(asdict(spec)))
+    assert made.run("learn", *words, "--weights", "random", "--out", "arm/learned.json") == 0
+    assert read_record("arm/learned.json", "learned")["found"]["untrained"] == "weights are random"
+    assert made.run("spec", *words, "--learned", "arm/learned.json", "--out", "arm/spec.json") == 0
+    assert made.time("arm") == 0
+    ran = Trace.from_summary(read_record("arm/latency.json", "latency")["trace"])
+    assert 0 < ran.realised_ratio < 0.5
+    assert ran.selecting.sum() > 0
