@@ -76,8 +76,8 @@ def test_a_methods_file_counts_for_its_own_cells_only(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("renderer.py", {"backbone", "judge_weights", "references", "score", "learn"}),
-        ("pipeline.py", {"embed", "learn", "generate", "time"}),
+        ("renderer.py", {"backbone", "mmdit", "judge_weights", "references", "score", "learn"}),
+        ("pipeline.py", {"mmdit", "embed", "learn", "generate", "time"}),
         ("statistics.py", {"score"}),
         ("ledger.py", {"cost", "learn", "audit"}),
         ("pixart.py", {"learn", "generate", "time", "audit"}),
