@@ -41,14 +41,14 @@ def write_studies(studies: list[Study], results: Results) -> Path:
         for warning in tables.build_table(study, results).warnings:
             print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
         folder = results.root / "studies" / study.name
-        for name, content in _files(study, results):
+        for name, content in study_files(study, results):
             _write(folder / name, content)
     page = results.root / "report" / "index.html"
     _write(page, build_page(studies, results).encode("utf-8"))
     return page
 
 
-def _files(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]:
+def study_files(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]:
     """The files of one study; None where there is nothing to draw yet."""
     table = tables.build_table(study, results)
     yield "table.md", tables.markdown(table).encode("utf-8")
