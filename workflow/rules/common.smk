@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 from ditbench.caption_files.options import learning_words, training_words, words_of
@@ -71,6 +72,9 @@ PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
 EFFORTS = {name: effort(spec) for name, spec in SPECS.items()}
 FIRST = 1 + max(EFFORTS.values())  # the priority of what all images wait for
 GPUS = 0 if CONFIG.device == "cpu" else 1
+
+# Every job asks for the hash of its code, and a campaign has tens of thousands of jobs: files are read once.
+code_hash = cache(code_hash)
 
 # Commands are found even where the environment of this Snakemake was not activated. A prefix of one's own takes the
 # place of Snakemake's strict mode, so it says that too.

@@ -3,8 +3,7 @@
 
 rule publish:
     input:
-        cell_records("spec", "scores", "cost", "latency"),
-        PAGE,
+        PAGE,  # made anew with any record, whose names would be twice as many edges of a large graph
     output:
         PUBLISHED,
     params:
