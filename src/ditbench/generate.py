@@ -279,17 +279,30 @@ def write_plan(spec: dict[str, Any], out: Path) -> None:
 
 
 def write_cost(spec_path: Path, ran_records: Sequence[Path], out: Path, code: str | None = None) -> None:
-    """Bills what the traces of the cell's shards say was executed; where it has no images, its latency's does."""
-    from ditbench.records import read_record, write_record
+    """Bills what the traces of the cell's shards say was executed; where it has no images, its latency's does.
 
-    write_record(out, "cost", cost_body(read_record(spec_path, "spec"), ran_records), code=code)
+    The traces of all shards, added up, lie beside it in `trace.json`, so that nobody has to read them all again.
+    """
+    import json
+
+    from ditbench.records import read_record, write_record
+    from ditbench.storage import replacing
+
+    spec = read_record(spec_path, "spec")
+    trace, costs = added_traces(spec, ran_records)
+    with replacing(out.with_name("trace.json")) as partial:
+        Path(partial).write_text(json.dumps(trace.summary()))
+    write_record(out, "cost", billed(spec, trace, costs), code=code)
 
 
 def cost_body(spec: dict[str, Any], ran_records: Sequence[Path]) -> dict[str, Any]:
     """The cost record of a cell, from the records that hold its traces."""
+    return billed(spec, *added_traces(spec, ran_records))
+
+
+def added_traces(spec: dict[str, Any], ran_records: Sequence[Path]) -> tuple[Trace, Costs]:
+    """What all the records of a cell say was executed, and what each part of its network costs."""
     from ditbench.engine.costs import Costs
-    from ditbench.engine.ledger import bill
-    from ditbench.methods import method_of
     from ditbench.records import read_record
     from ditbench.worlds import get_world
 
@@ -306,6 +319,16 @@ def cost_body(spec: dict[str, Any], ran_records: Sequence[Path]) -> dict[str, An
             trace.add(part)
     if trace is None:
         raise Fault(f"{spec['arm']} has no shards: nothing was run that could be billed")
+    return trace, costs
+
+
+def billed(spec: dict[str, Any], trace: Trace, costs: Costs) -> dict[str, Any]:
+    """The cost record of what was executed."""
+    from ditbench.engine.ledger import bill
+    from ditbench.methods import method_of
+    from ditbench.worlds import get_world
+
+    world = get_world(spec["world"])
     charged = bill(trace, costs)
     plan = method_of(spec).plan(trace.shape)
     return {

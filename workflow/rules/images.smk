@@ -26,20 +26,18 @@ rule spec:
 rule images:
     input:
         spec=f"{CELL}/spec.json",
-        captions=CAPTIONS_RECORD,
-        embeddings=EMBEDDINGS_RECORD,
+        embeddings=EMBEDDINGS_RECORD,  # made of the captions, which are no input of their own: a campaign has many jobs
     output:
         f"{CELL}/shards/{{first}}-{{last}}.json",
     params:
         code=code_of_cell("generate"),
         spec=spec_hash,
+        captions=CAPTIONS_RECORD,
         batch=CONFIG.batch,
         weights=weights_option,
         device=CONFIG.device,
     log:
         f"{LOGS}/images/{{world}}.{{arm}}.seed{{seed}}.{{first}}-{{last}}.log",
-    benchmark:
-        f"{BENCHMARKS}/images/{{world}}.{{arm}}.seed{{seed}}.{{first}}-{{last}}.tsv"
     threads: 1
     priority: longest_first
     resources:
@@ -47,6 +45,6 @@ rule images:
         gpu=GPUS,
     retries: 1  # see more_each_time
     shell:
-        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {input.captions} "
+        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {params.captions} "
         "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
         "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"

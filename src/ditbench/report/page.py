@@ -15,6 +15,9 @@ from ditbench.report.tables import Table, build_table, number
 from ditbench.report.templating import render
 from ditbench.study import Axes, Study
 
+# Shards of a cell that have a row each.
+SHARDS = 12
+
 
 @dataclass(frozen=True)
 class Part:
@@ -214,7 +217,8 @@ def _cell(cell: Cell, labels: dict[str, str]) -> dict[str, Any]:
         "state": cell.state_text,
         "facts": list(cell_facts(cell)),
         "measures": [_measure(cell, name) for name in cell.values],
-        "jobs": [_job(job) for job in cell.jobs],
+        "jobs": list(_jobs(cell.jobs)),
+        "count": len(cell.jobs),
         "seconds": timing.duration(sum(sum(timing.parts_of(job).values()) for job in cell.jobs)),
     }
 
@@ -360,9 +364,19 @@ def decimals_of(value: float) -> int:
     return max(0, 3 - math.floor(math.log10(abs(value))))
 
 
-def _job(job: Job) -> dict[str, str]:
-    shown = timing.parts_of(job)
-    name = f"{job.stage} {job.record.removesuffix('.json')}" if job.stage == STAGES["shard"] else job.stage
+def _jobs(jobs: Sequence[Job]) -> Iterator[dict[str, str]]:
+    """A row for every job; one for all shards where they are many, as each cell of a campaign has."""
+    shards = [job for job in jobs if job.stage == STAGES["shard"]]
+    if len(shards) > SHARDS:
+        whole = {part: sum(timing.parts_of(job)[part] for job in shards) for part in timing.PARTS}
+        yield _job_row(f"{STAGES['shard']}, {len(shards)} shards", whole)
+        jobs = [job for job in jobs if job.stage != STAGES["shard"]]
+    for job in jobs:
+        named = f"{job.stage} {job.record.removesuffix('.json')}" if job.stage == STAGES["shard"] else job.stage
+        yield _job_row(named, timing.parts_of(job))
+
+
+def _job_row(name: str, shown: Mapping[str, float]) -> dict[str, str]:
     return {"record": name, **{k: f"{v:.1f}" for k, v in shown.items()}, "total": f"{sum(shown.values()):.1f}"}
 
 

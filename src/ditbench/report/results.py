@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,7 +149,14 @@ class Results:
 
     def of_arm(self, world: str, arm: str) -> list[Cell]:
         """The cells of one arm, one per seed."""
-        return [cell for cell in self.cells if cell.world == world and cell.arm == arm]
+        return list(self._by_arm.get((world, arm), ()))
+
+    @cached_property
+    def _by_arm(self) -> dict[tuple[str, str], list[Cell]]:
+        found: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault((cell.world, cell.arm), []).append(cell)
+        return found
 
 
 def load_results(config: Config, results: str | Path | None = None) -> Results:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNT = 8
+PICTURES = 480  # of one study at most: of many arms fewer captions are shown
 SHOWN = 256  # pixels of the longer side at most, so that a page of many arms stays small
 
 
@@ -31,8 +32,9 @@ class Samples:
 
 
 def collect(study: Study, results: Results, count: int = COUNT) -> Samples | None:
-    """The first `count` captions and what each arm drew for them; None while no image exists."""
+    """The first `count` captions, or fewer of many arms, and what each arm drew; None while no image exists."""
     rows = [row for row in study.rows if row.method]
+    count = max(1, min(count, PICTURES // max(1, len(rows))))
     columns = [(row.label, next(iter(results.of_arm(study.world, row.arm)), None)) for row in rows]
     first = next((cell for _, cell in columns if cell is not None and cell.shards), None)
     if first is None:

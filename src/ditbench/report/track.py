@@ -11,13 +11,14 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -46,6 +47,9 @@ CONFIG = "config.hash"
 FORMAT = 1
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
 LOGGED = ("spec", "images", "cost", "scores", "latency")
+# Logs of a stage that are files of their own; those of more shards are one.
+LOGS = 12
+_LOG = re.compile(r"(.+\.seed[0-9]+)(?:\.[0-9]+-[0-9]+)?\.log")
 # Without it MLflow opens its pages for language models.
 TRAINING = "?workflowType=machine_learning"
 # How long a server may take to answer before it counts as unreachable.
@@ -214,8 +218,14 @@ def without_secrets(uri: str) -> str:
 # What a run holds
 
 
-def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publication:
-    """What the run of a cell will hold."""
+def publication(
+    cell: Cell,
+    results: Results,
+    studies: Sequence[Study],
+    logs: Mapping[tuple[str, str], Sequence[Path]] | None = None,
+) -> Publication:
+    """What the run of a cell will hold; `logs` are those of all cells, read here where they are not given."""
+    logs = logs_by_cell(results.root) if logs is None else logs
     spec, cost = cell.spec, cell.bodies.get("cost", {})
     citing = [s for s in studies if s.world == cell.world and any(row.arm == cell.arm for row in s.rows)]
     label = citing[0].row(cell.arm).label if citing else cell.arm
@@ -241,7 +251,7 @@ def publication(cell: Cell, results: Results, studies: Sequence[Study]) -> Publi
         tags=_tags(cell, [study.name for study in citing], label)
         | _colour(cell, citing)
         | {FOLDER: folder_id(results.root)},
-        files=dict(_files(cell, results)),
+        files=dict(_files(cell, results, logs)),
         captions=_captions(cell, results.root),
         start_ms=start,
         end_ms=end,
@@ -350,7 +360,7 @@ def note(cell: Cell, label: str) -> str:
     return "\n".join(lines)
 
 
-def _files(cell: Cell, results: Results) -> Iterator[tuple[str, bytes]]:
+def _files(cell: Cell, results: Results, logs: Mapping[tuple[str, str], Sequence[Path]]) -> Iterator[tuple[str, bytes]]:
     folder = results.root / cell.folder
     for name in ARTIFACTS:
         path = folder / name
@@ -359,26 +369,43 @@ def _files(cell: Cell, results: Results) -> Iterator[tuple[str, bytes]]:
     if not cell.shards and "trace" in cell.bodies.get("latency", {}):  # timed only, as with random weights
         yield "trace.json", json.dumps(cell.bodies["latency"]["trace"]).encode("utf-8")
     if cell.shards:
-        yield "trace.json", _trace(cell)
+        yield "trace.json", _trace(cell, folder)
         grid = _grid(cell, results)
         if grid:
             yield "samples.png", grid
-    for path in _logs(results.root / "logs", cell):
-        yield f"logs/{path.parent.name}/{path.name}", path.read_bytes()
+    for stage in LOGGED:
+        paths = logs.get((stage, f"{cell.world}.{cell.arm}.seed{cell.seed}"), [])
+        if len(paths) > LOGS:
+            said = b"".join(b"== %s\n%s" % (path.name.encode(), path.read_bytes()) for path in paths)
+            yield f"logs/{stage}.log", said
+        else:
+            yield from ((f"logs/{stage}/{path.name}", path.read_bytes()) for path in paths)
 
 
-def _logs(folder: Path, cell: Cell) -> list[Path]:
-    """What the cell's jobs said, by stage; `seed1` is not `seed10`."""
-    name = f"{cell.world}.{cell.arm}.seed{cell.seed}"
-    found = [path for stage in LOGGED for path in (folder / stage).glob(f"{name}.*log")]
-    return sorted(path for path in found if path.stat().st_size > 0)
+def logs_by_cell(root: Path) -> dict[tuple[str, str], list[Path]]:
+    """What the jobs of all cells said, by stage and cell (`world.arm.seedN`); each folder is read once."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for stage in LOGGED:
+        try:
+            entries = sorted(os.scandir(root / "logs" / stage), key=lambda entry: entry.name)
+        except OSError:  # no job of this stage has run
+            continue
+        for entry in entries:
+            # A shard's log has its range besides: `world.arm.seedN.00000-00299.log`.
+            said = _LOG.fullmatch(entry.name)
+            if said and entry.stat().st_size > 0:
+                found.setdefault((stage, said[1]), []).append(Path(entry.path))
+    return found
 
 
-def _trace(cell: Cell) -> bytes:
-    """What all shards executed, added up."""
+def _trace(cell: Cell, folder: Path) -> bytes:
+    """What all shards executed, added up: by the ledger, or here where an older one left no trace beside its record."""
     from ditbench.engine.trace import Trace
     from ditbench.records import read_record
 
+    added = folder / "trace.json"
+    if "cost" in cell.bodies and added.is_file():
+        return added.read_bytes()
     whole: Trace | None = None
     for path in cell.shards:
         part = Trace.from_summary(read_record(path, "shard")["trace"])
@@ -441,24 +468,24 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
 
     `settings` is the hash of the configuration that asked for them, a tag of every run.
     """
-    plans = [(cell, publication(cell, results, studies)) for cell in results.cells if cell.state != "not run"]
+    logs = logs_by_cell(results.root)
+    plans = [(cell, publication(cell, results, studies, logs)) for cell in results.cells if cell.state != "not run"]
     experiments, runs = [], []
     with locked(uri):
         client = open_store(uri)
         try:
             for world in dict.fromkeys(cell.world for cell, _ in plans):
                 experiment = _experiment(client, uri, world, studies)
+                known = _known_runs(client, experiment, folder_id(results.root))
                 ids = []
                 for cell, plan in plans:
                     if cell.world == world:
-                        run_id, action = _publish_one(client, experiment, plan)
-                        _tag_settings(client, run_id, settings)
+                        run_id, action = _publish_one(client, experiment, plan, known, settings)
                         ids.append(run_id)
                         if results.of_arm(world, cell.arm)[0] is cell:
                             lesson = learning_publication(cell, results, run_id)
                             if lesson is not None:
-                                child, _ = _publish_one(client, experiment, lesson)
-                                _tag_settings(client, child, settings)
+                                _publish_one(client, experiment, lesson, known, settings)
                         row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
                         row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
                         runs.append(
@@ -538,12 +565,21 @@ def _create(client: MlflowClient, name: str, place: str | None) -> str:
         return str(experiment.experiment_id)
 
 
-def _publish_one(client: MlflowClient, experiment: str, plan: Publication) -> tuple[str, str]:
-    """Makes the store hold exactly one run of a cell, with its present content; the run's id and what was done."""
+def _publish_one(
+    client: MlflowClient, experiment: str, plan: Publication, known: Mapping[str, list[Any]], settings: str
+) -> tuple[str, str]:
+    """Makes the store hold exactly one run of a cell, with its present content; the run's id and what was done.
+
+    `known` are the runs that this folder had in the experiment before, by cell: where one alone holds the content
+    already, there is nothing more to ask of the store.
+    """
     digest = plan.digest
-    action = "kept"
-    if not any(run.data.tags.get(DIGEST) == digest for run in _runs_of(client, experiment, plan)):
-        _create_run(client, experiment, plan, digest)
+    action, there = "kept", known.get(plan.key.rpartition("/")[0], [])
+    if len(there) == 1 and there[0].data.tags.get(DIGEST) == digest:
+        _tag_settings(client, there[0], settings)
+        return str(there[0].info.run_id), action
+    if not any(run.data.tags.get(DIGEST) == digest for run in there):
+        _create_run(client, experiment, plan, digest, settings)
         action = "written"
     # A new run is written before the old one goes: a stop in between loses nothing, the next publication tidies up.
     # Whoever publishes last sees all and keeps the same one as everybody else would.
@@ -554,13 +590,27 @@ def _publish_one(client: MlflowClient, experiment: str, plan: Publication) -> tu
         if run.info.run_id != kept and (not unfinished or _abandoned(client, run)):
             client.delete_run(run.info.run_id)
             action = "replaced" if action == "written" else action
+    _tag_settings(client, next(run for run in runs if run.info.run_id == kept), settings)
     return kept, action
 
 
-def _tag_settings(client: MlflowClient, run_id: str, settings: str) -> None:
+def _tag_settings(client: MlflowClient, run: Any, settings: str) -> None:
     """Says on a run which configuration was the last to ask for it, where that has changed."""
-    if settings and client.get_run(run_id).data.tags.get(CONFIG) != settings:
-        client.set_tag(run_id, CONFIG, settings)
+    if settings and run.data.tags.get(CONFIG) != settings:
+        client.set_tag(run.info.run_id, CONFIG, settings)
+
+
+def _known_runs(client: MlflowClient, experiment: str, folder: str) -> dict[str, list[Any]]:
+    """All runs of a results folder in an experiment, by the cell that they are of; a page of them at a time."""
+    found: dict[str, list[Any]] = {}
+    page: str | None = None
+    while True:
+        runs = client.search_runs([experiment], f"tags.`{FOLDER}` = '{folder}'", max_results=1000, page_token=page)
+        for run in runs:
+            found.setdefault(run.data.tags.get("ditbench.cell", ""), []).append(run)
+        page = runs.token
+        if not page:
+            return found
 
 
 def _abandoned(client: MlflowClient, run: Any) -> bool:
@@ -592,11 +642,12 @@ def folder_id(root: Path) -> str:
     return path.read_text()
 
 
-def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str) -> None:
+def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str, settings: str) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     now = int(time.time() * 1000)
     tags = plan.tags | {KEY: plan.key, "ditbench.cell": plan.key.rpartition("/")[0], "ditbench.published_ms": str(now)}
+    tags |= {CONFIG: settings} if settings else {}
     run = client.create_run(experiment, start_time=plan.start_ms or now, tags=tags, run_name=plan.name)
     run_id, stamp = run.info.run_id, plan.end_ms or now
     metrics = [Metric(name, value, stamp, 0) for name, value in plan.metrics.items()]
