@@ -5,9 +5,10 @@ uv run python benchmarks/campaign.py [--arms 3 16 64 200] [--out measured/campai
 A campaign is a sweep of FORA by interval and steps in the embedded world, with three seeds and a hundred shards of
 300 images an arm. It is planned (`snakemake -n`, whole and the first of four batches); then what its jobs would leave
 is written without computing anything, in the records' own writers and with made-up numbers; then it is published to
-MLflow, published again, and drawn as tables and page. Of the images only the first eight of each arm are there, and a
-cell's other shards are copies of the record of its first. Each step is a process of its own: its wall time, the
-processor's time (less of a guess on a machine that others use), and its peak of memory.
+MLflow, published again, and drawn as tables and page; `ditbench plan` says once more what is left to do. Of the
+images only the first eight of each arm are there, and a cell's other shards are copies of the record of its first.
+Each step is a process of its own: its wall time, the processor's time (less of a guess on a machine that others use),
+and its peak of memory.
 """
 
 from __future__ import annotations
@@ -215,6 +216,7 @@ def measure(arms: int, runs: int, images: int, shard: int) -> dict[str, Any]:
         print(f"  records made in {time.perf_counter() - began:.0f} s", flush=True)
         found["records"] = _weigh(results)
         for name, words in (
+            ("forecast", ("plan",)),
             ("report", ("report",)),
             ("publish", ("publish", "--out", str(results / "published.json"))),
             ("publish_again", ("publish", "--out", str(results / "published.json"))),

@@ -8,8 +8,9 @@ import pytest
 
 from ditbench.cells import Spec, cell_table
 from ditbench.config import ArmConfig, Config
-from ditbench.forecast import forecast, told
+from ditbench.forecast import forecast, speed_of_macs, told
 from ditbench.records import write_record
+from ditbench.worlds.scenes.world import Scenes
 
 ARMS = {"full": ArmConfig(method="full"), "fora": ArmConfig(method="fora")}
 CONFIG = Config(images=8, shard=4).model_copy(update={"studies": [], "arms": ARMS})
@@ -71,3 +72,28 @@ def test_too_little_room_is_said_before_anything_starts(tmp_path: Path, monkeypa
     assert "NOT ENOUGH" not in told(forecast(CONFIG, tmp_path / "not" / "there"))
     monkeypatch.setattr("ditbench.forecast._free", lambda folder: 10)
     assert "NOT ENOUGH" in told(forecast(CONFIG, tmp_path))
+
+
+def test_a_stated_speed_has_the_last_word(tmp_path: Path) -> None:
+    drawn(tmp_path, specs(CONFIG)["full"], 0, 3, rate=2.0)
+    outlook = forecast(CONFIG, tmp_path, (4.0, "my own measurement"))
+    assert outlook["generation_seconds_on_one_worker"] == 2  # 4 images at 4/s, and 8 of FORA's half effort
+    assert "from my own measurement" in told(outlook)
+
+
+def test_on_a_gpu_hours_are_those_of_the_measured_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ditbench.worlds.scenes.world.Scenes.measured_speed", lambda world: None)
+    monkeypatch.setattr("ditbench.measured.forward_seconds", lambda world: (18.0, "a GPU"))
+    steps, branches = Scenes().default_steps, Scenes().cfg_branches
+    outlook = forecast(CONFIG.model_copy(update={"device": "cuda"}), tmp_path)
+    assert outlook["generation_seconds_on_one_worker"] == 12 * steps * branches * 18  # 8 images, and 8 of half effort
+    assert f"time to draw on one GPU: {12 * steps * branches * 18 / 3600:,.1f} GPU hours" in told(outlook)
+    assert "the network alone on a GPU" in told(outlook)
+    assert forecast(CONFIG, tmp_path)["generation_seconds_on_one_worker"] is None  # a GPU's speed is not a processor's
+
+
+def test_the_ledger_turns_a_devices_speed_into_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ditbench.macs.count_macs", lambda world, method: {"total": 2e12, "cfg_branches": 2})
+    rate, source = speed_of_macs(CONFIG, 100)
+    assert rate == 25  # 4 T an image
+    assert source == "4 T MACs an image of full at 100 T a second, as stated"

@@ -11,30 +11,18 @@ table of a page is made anew between its two marks.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from ditbench.cells import Spec
 from ditbench.faults import Fault
 from ditbench.forecast import BYTES_PER_PIXEL, effort
+from ditbench.measured import forward_seconds
 from ditbench.study import Study, load_study, study_names
 from ditbench.worlds import get_world, world_names
 
-ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("<!-- estimates: made by tools/estimates.py -->", "<!-- estimates end -->")
 HEADS = ("study", "world", "arms that run", "GPU hours", "GPU", "disk, GB")
-
-
-def forward_seconds(world: str) -> tuple[float, str] | None:
-    """Seconds of a forward for one row of a batch of sixteen (or of one, where that is all that fits), and the GPU."""
-    path = ROOT / "measured" / f"{world}-cuda-bfloat16.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    rows = {int(batch): body for batch, body in record["batches"].items() if "seconds" in body}
-    most = max(rows)
-    return rows[most]["seconds"]["unpatched"] / most, record["provenance"]["hardware"]["gpu"]
 
 
 def efforts(study: Study) -> Iterator[float]:

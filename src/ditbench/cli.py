@@ -122,7 +122,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the choice of images")
     sub.add_argument("--device", help="the configuration's if not given")
     sub.add_argument("--sets", action="store_true", help="judges of whole sets too, over all stored images")
-    add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
+    sub = add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
+    speed = sub.add_mutually_exclusive_group()
+    speed.add_argument(
+        "--images-per-second", type=_speedup, metavar="N", help="of the full arm on one worker, if nothing tells it"
+    )
+    speed.add_argument(
+        "--tmacs-per-second",
+        type=_speedup,
+        metavar="N",
+        help="tera-MACs that it computes; the ledger counts images'",
+    )
 
     sub = add("macs", _macs, "say what a method costs in a world, without weights", "json")
     sub.add_argument("world", metavar="WORLD")
@@ -558,11 +568,16 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> None:
     from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
-    from ditbench.forecast import forecast, told
+    from ditbench.forecast import forecast, speed_of_macs, told
     from ditbench.worlds import get_world
 
     config = _configured(options)
-    outlook = forecast(config, options.results)
+    stated = None
+    if options.images_per_second:
+        stated = options.images_per_second, f"{options.images_per_second:g} images of full a second, as stated"
+    elif options.tmacs_per_second:
+        stated = speed_of_macs(config, options.tmacs_per_second)
+    outlook = forecast(config, options.results, stated)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
     worlds = dict.fromkeys(spec.world for spec in cell_table(config))
     for world in worlds:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ditbench.cells import Spec, cell_table, shard_ranges
 from ditbench.config import Config
 from ditbench.faults import Fault
 
+if TYPE_CHECKING:
+    from ditbench.worlds import World
+
 # A stored PNG of the embedded world is a few kilobytes; other worlds' are estimated from their pixels.
 BYTES_PER_PIXEL = 1.2
 
 
-def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
-    """Counts, disk need and, where an earlier shard tells the speed, seconds."""
+def forecast(config: Config, results: Path | None = None, stated: tuple[float, str] | None = None) -> dict[str, Any]:
+    """Counts, disk need and, where the speed is known, seconds.
+
+    The speed is what is `stated` (images of the full arm a second on one worker, and by what), else that of earlier
+    shards, else one that was measured once.
+    """
     from ditbench.records import read_record
     from ditbench.worlds import get_world
 
@@ -46,12 +53,12 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
     per_image = sum(sizes) / len(sizes) if sizes else size * size * (world.frames or 1) * BYTES_PER_PIXEL
     every = [value for values in speeds.values() for value in values]
     seconds: float | None = None
-    known = world.measured_speed()
-    if every:
+    known = stated or measured_speed(world, config.device)
+    if every and stated is None:
         slowest = min(every)
         seconds = sum(n / (sum(v) / len(v) if (v := speeds.get(arm)) else slowest) for arm, n in waiting.items())
     elif known is not None:
-        rate, source = known[0], f"a measurement on {known[1]}"
+        rate, source = known
         efforts = {spec.arm: effort(spec) for spec in specs}
         seconds = sum(n * efforts[arm] / rate for arm, n in waiting.items())
     drawing = sum(get_world(spec.world).no_images(spec.weights) is None for spec in specs)
@@ -66,8 +73,35 @@ def forecast(config: Config, results: Path | None = None) -> dict[str, Any]:
         "disk_bytes_to_write": round(missing * per_image),
         "disk_bytes_free": _free(root),
         "generation_seconds_on_one_worker": None if seconds is None else round(seconds),
+        "worker": "core" if config.device == "cpu" else "GPU",
         "estimated_from": source if seconds is not None else None,
     }
+
+
+def measured_speed(world: World, device: str) -> tuple[float, str] | None:
+    """Images of the full model a second on one worker, as measured once, and by what; None where nobody did.
+
+    On a GPU it is that of the network alone: text encoders, VAE and writing come on top.
+    """
+    from ditbench.measured import forward_seconds
+
+    if (found := world.measured_speed()) is not None:
+        return found[0], f"a measurement on {found[1]}"
+    if device == "cpu" or (forward := forward_seconds(world.name)) is None:
+        return None
+    seconds = world.default_steps * world.cfg_branches * forward[0]
+    return 1 / seconds, f"a measurement of the network alone on {forward[1]}"
+
+
+def speed_of_macs(config: Config, tmacs: float) -> tuple[float, str]:
+    """Images of the full arm a second on a device that computes so many tera-MACs a second, by the ledger."""
+    from ditbench.macs import count_macs
+    from ditbench.methods import get_method
+
+    world = cell_table(config)[0].world
+    counted = count_macs(world, get_method("full", {}))
+    whole = counted["total"] * counted["cfg_branches"]
+    return tmacs * 1e12 / whole, f"{whole / 1e12:.3g} T MACs an image of full at {tmacs:g} T a second, as stated"
 
 
 def effort(spec: Spec) -> float:
@@ -94,10 +128,11 @@ def told(outlook: dict[str, Any]) -> str:
     seconds = outlook["generation_seconds_on_one_worker"]
     need, free = outlook["disk_bytes_to_write"], outlook["disk_bytes_free"]
     enough = "" if need < free else ": NOT ENOUGH, make room or set another `results`"
+    gpu = outlook["worker"] == "GPU"
     time = (
-        "unknown until the first shard is drawn"
+        "unknown until the first shard is drawn; `ditbench plan --images-per-second` or `--tmacs-per-second` states it"
         if seconds is None
-        else f"{_duration(seconds)}, from {outlook['estimated_from']}"
+        else f"{f'{seconds / 3600:,.1f} GPU hours' if gpu else _duration(seconds)}, from {outlook['estimated_from']}"
     )
     return "\n".join(
         [
@@ -105,7 +140,7 @@ def told(outlook: dict[str, Any]) -> str:
             f"{outlook['images']:,} images in {outlook['shards']:,} shards",
             f"to draw: {outlook['images_to_draw']:,} images, {outlook['images_done']:,} are there already",
             f"disk: about {need / 1e6:,.1f} MB more, {free / 1e6:,.0f} MB are free{enough}",
-            f"time to draw on one worker: {time}",
+            f"time to draw on one {outlook['worker'] if gpu else 'worker'}: {time}",
         ]
     )
 

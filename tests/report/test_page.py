@@ -14,9 +14,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from ditbench.report import figures
+from ditbench.report import figures, page
 from ditbench.report.build import write_studies
 from ditbench.report.page import build_page, calls_text, learned_text
 from ditbench.report.plans import ASKED, executed, plan_svg, plan_text, trace_of
@@ -288,3 +289,14 @@ def test_of_a_plan_that_is_decided_while_sampling_the_page_shows_what_ran(tree: 
     trace = trace_of(cell)
     assert trace is not None and trace.samples == 8
     assert [set(step) for step in executed(trace)["shares"]] == [{1.0}, {0.0}] * 5
+
+
+def test_many_shards_of_a_cell_are_one_row_with_all_their_time(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = tree.read().of_arm("scenes", "full")[0].jobs
+    assert [row["record"] for row in page._jobs(jobs)][1:3] == ["images 00000-00003", "images 00004-00007"]
+    each = [float(row["compute"]) for row in page._jobs(jobs)]
+    monkeypatch.setattr(page, "SHARDS", 1)
+    rows = list(page._jobs(jobs))
+    assert rows[0]["record"] == "images, 2 shards" and len(rows) == len(jobs) - 1
+    assert float(rows[0]["compute"]) == each[1] + each[2]
+    assert not any("00000" in row["record"] for row in rows)

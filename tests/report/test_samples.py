@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ditbench.records import write_record
 from ditbench.report import samples
 from ditbench.storage import write_shard
+from ditbench.study import Study
 
 
 def test_a_video_is_shown_by_the_frame_in_its_middle(tmp_path: Path) -> None:
@@ -19,3 +21,13 @@ def test_a_video_is_shown_by_the_frame_in_its_middle(tmp_path: Path) -> None:
     shown = samples._images(cell, 8)
     assert list(shown) == ["a", "b"]
     assert np.array_equal(shown["b"], videos[1, 2])
+
+
+def test_of_many_arms_fewer_captions_are_shown(tree: Any, embedded: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tree.read()
+    assert len(samples.collect(embedded, results).captions) == samples.COUNT
+    monkeypatch.setattr(samples, "PICTURES", 12)  # for four arms
+    shown = samples.collect(embedded, results)
+    assert len(shown.captions) == len(shown.images) == 3
+    monkeypatch.setattr(samples, "PICTURES", 1)
+    assert len(samples.collect(embedded, results).captions) == 1

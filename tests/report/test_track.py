@@ -374,3 +374,43 @@ def test_the_user_interface_goes_when_it_is_told_to(tree: Any, published: Callab
     command.wait(timeout=30)
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert gone and not alive
+
+
+def test_asking_again_for_what_is_published_asks_the_store_once(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    published()
+    asked: list[str] = []
+    for name in ("search_runs", "get_run", "create_run", "log_batch", "log_artifacts"):
+        real = getattr(MlflowClient, name)
+        monkeypatch.setattr(
+            MlflowClient, name, lambda self, *a, n=name, r=real, **k: asked.append(n) or r(self, *a, **k)
+        )
+    assert set(actions(published()).values()) == {"kept"}
+    assert asked == ["search_runs"]
+
+
+def test_logs_of_many_shards_are_one_file(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tree.root / "logs" / "images"
+    folder.mkdir(parents=True)
+    for cell, name in (("full.seed0", "00000-00003"), ("full.seed0", "00004-00007"), ("full.seed01", "00000-00003")):
+        (folder / f"scenes.{cell}.{name}.log").write_text(f"{cell} {name}\n")
+    results = tree.read()
+    (cell,) = results.of_arm("scenes", "full")
+    files = {name: data for name, data in track._files(cell, results, track.logs_by_cell(tree.root)) if "logs" in name}
+    assert list(files) == [f"logs/images/scenes.full.seed0.{name}.log" for name in ("00000-00003", "00004-00007")]
+    monkeypatch.setattr(track, "LOGS", 1)
+    files = {name: data for name, data in track._files(cell, results, track.logs_by_cell(tree.root)) if "logs" in name}
+    assert list(files) == ["logs/images.log"]
+    assert files["logs/images.log"].decode().splitlines()[1::2] == ["full.seed0 00000-00003", "full.seed0 00004-00007"]
+
+
+def test_the_ledgers_trace_is_published_as_it_is(tree: Any) -> None:
+    results = tree.read()
+    (cell,) = results.of_arm("scenes", "full")
+    added = json.loads(dict(track._files(cell, results, {}))["trace.json"])
+    assert added["samples"] == 8  # both shards, added up here
+    (tree.folder("full") / "trace.json").write_text("{}")
+    assert dict(track._files(cell, results, {}))["trace.json"] == b"{}"

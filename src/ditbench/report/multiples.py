@@ -10,8 +10,10 @@ from ditbench.report.figures import COLOURS, INK, MARKERS, plain_axes, saved, sp
 from ditbench.report.tables import Heading, Line, Table
 from ditbench.study import Row, Study
 
-# Panels that a reader can still tell apart on one page.
-MOST = 8
+# Panels of one knob that a reader can still tell apart on one page.
+MOST = 12
+# Series that a legend names one by one; of more, the first, the last and some between.
+NAMED = 10
 # Letters of a series' name.
 LONGEST = 70
 
@@ -74,40 +76,73 @@ def multiples(study: Study, table: Table) -> Any:
         return None
     across = min(len(shown), 4)
     down = -(-len(shown) // across)
-    figure = Figure(figsize=(2.7 * across, 2.5 * down * len(knobs) + 0.4), layout="constrained")
+    figure = Figure(figsize=(2.7 * across, (2.5 * down + 0.4) * len(knobs)), layout="constrained")
     FigureCanvasAgg(figure)
-    for k, (knob, series) in enumerate(knobs.items()):
+    # A part of its own for each knob, because its series, and so its legend, are its own.
+    for part, (knob, series) in zip(figure.subfigures(len(knobs), 1, squeeze=False)[:, 0], knobs.items(), strict=True):
+        part.patch.set_alpha(0)
+        looks = looks_of(series)
         for place, (i, heading) in enumerate(shown):
-            axes = figure.add_subplot(down * len(knobs), across, 1 + k * down * across + place)
-            _panel(axes, knob, series, lines, i, heading)
+            axes = part.add_subplot(down, across, 1 + place)
+            _panel(axes, knob, list(zip(series, looks, strict=True)), lines, i, heading)
             if study.baseline and (span := _first_span(lines.get(study.baseline, []), i)):
                 axes.axhline(span[0], color=INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)))
-        handles, labels = axes.get_legend_handles_labels()
-        if any(labels):
-            figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        named = _named(*axes.get_legend_handles_labels())
+        if named:
+            handles, labels = zip(*named, strict=True)
+            part.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
-def _panel(axes: Any, knob: str, series: list[Series], lines: dict[str, list[Line]], i: int, heading: Heading) -> None:
+def looks_of(series: list[Series]) -> list[tuple[str, str]]:
+    """Colour and marker of each series, none twice; of more than there are colours, a scale from blue to yellow."""
+    if len(series) <= len(COLOURS):
+        return list(zip(COLOURS, MARKERS, strict=False))[: len(series)]
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    # Without its palest end, which does not stand on white.
+    shades = [to_hex(colormaps["viridis"](0.9 * i / (len(series) - 1))) for i in range(len(series))]
+    return [(shade, MARKERS[i % len(MARKERS)]) for i, shade in enumerate(shades)]
+
+
+def _named(handles: list[Any], labels: list[str]) -> list[tuple[Any, str]]:
+    """The series that the legend names, at most `NAMED` of them, evenly chosen."""
+    both = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
+    if len(both) <= NAMED:
+        return both
+    return [both[round(i * (len(both) - 1) / (NAMED - 1))] for i in range(NAMED)]
+
+
+def _panel(
+    axes: Any,
+    knob: str,
+    series: list[tuple[Series, tuple[str, str]]],
+    lines: dict[str, list[Line]],
+    i: int,
+    heading: Heading,
+) -> None:
     plain_axes(axes)
     axes.tick_params(labelsize=8)
     axes.set_title(f"{heading.label} {heading.arrow}".strip(), fontsize=8.5, color=INK)
     axes.set_xlabel(knob, fontsize=8.5, color=INK)
-    for j, each in enumerate(series):
-        spots = [
-            (value, span)
+    for each, (colour, marker) in series:
+        by_value = {
+            value: [span for line in lines.get(arm, []) if (span := span_of(line, i)) is not None]
             for value, arm in each.spots
-            for line in lines.get(arm, [])
-            if (span := span_of(line, i)) is not None
-        ]
+        }
+        spots = [(value, span) for value, spans in by_value.items() for span in spans]
         if not spots:
             continue
+        # Seeds are points of their own; the line goes through their mean.
+        means = [(value, sum(span[0] for span in spans) / len(spans)) for value, spans in by_value.items() if spans]
+        axes.plot(*zip(*means, strict=True), color=colour, linewidth=1.2)
         x, y = [value for value, _ in spots], [span[0] for _, span in spots]
         below = [span[0] - span[1] for _, span in spots]
         above = [span[2] - span[0] for _, span in spots]
         axes.errorbar(
-            x, y, yerr=[below, above], color=COLOURS[j % len(COLOURS)], marker=MARKERS[j % len(MARKERS)],
-            markersize=4, linewidth=1.2, elinewidth=0.8, label=each.label,
+            x, y, yerr=[below, above], color=colour, marker=marker, markersize=4, linestyle="none", elinewidth=0.8,
+            label=each.label,
         )  # fmt: skip
 
 

@@ -23,9 +23,7 @@ NOTE_LENGTH = 7_500
 def study_files_kept(study: Study, results: Results) -> dict[str, bytes]:
     """The files of a study that its run holds."""
     return {
-        name: content
-        for name, content in study_files(study, results)
-        if content is not None and name not in LEFT_OUT
+        name: content for name, content in study_files(study, results) if content is not None and name not in LEFT_OUT
     }
 
 
