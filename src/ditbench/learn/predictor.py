@@ -204,7 +204,7 @@ class Training:
         """One step of the optimiser, by one step of sampling."""
         off, mean = self.loss(step, before, answer, args, kwargs)
         self.optimiser.zero_grad(set_to_none=True)
-        (off + self.method.price * mean).backward()  # type: ignore[no-untyped-call]
+        (off + self.method.penalty * mean).backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._of_batch.append((float(off.detach()), float(mean.detach())))
 

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 
     from ditbench.engine.selectors import Selector
 
-OWN = -1.0  # of a knob: what the variant has
 # What a variant has where a knob is left to it. How many blocks the journal's leaves alone is not known.
 PREDICTOR = {"v1": "places", "v2": "tokens"}
 SCHEDULE = {"v1": "two-phase", "v2": "percentiles"}
-PENALTY = {"v1": 0.0, "v2": 1e-3}
 LAST = {"v1": 0, "v2": 2}
 
 
@@ -82,6 +80,9 @@ class TokenCache(Method):
     block is the mean over training captions, which tokens each image says for itself. Full steps lie where the weights
     of training captions, added up, reach equal parts of their sum.
 
+    With no price on weights the answer is off least where all of them are one, which is where training takes them; what
+    orders tokens then is how fast they went there. So v1 is given the price here that is the journal's.
+
     The network is not trained (but for `rank`): the predictor is, on the full network's own sampling of training
     captions, so that its answer changes least. The text's own tokens are computed with any of the image's.
     """
@@ -134,7 +135,9 @@ class TokenCache(Method):
         choices=("separate", "max", "mean"),
     )
     penalty: float = knob(
-        OWN, "price of the mean weight (lambda); -1: none in v1, 0.001 in v2, which is not published", least=OWN
+        0.01,
+        "price of the mean weight (lambda); not published, and v1 has none: 0, by which all weights end at one",
+        least=0,
     )
     epochs: int = knob(1, "how often the training captions are sampled, each time from other noise", least=1)
     rate: float = knob(1e-3, "of learning the predictor", least=0)
@@ -162,11 +165,6 @@ class TokenCache(Method):
     def scheduled(self) -> str:
         """How full steps are found."""
         return SCHEDULE[self.variant] if self.schedule == "auto" else self.schedule
-
-    @property
-    def price(self) -> float:
-        """Of the mean weight."""
-        return PENALTY[self.variant] if self.penalty == OWN else self.penalty
 
     @property
     def kept_last(self) -> int:
