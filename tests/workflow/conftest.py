@@ -30,8 +30,9 @@ from pathlib import Path
 
 ASSETS = (
     ("train-backbone", ("transformer.safetensors", "text_encoder.safetensors", "backbone.json")),
+    ("train-mmdit", ("mmdit.safetensors", "mmdit.json")),
     ("train-judges", ("reader.safetensors", "dual.safetensors", "preference.safetensors", "judges.json")),
-    ("model-card", ("README.md", "quality.json", "samples.png")),
+    ("model-card", ("README.md", "quality.json", "samples.png", "quality-mmdit.json", "samples-mmdit.png")),
 )
 words = sys.argv[1:]
 if words[0] == "warm":  # nothing heavy is stood in for
