@@ -231,6 +231,46 @@ def measure(arms: int, runs: int, images: int, shard: int) -> dict[str, Any]:
         return found
 
 
+MARKS = ("<!-- campaign: made by benchmarks/campaign.py -->", "<!-- campaign end -->")
+# Of a size: a heading, the step that took it (or none) and what of it.
+COLUMNS = (
+    ("jobs", lambda size: f"{size['jobs']:,}"),
+    ("cells", lambda size: f"{size['cells']:,}"),
+    ("plan, s", lambda size: _seconds(size["plan"])),
+    ("GB", lambda size: f"{size['plan']['peak_mb'] / 1000:.2f}"),
+    ("a quarter, s", lambda size: _seconds(size["plan_batch"])),
+    ("GB", lambda size: f"{size['plan_batch']['peak_mb'] / 1000:.2f}"),
+    ("`ditbench plan`, s", lambda size: _seconds(size["forecast"])),
+    ("page, s", lambda size: _seconds(size["report"])),
+    ("MB", lambda size: f"{size['page_bytes'] / 1e6:.1f}"),
+    ("MLflow, s", lambda size: _seconds(size["publish"])),
+    ("again, s", lambda size: _seconds(size["publish_again"])),
+    ("files", lambda size: f"{size['mlflow_artifacts']['files']:,}"),
+)
+
+
+def _seconds(took: dict[str, float]) -> str:
+    """The processor's seconds, and those on the wall."""
+    return f"{took['processor_s']:.0f} ({took['wall_s']:.0f})"
+
+
+def table(record: dict[str, Any]) -> str:
+    """The growth of a campaign in Markdown, with the machine and the version that it was measured with."""
+    rows = [[heading for heading, _ in COLUMNS], ["--:"] * len(COLUMNS)]
+    rows += [[of(size) for _, of in COLUMNS] for size in sorted(record["sizes"], key=lambda size: size["jobs"])]
+    made = record["provenance"]
+    where = f"{made['hardware']['cpu']}, {made['hardware']['cores']} cores, {made['created'][:10]}"
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", f"Measured on {where}, at commit {made['git'][:12]}: `{record['command']}`."])
+
+
+def write_table(record: dict[str, Any], page: Path) -> None:
+    """Makes the table of a page anew, between its two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    page.write_text(f"{before}{MARKS[0]}\n\n{table(record)}\n\n{MARKS[1]}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", type=int, nargs="+", default=[3, 16, 64, 200], help="arms (default %(default)s)")
@@ -238,7 +278,13 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=SHARD, help="images of a shard (default %(default)s)")
     parser.add_argument("--runs", type=int, default=2, help="of each dry run, the better counts (default %(default)s)")
     parser.add_argument("--out", type=Path, help="write a record")
+    parser.add_argument("--table", type=Path, metavar="RECORD", help="measure nothing: print the table of a record")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="with --table: write it into a page instead")
     arguments = parser.parse_args()
+    if arguments.table:
+        record = json.loads(arguments.table.read_text(encoding="utf-8"))
+        write_table(record, arguments.write) if arguments.write else print(table(record))
+        return
     os.chdir(REPOSITORY)
     sizes = [measure(arms, arguments.runs, arguments.images, arguments.shard) for arms in arguments.arms]
     if arguments.out:

@@ -26,13 +26,12 @@ rule spec:
 rule images:
     input:
         spec=f"{CELL}/spec.json",
-        embeddings=EMBEDDINGS_RECORD,  # made of the captions, which are no input of their own: a campaign has many jobs
+        embeddings=EMBEDDINGS_RECORD,  # made of the captions, which so are no input of every shard besides
     output:
         f"{CELL}/shards/{{first}}-{{last}}.json",
     params:
         code=code_of_cell("generate"),
         spec=spec_hash,
-        captions=CAPTIONS_RECORD,
         batch=CONFIG.batch,
         weights=weights_option,
         device=CONFIG.device,
@@ -45,6 +44,6 @@ rule images:
         gpu=GPUS,
     retries: 1  # see more_each_time
     shell:
-        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {params.captions} "
-        "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
+        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} "
+        "--captions {RESULTS}/captions/{wildcards.world}/{CAPTIONS}.json --embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
         "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"
