@@ -331,7 +331,7 @@ def test_the_command_writes_record_tables_and_page(tmp_path: Path, capsys: pytes
     assert main(["audit", "--study", str(path), "--out", str(out), "--code", "abc"]) == 0
     assert capsys.readouterr().out.strip() == str(out / "index.html")
     record = json.loads((out / "audit.json").read_text(encoding="utf-8"))
-    assert record["schema"] == "ditbench/audit@1" and record["provenance"]["code"] == "abc"
+    assert record["schema"] == "ditbench/audit@2" and record["provenance"]["code"] == "abc"
     verdicts = {figure["id"]: figure["verdict"] for figure in record["figures"]}
     assert verdicts == {"full": "exact", "both": "exact", "magic": "waits", "moon": "waits", "none": "not reproduced"}
     assert "This one table mixes conventions: full counts one" in " ".join(record["tables"][0]["findings"])

@@ -1,4 +1,8 @@
-"""Records: what jobs write. JSON, typed and versioned, each with where and how it came to be."""
+"""Records: what jobs write. JSON, typed and versioned, each with where and how it came to be.
+
+A record ends with a seal over all that stands before it, so that a bit that has changed on a disk is a damaged record
+and no other number. Records of version 1 have no seal; they are read as they are.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +24,10 @@ from typing import Any
 from ditbench.faults import Fault
 from ditbench.storage import replacing
 
-VERSION = 1
+VERSION = 2
+# Versions whose records mean the same as today's: read as they are, and written anew when their job runs again.
+READABLE = (1, VERSION)
+SEAL = "seal"
 
 
 class Clock:
@@ -136,8 +144,10 @@ def write_record(
     code: str | None = None,
 ) -> None:
     """Writes a record of a kind atomically; NaN and infinities are refused, JSON has none."""
-    record = {"schema": f"ditbench/{kind}@{VERSION}", **body, "provenance": provenance(timings, code)}
+    kept = {name: value for name, value in body.items() if name != SEAL}
+    record = {"schema": f"ditbench/{kind}@{VERSION}", **kept, "provenance": provenance(timings, code)}
     try:
+        record[SEAL] = seal(record)
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise Fault(f"{path}: a value of this {kind} record is not a finite number ({error})") from error
@@ -145,8 +155,21 @@ def write_record(
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def seal(body: Mapping[str, Any]) -> str:
+    """Sixteen hex digits over everything that a JSON object holds; they outlive being written and read."""
+    text = json.dumps(body, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def version_of(record: Any, kind: str) -> int | None:
+    """The version of a record of `kind`; None where it is none."""
+    schema = record.get("schema") if isinstance(record, dict) else None
+    name, _, number = schema.partition("@") if isinstance(schema, str) else ("", "", "")
+    return int(number) if name == f"ditbench/{kind}" and re.fullmatch("[1-9][0-9]{0,5}", number) else None
+
+
 def read_record(path: str | Path, kind: str) -> dict[str, Any]:
-    """Reads a record and checks that it is of `kind`."""
+    """Reads a record and checks that it is of `kind`, of a version that is known, and as it was written."""
     path = Path(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -154,7 +177,16 @@ def read_record(path: str | Path, kind: str) -> dict[str, Any]:
         raise Fault(f"{path} is missing: the stage that writes this {kind} record has not run") from None
     except (ValueError, OSError) as error:
         raise Fault(f"{path} cannot be read ({error}); delete it and run again") from error
-    found = record.get("schema") if isinstance(record, dict) else None
-    if found != f"ditbench/{kind}@{VERSION}":
+    version = version_of(record, kind)
+    if version is not None and version > VERSION:
+        raise Fault(
+            f"{path} was written by a newer ditbench (records of version {version}, this one has {VERSION}); update "
+            "ditbench, or give this run a folder of its own with `results:`"
+        )
+    if version not in READABLE:
+        found = record.get("schema") if isinstance(record, dict) else None
         raise Fault(f"{path} is not a {kind} record of this version: its schema is {found!r}; delete it and run again")
-    return dict(record)
+    kept = {name: value for name, value in record.items() if name != SEAL}
+    if version > 1 and record.get(SEAL) != seal(kept):
+        raise Fault(f"{path} is damaged: it does not hold what was written; delete it and run again")
+    return kept

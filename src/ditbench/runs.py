@@ -6,6 +6,7 @@ from what is there: a run at work ends now, one that was killed ended with its l
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -31,6 +32,28 @@ class Run:
     unit: str
     at_work: bool = False
     settings: str = ""
+
+
+def check_version(results: str | Path) -> None:
+    """A Fault where a results folder is of a newer ditbench, whose records this one would misread or overwrite.
+
+    Older records that mean the same are read as they are; there is nothing to migrate. Of others, a Fault says what
+    to do before anything is written.
+    """
+    from ditbench.records import READABLE, VERSION, version_of
+
+    path = Path(results) / NAME
+    try:
+        version = version_of(json.loads(path.read_text(encoding="utf-8")), "run")
+    except (OSError, ValueError):  # no run yet, or a note that is damaged: records say their version themselves
+        return
+    if version is None or version in READABLE:
+        return
+    whose, remedy = ("a newer", "update ditbench") if version > VERSION else ("an older", "use that one")
+    raise Fault(
+        f"{results} holds results of {whose} ditbench (records of version {version}, this one has {VERSION}); "
+        f"{remedy}, or give this run a folder of its own, `--config results=…`"
+    )
 
 
 def begin_run(results: str | Path, settings: str, cores: int, gpus: int = 0) -> None:
