@@ -35,8 +35,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DITBENCH_SCENES_ASSETS", str(assets))
     entries = [{"id": name, "text": scene.caption()} for name, scene in zip(IDS, SCENES, strict=True)]
     write_record(tmp_path / "captions.json", "captions", {"captions": entries})
-    write_shard(tmp_path / "real.zip", render_batch(SCENES, 32), [f"reference{i}" for i in range(COUNT)])
-    write_record(tmp_path / "real.json", "references", {"world": "scenes", "count": COUNT, "sha256": "of these"})
+    digest = write_shard(tmp_path / "real.zip", render_batch(SCENES, 32), [f"reference{i}" for i in range(COUNT)])
+    write_record(tmp_path / "real.json", "references", {"world": "scenes", "count": COUNT, "sha256": digest})
     cell(tmp_path, "full", IMAGES)
     return tmp_path
 

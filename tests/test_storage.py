@@ -10,7 +10,17 @@ from safetensors import SafetensorError
 
 from ditbench.faults import Fault
 from ditbench.records import Clock, read_record, write_record
-from ditbench.storage import claim, read_shard, replacing, write_shard, write_tensors
+from ditbench.storage import (
+    check_contents,
+    claim,
+    clear_partials,
+    hash_file,
+    images_of,
+    read_shard,
+    replacing,
+    write_shard,
+    write_tensors,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
 IDS = ["aa", "bb", "cc"]
@@ -132,3 +142,27 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="not a finite number"):
         write_record(tmp_path / "r.json", "cost", {"linear": float("nan")})
     assert not (tmp_path / "r.json").exists()
+
+
+def test_another_file_under_a_records_name_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "0-3.zip"
+    archive.write_bytes(b"images")
+    record = {"file": archive.name, "sha256": hash_file(archive)}
+    assert images_of(tmp_path / "0-3.json", record) == archive
+    archive.write_bytes(b"image5")
+    with pytest.raises(Fault, match=r"0-3\.zip is damaged: .*; delete .*0-3\.json and run again to make it anew"):
+        images_of(tmp_path / "0-3.json", record)
+    assert check_contents(archive, None, "") == archive  # an older record knows no hash
+    archive.unlink()
+    with pytest.raises(Fault, match=r"0-3\.zip is missing; "):
+        images_of(tmp_path / "0-3.json", record)
+
+
+def test_what_killed_writers_had_begun_is_cleared(tmp_path: Path) -> None:
+    keep = [tmp_path / name for name in ("a.json", ".run.lock", "b.partial")]
+    begun = [tmp_path / ".a.json.17.partial", tmp_path / "cells" / ".plan.json.4.partial"]
+    (tmp_path / "cells").mkdir()
+    for path in (*keep, *begun):
+        path.touch()
+    assert clear_partials(tmp_path) == 2
+    assert all(path.exists() for path in keep) and not any(path.exists() for path in begun)

@@ -177,7 +177,7 @@ def write_reference_features(
     from ditbench.generate import check_device
     from ditbench.judges.networks.base import network_class
     from ditbench.records import Clock, read_record, write_record
-    from ditbench.storage import hash_file, read_shard, write_tensors
+    from ditbench.storage import hash_file, images_of, read_shard, write_tensors
 
     clock = Clock()
     record = read_record(record_path, "references")
@@ -185,7 +185,7 @@ def write_reference_features(
     with clock("load"):
         _ = network.network
     with clock("compute"):
-        images = source.images() if source is not None else read_shard(record_path.with_suffix(".zip"))[1]
+        images = source.images() if source is not None else read_shard(images_of(record_path, record))[1]
         parts = network.features(images)
     with clock("write"):
         file = out.with_suffix(".safetensors")

@@ -13,9 +13,10 @@ from ditbench.faults import Fault
 from ditbench.judges import Judge, Pictures, Result, default_judges, get_judge
 from ditbench.judges.registry import Given
 from ditbench.judges.sets import SetJudge
+from ditbench.patience import progress
 from ditbench.records import Clock, read_record, write_record
 from ditbench.reference_sets import ReferenceSet
-from ditbench.storage import replacing
+from ditbench.storage import check_contents, hash_file, images_of, replacing
 from ditbench.weights import need_images, need_one_weights
 from ditbench.worlds import get_world
 
@@ -67,7 +68,8 @@ def score_cell(
     with clock("compute"):
         results, differences, seconds = judge(chosen, pictures, references, full)
     with clock("write"):
-        _write_samples(out.with_name("samples.parquet"), pictures.ids, results)
+        samples = out.with_name("samples.parquet")
+        _write_samples(samples, pictures.ids, results)
     body = {
         "spec_hash": spec["hash"],
         "n": len(pictures),
@@ -75,6 +77,7 @@ def score_cell(
         "reference_set": _reference_set(references_json),
         "measures": [_measure(result) for result in results],
         "paired": differences,
+        "samples_sha256": hash_file(samples),
         "judge_seconds": seconds,
         "judge_weights": {key: digest for member in chosen for key, digest in member.weights_read().items()},
     }
@@ -92,13 +95,17 @@ def read_references(
     record = read_record(record_path, "references")
     archive = record_path.with_suffix(".zip")
     names = [f"reference{i}" for i in range(record["count"] or 0)]
-    seen = Pictures.read([archive]) if archive.is_file() else replace(Pictures.none(), ids=names)
+    if archive.is_file():
+        seen = Pictures.read([images_of(record_path, record)])
+    else:
+        seen = replace(Pictures.none(), ids=names)
     kept = {}
     for path in features:
         body = read_record(path, "features")
         if body["references"] != record["sha256"]:
             raise Fault(f"{path} is of other references than {record_path}; delete it and run again")
-        kept[body["network"]] = load_file(path.with_name(body["file"]))
+        remedy = f"delete {path} and run again to make it anew"
+        kept[body["network"]] = load_file(check_contents(path.with_name(body["file"]), body.get("sha256"), remedy))
     moments = ReferenceSet(statistics=statistics).moments() if statistics is not None else {}
     return replace(seen, kept=kept, moments=moments, mark=record["sha256"])
 
@@ -134,6 +141,7 @@ def judge(
     for member in judges:
         if member.needs_full and full is None:
             continue
+        progress()
         began = time.perf_counter()
         mine = member.measure(pictures, references, full)
         unknown = [result.name for result in mine if result.name not in member.measures()]
@@ -154,7 +162,7 @@ def _zips(records: Sequence[Path], kind: str) -> list[Path]:
     """The image files that records describe, in the order of their first caption."""
     bodies = [(Path(path), read_record(path, kind)) for path in records]
     bodies.sort(key=lambda pair: pair[1].get("first", 0))
-    return [path.with_name(body.get("file", path.with_suffix(".zip").name)) for path, body in bodies]
+    return [images_of(path, body) for path, body in bodies]
 
 
 def _check_pairs(pictures: Pictures, full: Pictures) -> None:

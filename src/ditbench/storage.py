@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 
@@ -159,6 +159,40 @@ def read_shard(path: str | Path) -> tuple[list[str], NDArray[np.uint8]]:
     ids = [stem.partition("-")[2] for stem in dict.fromkeys(stems)]
     whole = np.stack(images)
     return ids, whole.reshape(len(ids), -1, *whole.shape[1:]) if "/" in names[0] else whole
+
+
+def check_contents(path: Path, sha256: str | None, remedy: str) -> Path:
+    """The path of a file that is what its record was written with; else a Fault that says so and what to do.
+
+    Older records may know no hash: then it is enough that the file is there.
+    """
+    if not path.is_file():
+        raise Fault(f"{path} is missing; {remedy}")
+    try:
+        same = sha256 is None or hash_file(path) == sha256
+    except OSError as error:
+        raise Fault(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+    if not same:
+        raise Fault(f"{path} is damaged: it is not the file that its record was written with; {remedy}")
+    return path
+
+
+def images_of(record_path: Path, record: Mapping[str, Any]) -> Path:
+    """The file of images that a record describes; a Fault where it is not the one that was written with it."""
+    archive = record_path.with_name(record.get("file", record_path.with_suffix(".zip").name))
+    return check_contents(archive, record.get("sha256"), f"delete {record_path} and run again to make it anew")
+
+
+def clear_partials(folder: str | Path) -> int:
+    """Removes what writers that were killed had begun in a folder; how many files. Call it while it is claimed."""
+    count = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(".") and name.endswith(".partial"):
+                with suppress(OSError):
+                    os.unlink(os.path.join(place, name))
+                    count += 1
+    return count
 
 
 def hash_file(path: str | Path) -> str:

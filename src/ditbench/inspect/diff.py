@@ -11,6 +11,7 @@ from ditbench.faults import Fault
 from ditbench.inspect.cells import cell_name
 from ditbench.inspect.show import decimals, value_data, with_interval
 from ditbench.report.comparable import of_sets, reference_mark
+from ditbench.storage import check_contents
 
 if TYPE_CHECKING:
     from ditbench.report.results import Cell, Value
@@ -116,6 +117,8 @@ def _samples(root: Path, cell: Cell) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     path = root / cell.folder / "samples.parquet"
+    known = cell.bodies.get("scores", {}).get("samples_sha256")
+    check_contents(path, known, "delete scores.json beside it and run again")
     try:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:

@@ -238,7 +238,7 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
         reason=failure or waiting,
         values=dict(_values(bodies, kept["folder"])),
         differences=dict(_differences(bodies.get("scores"))),
-        plan=_plan(folder / "plan.json"),
+        plan=_plan(folder / "plan.json", written.get("plan_sha256")),
         provenance={kind: body.get("provenance", {}) for kind, _, body in records},
         bodies=bodies,
         jobs=tuple(
@@ -269,9 +269,12 @@ def _shared_failure(cell: Path, kept: dict[str, Any]) -> str | None:
     return next(filter(None, map(_failure, places)), None)
 
 
-def _plan(path: Path) -> dict[str, Any] | None:
+def _plan(path: Path, sha256: str | None) -> dict[str, Any] | None:
+    from ditbench.storage import check_contents
+
     if not path.is_file():
         return None
+    check_contents(path, sha256, "delete the spec.json beside it and run again")
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -76,13 +76,13 @@ def _captions(results: Results, cell: Cell) -> list[dict[str, Any]]:
 def _images(cell: Cell, count: int) -> dict[str, NDArray[np.uint8]]:
     """The first images by caption id, from as many shards as it takes."""
     from ditbench.records import read_record
-    from ditbench.storage import read_shard
+    from ditbench.storage import images_of, read_shard
 
     found: dict[str, NDArray[np.uint8]] = {}
     for path in cell.shards:
         if len(found) >= count:
             break
-        ids, images = read_shard(path.with_name(read_record(path, "shard")["file"]))
+        ids, images = read_shard(images_of(path, read_record(path, "shard")))
         if images.ndim == 5:  # of a video, the frame in the middle
             images = images[:, images.shape[1] // 2]
         found |= dict(zip(ids[:count], images[:count], strict=True))
