@@ -179,6 +179,7 @@ class Config(_Part):
     arms: dict[ArmName, ArmConfig] = {}
     sweeps: dict[ArmName, SweepConfig] = {}
     learning: LearningConfig = LearningConfig()
+    patience: Count | None = 7200
     mlflow: MlflowConfig = MlflowConfig()
     results: Annotated[str, Field(pattern=PATH)] = "results"
 

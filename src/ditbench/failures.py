@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ditbench.faults import Fault
+from ditbench.patience import limited
 
 NOTE = "failure.json"
 # What must have succeeded before a stage can: its success outdates their notes.
@@ -24,7 +25,8 @@ def noted(out: Path, stage: str, cell: Path) -> Iterator[None]:
     """
     note = cell / NOTE
     try:
-        yield
+        with limited(f"{stage} of {out}"):
+            yield
     except Exception as error:
         _write(note, stage, out.name, error)
         raise

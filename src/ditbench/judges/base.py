@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ditbench.faults import Fault
 from ditbench.judges.packages import Package
 from ditbench.judges.weights import Weights, identity
+from ditbench.patience import progress
 from ditbench.statistics import Estimate, bootstrap_mean, jackknife, paired_mean, paired_share, quantile, wilson
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def share_result(name: str, flags: NDArray[np.float64]) -> Result | None:
 def batches(images: NDArray[np.uint8], size: int = 256) -> Iterator[NDArray[np.uint8]]:
     """Images some at a time, in their order."""
     for first in range(0, len(images), size):
+        progress()
         yield images[first : first + size]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ditbench.faults import Fault
 from ditbench.judges.weights import Weights, identity
+from ditbench.patience import progress
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,7 @@ class Network(ABC):
         found: dict[str, list[NDArray[np.float32]]] = {part: [] for part in self.parts}
         with torch.no_grad():
             for some in _batched(images, BATCH):
+                progress()
                 inputs = torch.stack([self.prepare(image) for image in some]).to(self.device)
                 for part, values in self.parts_of(inputs).items():
                     found[part].append(values.float().cpu().numpy())
