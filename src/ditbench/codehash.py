@@ -43,7 +43,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "features": ("reference_sets.py", "storage.py", "judges/networks", "judges/weights.py"),
     "embed": ("generate.py", "heap.py"),
     "learn": (
-        *("learn/lesson.py", "learn/job.py", "learn/processes.py"),
+        *("learn/lesson.py", "learn/job.py", "learn/processes.py", "learn/states.py"),
         *("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, *_LEDGER, "methods/base.py"),
     ),
     "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),

@@ -22,6 +22,7 @@ from ditbench.faults import Fault
 from ditbench.generate import Sampler, embed, read_batch
 from ditbench.learn.job import learned_method, read_found, write_learned
 from ditbench.learn.lesson import Lesson, Notebook
+from ditbench.learn.states import read_state
 from ditbench.learn.tuning import Training, _trained
 from ditbench.methods import get_method
 from ditbench.methods.diffcr import DiffCR
@@ -168,6 +169,32 @@ def test_training_goes_on_from_where_it_stopped(sampler: Sampler, tmp_path: Path
     for name, tensor in whole[0].items():
         assert torch.equal(tensor, again[0][name]), name
         assert torch.equal(whole[1][name], again[1][name]), name
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    torch.save({"kept": torch.arange(1000.0)}, path)
+    assert read_state(path).keys() == {"kept"}
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(torch.arange(500.0, 510.0).numpy().tobytes()) + 2] ^= 64
+    path.write_bytes(damaged)
+    found = torch.load(path, weights_only=True)["kept"]
+    assert not torch.equal(found, torch.arange(1000.0))  # torch itself takes it
+    with pytest.raises(
+        Fault, match=r"training\.pt cannot be read .* is damaged\); delete it and run again to train anew"
+    ):
+        read_state(path)
+
+
+def test_damaged_notes_are_not_learned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "notes.json"
+    Notebook(path, "of this").note("cost", [0.5, float("nan")])
+    assert Notebook(path, "of this").recall("cost")[0] == 0.5
+    assert Notebook(path, "of that").recall("cost") is None
+    assert not capsys.readouterr().err
+    path.write_text(path.read_text().replace("0.5", "0.7"))
+    assert Notebook(path, "of this").recall("cost") is None
+    assert "notes.json is damaged, so that learning begins anew" in capsys.readouterr().err
 
 
 def test_checkpoints_of_other_settings_are_not_gone_on_from(sampler: Sampler, tmp_path: Path) -> None:

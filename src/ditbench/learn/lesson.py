@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
+from ditbench.patience import progress
+from ditbench.records import SEAL, seal
 from ditbench.storage import replacing
 
 if TYPE_CHECKING:
@@ -28,11 +30,18 @@ class Notebook:
 
     def __init__(self, path: Path, of: str) -> None:
         self.path, self._of = path, of
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            body = {}
-        self._kept: dict[str, Any] = body["kept"] if isinstance(body, dict) and body.get("of") == of else {}
+        body: Any = {}
+        if path.exists():
+            try:
+                body = json.loads(path.read_text(encoding="utf-8"))
+                # A number that has changed on a disk would be learned from like any other.
+                whole = body.pop(SEAL, None) == seal(body)
+            except (OSError, ValueError, AttributeError, TypeError):
+                whole = False
+            if not whole:
+                print(f"ditbench: {path} is damaged, so that learning begins anew", file=sys.stderr, flush=True)
+                body = {}
+        self._kept: dict[str, Any] = body["kept"] if body.get("of") == of else {}
 
     def once(self, name: str, work: Callable[[], Any]) -> Any:
         """The answer of `work`, which is done only where it has not been done before."""
@@ -47,10 +56,12 @@ class Notebook:
     def note(self, name: str, value: Any) -> None:
         """Keeps a value, instead of the last one of that name."""
         self._kept[name] = value
+        progress()
         if int(os.environ.get("RANK", "0")):
             return  # of several processes one keeps the file
+        body = {"of": self._of, "kept": self._kept}
         with replacing(self.path) as partial:
-            partial.write_text(json.dumps({"of": self._of, "kept": self._kept}), encoding="utf-8")
+            partial.write_text(json.dumps({**body, SEAL: seal(body)}), encoding="utf-8")
 
     def forget(self) -> None:
         """Takes the file away: what was learned is written."""

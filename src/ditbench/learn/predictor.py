@@ -24,6 +24,7 @@ from ditbench.faults import Fault
 from ditbench.learn.adapters import additions, widened, without_additions
 from ditbench.learn.lesson import SEED
 from ditbench.learn.mixed import Given, MixedForward
+from ditbench.learn.states import read_state
 from ditbench.methods import get_method
 from ditbench.methods.tokencache import TokenCache
 from ditbench.storage import hash_file, replacing, write_tensors
@@ -250,10 +251,7 @@ class Training:
         """Goes on from what was kept, if it is of this very training."""
         if not self.state_path.exists():
             return
-        try:
-            state: dict[str, Any] = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise Fault(f"{self.state_path} cannot be read ({error}); delete it to train anew") from error
+        state = read_state(self.state_path)
         if state["of"] != self._identity():
             return
         self.predictor.load_state_dict(state["predictor"])

@@ -25,9 +25,11 @@ from ditbench.learn.diffusion import objective_of
 from ditbench.learn.lesson import SEED
 from ditbench.learn.processes import Team
 from ditbench.learn.routed import Mix, RoutedForward, mix_of
+from ditbench.learn.states import read_state
 from ditbench.methods import method_class
 from ditbench.methods.diffcr import DiffCR
 from ditbench.methods.tuned import Routed, Tuned
+from ditbench.patience import progress
 from ditbench.storage import hash_file, replacing, write_tensors
 from ditbench.worlds import RANDOM
 
@@ -229,6 +231,7 @@ class Training:
             began = time.monotonic()
             self._step()
             self.done += 1
+            progress()
             now = time.monotonic()
             self.history["seconds"].append(now - began)
             if now - noted > NOTE_SECONDS:
@@ -419,10 +422,7 @@ class Training:
         """Goes on from what was kept, if it is of this very training."""
         if not self.state_path.exists():
             return
-        try:
-            state: dict[str, Any] = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise Fault(f"{self.state_path} cannot be read ({error}); delete it to train anew") from error
+        state = read_state(self.state_path)
         if state["of"] != self._identity():
             return
         with torch.no_grad():
