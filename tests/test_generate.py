@@ -9,11 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ditbench.caption_sets import write_captions
 from ditbench.cells import Spec
 from ditbench.faults import Fault
-from ditbench.generate import check_device, embed, generate_shard, read_batch, write_cost, write_plan
+from ditbench.generate import (
+    Sampler,
+    check_device,
+    embed,
+    generate_shard,
+    read_batch,
+    told_of,
+    write_cost,
+    write_plan,
+)
 from ditbench.records import read_record, write_record
 from ditbench.storage import read_shard
 from ditbench.worlds import get_world
@@ -89,6 +99,38 @@ def test_embeddings_of_other_captions_are_refused(ready: Path, tmp_path: Path) -
         read_batch(ready / "captions.json", ready / "embeddings.json", [64], None)
 
 
+def test_damaged_embeddings_are_refused(ready: Path, tmp_path: Path) -> None:
+    for name in ("embeddings.json", "embeddings.safetensors"):
+        (tmp_path / name).write_bytes((ready / name).read_bytes())
+    tensors = bytearray((tmp_path / "embeddings.safetensors").read_bytes())
+    tensors[-100] ^= 4  # a number, which safetensors reads as another one
+    (tmp_path / "embeddings.safetensors").write_bytes(tensors)
+    with pytest.raises(Fault, match=r"safetensors is damaged: .*; delete .*embeddings\.json and run again"):
+        read_batch(ready / "captions.json", tmp_path / "embeddings.json", [0], None)
+
+
+def test_what_goes_wrong_in_a_method_is_one_sentence_of_its_arm() -> None:
+    spec = {"arm": "mine", "method": "fora"}
+    with (
+        pytest.raises(Fault, match=r"arm mine, method fora failed while drawing with ZeroDivisionError: .*test_gen"),
+        told_of(spec),
+    ):
+        _ = 1 // 0
+    with pytest.raises(Fault, match=r"^arm mine, method fora: too few$"), told_of(spec):
+        raise Fault("too few")
+    with pytest.raises(MemoryError), told_of(spec):
+        raise MemoryError
+
+
+def test_images_that_are_no_numbers_are_an_error(ready: Path) -> None:
+    sampler = Sampler("scenes")
+    texts = read_batch(ready / "captions.json", ready / "embeddings.json", [0], None)
+    with torch.no_grad():
+        sampler.handle.pipeline.transformer.proj_out.bias.fill_(float("nan"))
+    with pytest.raises(Fault, match="values that are no numbers"):
+        sampler.draw({"method": "full", "knobs": {}, "steps": 2, "seed": 0}, texts)
+
+
 def test_embeddings_of_other_weights_are_refused(ready: Path) -> None:
     with pytest.raises(Fault, match=r"is of weights the world's own, the cell of folder:9"):
         read_batch(ready / "captions.json", ready / "embeddings.json", [0], "folder:9")
@@ -116,7 +158,7 @@ def test_damaged_embeddings_are_named(ready: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((ready / name).read_bytes())
     tensors = tmp_path / "embeddings.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
-    with pytest.raises(Fault, match=r"embeddings\.safetensors cannot be read"):
+    with pytest.raises(Fault, match=r"embeddings\.safetensors is damaged"):
         read_batch(ready / "captions.json", tmp_path / "embeddings.json", [0], None)
 
 

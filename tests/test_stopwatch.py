@@ -3,6 +3,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,17 @@ from ditbench.faults import Fault
 from ditbench.generate import embed
 from ditbench.records import read_record, write_record
 from ditbench.report.results import _speeds
-from ditbench.stopwatch import Protocol, contention, interleave, metered, peak_memory, quantile, spread, time_arm
+from ditbench.stopwatch import (
+    Protocol,
+    check_repeats,
+    contention,
+    interleave,
+    metered,
+    peak_memory,
+    quantile,
+    spread,
+    time_arm,
+)
 from ditbench.study import is_cost
 from ditbench.worlds import get_world
 
@@ -39,6 +50,16 @@ def test_a_ratio_is_of_the_full_runs_around_an_arm(monkeypatch: pytest.MonkeyPat
 def test_without_a_baseline_there_is_no_ratio() -> None:
     with pytest.raises(Fault, match="full"):
         interleave({"a": lambda: None}, "full", rounds=1)
+
+
+def test_an_arm_that_changes_the_full_model_gives_no_speed() -> None:
+    images = np.full((2, 8, 8, 3), 100, np.uint8)
+    rounded, other = images.copy(), images + 40
+    rounded[0, 0, 0, 0] += 1
+    spec = {"arm": "a", "method": "m"}
+    check_repeats({"full": (images, rounded), "a": (other, other)}, spec)
+    with pytest.raises(Fault, match=r"arm a, method m: in the last round full drew other images .* left behind"):
+        check_repeats({"full": (images, other), "a": (other, other)}, spec)
 
 
 def test_spread_is_the_median_between_the_extremes() -> None:

@@ -1,5 +1,18 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and the sentence of any other."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
 
 
 class Fault(Exception):
     """Something the user can put right; its message is one sentence that says what was found and what to do."""
+
+
+def sentence_of(error: BaseException) -> str:
+    """What is known of an exception that nobody foresaw: its kind, what it says and where it was raised."""
+    said = " ".join(str(error).split())[:300] or "no reason given"
+    places = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {said}{place}; DITBENCH_DEBUG=1 shows the way there"

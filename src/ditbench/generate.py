@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.engine.trace import Trace
-from ditbench.faults import Fault
+from ditbench.faults import Fault, sentence_of
 from ditbench.heap import keep_memory
+from ditbench.patience import progress
 from ditbench.weights import need_images, need_one_weights, weights_of
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int], 
     from safetensors.torch import load_file
 
     from ditbench.records import read_record
+    from ditbench.storage import check_contents
 
     captions, record = read_record(captions_path, "captions"), read_record(embeddings_path, "embeddings")
     entries, file = captions["captions"], embeddings_path.with_name(record["file"])
@@ -114,12 +117,11 @@ def read_batch(captions_path: Path, embeddings_path: Path, rows: Sequence[int], 
         raise Fault(f"{embeddings_path} is of weights {made}, the cell of {asked}; delete it and run again")
     if rows and max(rows) >= len(entries):
         raise Fault(f"{captions_path} holds {len(entries)} captions, row {max(rows)} was asked for")
+    remedy = f"delete {embeddings_path} and run again to make it anew"
     try:
-        tensors = load_file(file)
+        tensors = load_file(check_contents(file, record.get("sha256"), remedy))
     except (SafetensorError, OSError) as error:
-        raise Fault(
-            f"{file} cannot be read ({error}); delete {embeddings_path} and run again to make it anew"
-        ) from error
+        raise Fault(f"{file} cannot be read ({error}); {remedy}") from error
     given = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("given.")}
     return Texts(
         [entries[row]["id"] for row in rows],
@@ -179,6 +181,7 @@ class Sampler:
         with wearing(backbone.network, method.worn), attached(run, self.handle.pipeline.scheduler):
             images = self.world.sample(self.handle, texts.given, texts.negative, noise, steps)
         self.costs = run.costs
+        progress()
         return images, run.trace
 
     def draw_through(self, run: StandIn, steps: int, seed: int, texts: Texts) -> torch.Tensor:
@@ -189,8 +192,25 @@ class Sampler:
         from ditbench.noise import batch_noise
 
         noise = torch.from_numpy(batch_noise(seed, texts.ids, self.world.noise_shape()))
+        progress()
         with torch.enable_grad(), attached(run, self.handle.pipeline.scheduler):
             return self.world.draw(self.handle, texts.given, texts.negative, noise, steps)
+
+
+@contextmanager
+def told_of(spec: dict[str, Any], doing: str = "while drawing") -> Iterator[None]:
+    """Whatever goes wrong within is told as one sentence of the arm and its method; memory is nobody's mistake."""
+    whose = f"arm {spec['arm']}, method {spec['method']}"
+    try:
+        yield
+    except Fault as fault:
+        raise Fault(f"{whose}: {fault}") from fault
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise Fault(f"{whose} failed {doing} with {sentence_of(error)}") from error
 
 
 def generate_shard(
@@ -226,7 +246,8 @@ def generate_shard(
     began = told = time.monotonic()
     with clock("compute"):
         for part in batches:
-            drawn, ran = sampler.draw(spec, part)
+            with told_of(spec):
+                drawn, ran = sampler.draw(spec, part)
             images.append(drawn)
             if trace is None:
                 trace = ran

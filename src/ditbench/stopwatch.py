@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +24,9 @@ from ditbench.neighbours import Neighbours, gpu_load
 from ditbench.stopwatch_modes import Forwards, mode_of, recording
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ditbench.engine.trace import Trace
     from ditbench.stopwatch_modes import StandIn
 
@@ -240,14 +243,16 @@ class _Watch:
         peaks: dict[str, int] = {}
         before = None if device == "cpu" else gpu_load(device)
         neighbours = Neighbours()
+        drawn: dict[str, tuple[NDArray[np.uint8], ...]] = {}
         with ExitStack() as stack:
             stack.enter_context(mode_of(self.sampler, mode))
             runs = {}
             for each in (self.baseline, self.spec):
                 stand_in = stack.enter_context(recording(mode))
-                run = _runner(self.sampler, each, texts, ran, peaks, stand_in)
+                run = _runner(self.sampler, each, texts, ran, peaks, drawn, stand_in)
                 runs[each["arm"]] = metered(run, device, used.setdefault(each["arm"], []))
             timing = interleave(runs, self.baseline["arm"], self.rounds)[self.spec["arm"]]
+        check_repeats(drawn, self.spec)
         taken = neighbours.share()
         # Others' use of a GPU shows only while the own one rests: before and after.
         after = None if before is None else gpu_load(device)
@@ -358,17 +363,36 @@ def _runner(
     texts: Any,
     ran: dict[str, Trace],
     peaks: dict[str, int],
+    drawn: dict[str, tuple[NDArray[np.uint8], ...]],
     stand_in: StandIn | None = None,
 ) -> Callable[[], None]:
+    from ditbench.generate import told_of
     from ditbench.methods import method_of
 
     arm, method = spec["arm"], method_of(spec)
 
     def run() -> None:
-        with peak_memory(sampler.device, arm, peaks):
-            _, ran[arm] = sampler.run(method, spec["steps"], spec["seed"], texts, stand_in)
+        with told_of(spec), peak_memory(sampler.device, arm, peaks):
+            images, ran[arm] = sampler.run(method, spec["steps"], spec["seed"], texts, stand_in)
+        drawn[arm] = (drawn.get(arm, (images,))[0], images)
 
     return run
+
+
+def check_repeats(drawn: Mapping[str, Sequence[NDArray[np.uint8]]], spec: dict[str, Any]) -> None:
+    """A Fault where an arm's last images are not its first: what ran in turn with it has left something behind.
+
+    Sums that are rounded in another order change single grey levels, which is no reason.
+    """
+    import numpy as np
+
+    for arm, images in drawn.items():
+        first, last = images[0], images[-1]
+        if first.size and float(np.abs(first.astype(np.int16) - last).mean()) > 1:
+            raise Fault(
+                f"arm {spec['arm']}, method {spec['method']}: in the last round {arm} drew other images than in the "
+                "first, so that something is left behind by a run; no speed can be given before that is mended"
+            )
 
 
 @contextmanager

@@ -152,6 +152,8 @@ def read(tokenizer: Any, text_encoder: T5EncoderModel, captions: Sequence[str]) 
 
 def as_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Images [n, 3, height, width] from -1 to 1 as bytes [n, height, width, 3]."""
+    if not torch.isfinite(images).all():  # as bytes they would be black pictures like any others
+        raise Fault("the images hold values that are no numbers")
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
