@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
-from ditbench.faults import Fault
+from ditbench.faults import Fault, sentence_of
 from ditbench.leases import VISIBLE, lease_for
 from ditbench.warm import SOCKET, ask
 
@@ -46,6 +46,11 @@ def run_here(words: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if os.environ.get("DITBENCH_DEBUG"):
+            raise
+        print(f"ditbench: {words[0]} failed with {sentence_of(error)}", file=sys.stderr)
+        return 1
     finally:
         if lease is not None:
             lease.end()
@@ -173,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("features", _features, "write the features of reference images in a network", "device", "out", "code")
     sub.add_argument("--references", type=Path, required=True, help="the reference images' record")
     sub.add_argument("--network", required=True)
-    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
+    _add_judge_weights(sub)
     sub.add_argument("--count", type=_count)
     _add_reference_source(sub)
     add("embed", _embed, "embed a caption set", "world", "captions", "device", "weights", "out", "code")
@@ -182,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--spec", required=True, help="the spec of one of its cells as JSON")
     sub.add_argument("--embeddings", type=Path, help="of these captions")
     sub.add_argument("--batch", type=_count, default=16)
-    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
+    _add_judge_weights(sub)
     sub.add_argument("--pairs", help="images with captions to fine-tune on; the world's own without")
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
@@ -199,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--features", type=Path, nargs="*", default=[], help="records of the references' features")
     sub.add_argument("--statistics", type=Path, help="statistics of references in an .npz file")
     sub.add_argument("--judges", nargs="*", help="which judges; the world's that have their weights if none is named")
-    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
+    _add_judge_weights(sub)
     sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
     sub = add("time", _time, "time an arm interleaved with the full model", "spec", *_DRAWING, "out", "code")
     sub.add_argument("--embeddings", type=Path, help="of the captions; random weights need none")
@@ -219,6 +224,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine alone if not given")
     _add_assets(add("assets", lambda options: options.step(options), "make the shipped weights of the embedded world"))
     return top
+
+
+def _add_judge_weights(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--judge-weights", nargs="*", default=[], metavar="KEY=PLACE", help="as in the configuration")
+    sub.add_argument(
+        "--known-weights", nargs="*", default=[], metavar="KEY=HASH", help="refuse files that are not these"
+    )
 
 
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], Any]] = {
@@ -702,7 +714,7 @@ def _features(options: argparse.Namespace) -> None:
             options.out,
             _reference_source(options),
             options.device,
-            _places(options.judge_weights),
+            _judge_places(options),
             options.code,
         )
 
@@ -730,7 +742,7 @@ def _learn(options: argparse.Namespace) -> None:
             options.device,
             options.weights,
             options.code,
-            _places(options.judge_weights),
+            _judge_places(options),
             options.pairs,
         )
 
@@ -739,8 +751,9 @@ def _spec(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ditbench.cells import Spec
-    from ditbench.generate import write_plan
+    from ditbench.generate import told_of, write_plan
     from ditbench.records import write_record
+    from ditbench.storage import hash_file
 
     spec = Spec.read(options.spec, "--spec")
     with noted(options.out, "spec", options.out.parent):
@@ -757,8 +770,10 @@ def _spec(options: argparse.Namespace) -> None:
                     f"cell {spec.name} runs on the weights of {spec.weights_of}; --lent names its training's record"
                 )
             body["lent"] = read_lent(options.lent, spec.weights_of)
-        write_plan(body, options.out.with_name("plan.json"))
-        write_record(options.out, "spec", body, code=options.code)
+        plan = options.out.with_name("plan.json")
+        with told_of(body, "while its plan was made"):
+            write_plan(body, plan)
+        write_record(options.out, "spec", {**body, "plan_sha256": hash_file(plan)}, code=options.code)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -800,17 +815,26 @@ def _score(options: argparse.Namespace) -> None:
             options.judges or None,
             options.device,
             options.code,
-            _places(options.judge_weights),
+            _judge_places(options),
             options.features,
             options.statistics,
         )
 
 
-def _places(pairs: Sequence[str]) -> dict[str, str]:
-    """The places of judges' weights, from KEY=PLACE."""
+def _judge_places(options: argparse.Namespace) -> dict[str, str]:
+    """The places of judges' weights, whose files are still those that are known."""
+    from ditbench.judges.registry import check_identities
+
+    places = _pairs(options.judge_weights, "--judge-weights", "KEY=PLACE")
+    check_identities(places, _pairs(options.known_weights, "--known-weights", "KEY=HASH"))
+    return places
+
+
+def _pairs(pairs: Sequence[str], option: str, form: str) -> dict[str, str]:
+    """What stands for each key in words such as KEY=PLACE."""
     wrong = [pair for pair in pairs if not all(pair.partition("=")[::2])]
     if wrong:
-        raise Fault(f"--judge-weights: {wrong[0]!r} must be KEY=PLACE")
+        raise Fault(f"{option}: {wrong[0]!r} must be {form}")
     return {key: place for key, _, place in (pair.partition("=") for pair in pairs)}
 
 

@@ -11,6 +11,7 @@ from ditbench.judges import Pictures, get_judge
 from ditbench.judges.base import drift_results, share_result
 from ditbench.judges.fid import shard_features
 from ditbench.judges.psnr import EQUAL, psnr
+from ditbench.judges.registry import check_identities, judge_identities
 from ditbench.storage import write_shard
 from ditbench.worlds.scenes.grammar import draw_scenes
 from ditbench.worlds.scenes.judges.reader import load_reader, to_pixels
@@ -122,6 +123,30 @@ def test_shares_count_only_the_pictures_concerned() -> None:
     result = share_result("x", np.array([1.0, np.nan, 0.0, 1.0, 1.0]))
     assert result is not None and (result.estimate.value, result.estimate.n) == (0.75, 4)
     assert share_result("x", np.array([np.nan])) is None
+
+
+def test_another_file_than_the_account_tells_of_judges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("judges.json", "dual.safetensors", "preference.safetensors"):
+        (tmp_path / name).write_bytes((assets_folder() / name).read_bytes())
+    monkeypatch.setenv("DITBENCH_SCENES_ASSETS", str(tmp_path))
+    get_judge("hps").load()
+    # The same networks' shapes: nothing but its bytes tells one from the other.
+    (tmp_path / "preference.safetensors").write_bytes((tmp_path / "dual.safetensors").read_bytes())
+    with pytest.raises(Fault, match=r"preference\.safetensors is not the file that judges\.json beside it tells of"):
+        get_judge("hps").load()
+
+
+def test_weights_that_changed_since_a_run_was_planned_are_refused(tmp_path: Path) -> None:
+    places = {"alexnet": str(tmp_path / "alexnet.pth")}
+    (tmp_path / "alexnet.pth").write_bytes(bytes(200))
+    known = judge_identities(["lpips", "fid"], places)
+    assert "alexnet" in known
+    check_identities(places, {"alexnet": known["alexnet"]})
+    (tmp_path / "alexnet.pth").write_bytes(bytes(199) + b"1")
+    with pytest.raises(
+        Fault, match=r"judge_weights\.alexnet: .*alexnet\.pth is not the file that this run was planned"
+    ):
+        check_identities(places, {"alexnet": known["alexnet"]})
 
 
 def test_the_judge_reads_its_weights_from_the_shipped_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

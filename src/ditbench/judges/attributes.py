@@ -25,9 +25,9 @@ class Attributes(Judge):
     @cached_property
     def reader(self) -> Reader:
         from ditbench.worlds.scenes.judges.reader import load_reader
-        from ditbench.worlds.scenes.world import assets_folder
+        from ditbench.worlds.scenes.world import shipped
 
-        return load_reader(assets_folder() / "reader.safetensors", self.device)
+        return load_reader(shipped("reader"), self.device)
 
     @classmethod
     def measures(cls) -> tuple[str, ...]:

@@ -21,9 +21,9 @@ class Clip(Judge):
     @cached_property
     def dual(self) -> DualEncoder:
         from ditbench.worlds.scenes.judges.dual import load_dual
-        from ditbench.worlds.scenes.world import assets_folder
+        from ditbench.worlds.scenes.world import shipped
 
-        return load_dual(assets_folder() / "dual.safetensors", self.device)
+        return load_dual(shipped("dual"), self.device)
 
     @classmethod
     def measures(cls) -> tuple[str, ...]:

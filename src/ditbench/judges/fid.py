@@ -40,9 +40,9 @@ class Fid(Judge):
     def extract(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The reader's features of float pixels [n, 3, 64, 64]."""
         from ditbench.worlds.scenes.judges.reader import load_reader
-        from ditbench.worlds.scenes.world import assets_folder
+        from ditbench.worlds.scenes.world import shipped
 
-        return load_reader(assets_folder() / "reader.safetensors", self.device).features
+        return load_reader(shipped("reader"), self.device).features
 
     @classmethod
     def measures(cls) -> tuple[str, ...]:

@@ -21,9 +21,9 @@ class Hps(Judge):
     @cached_property
     def preference(self) -> Preference:
         from ditbench.worlds.scenes.judges.preference import load_preference
-        from ditbench.worlds.scenes.world import assets_folder
+        from ditbench.worlds.scenes.world import shipped
 
-        return load_preference(assets_folder() / "preference.safetensors", self.device)
+        return load_preference(shipped("preference"), self.device)
 
     @classmethod
     def measures(cls) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ditbench.faults import Fault
 from ditbench.judges.base import IMAGES, VIDEOS, Judge
+from ditbench.judges.weights import identity
 
 # What is known of the references: the images, means and covariances of their features, or nothing.
 Given = Literal["images", "moments", "none"]
@@ -106,3 +107,24 @@ def get_judge(name: str, device: str = "cpu", places: Mapping[str, str] | None =
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise Fault(f"no judge {name!r}{hint} Possible: {', '.join(classes)}")
     return classes[name](device, places)
+
+
+def judge_identities(names: Iterable[str], places: Mapping[str, str]) -> dict[str, str]:
+    """What tells the weights that judges read from others, by their keys: of those files that are at hand."""
+    needed = {
+        weights.key: weights for name in names if name in judge_classes() for weights in judge_classes()[name].needs
+    }
+    files = {key: weights.find(places) for key, weights in sorted(needed.items()) if not weights.folder}
+    return {key: identity(path) for key, path in files.items() if path is not None}
+
+
+def check_identities(places: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """A Fault where weights are no longer those that a run was planned with: its numbers would not compare."""
+    needed = {weights.key: weights for judge in judge_classes().values() for weights in judge.needs}
+    for key, mark in known.items():
+        path = needed[key].find(places) if key in needed else None
+        if path is None or identity(path) != mark:
+            raise Fault(
+                f"judge_weights.{key}: {path or 'the file'} is not the file that this run was planned with; put it "
+                "back, or run again, and everything that it judges is judged anew"
+            )

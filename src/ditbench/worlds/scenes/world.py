@@ -28,6 +28,26 @@ def assets_folder() -> Path:
     return Path(given) if given else Path(__file__).parents[4] / "assets" / "scenes"
 
 
+def shipped(judge: str) -> Path:
+    """The weights of a judge; a Fault where they are not the file that the account of the judges' making tells of.
+
+    Another network's weights of the same form would load, and judge.
+    """
+    from ditbench.storage import hash_file
+
+    path = assets_folder() / f"{judge}.safetensors"
+    try:
+        told = json.loads(path.with_name("judges.json").read_text(encoding="utf-8"))[judge]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return path  # no account of it
+    if path.is_file() and hash_file(path) != told:
+        raise Fault(
+            f"{path} is not the file that judges.json beside it tells of (another hash); restore it from the "
+            "repository, or train it anew with `ditbench assets train-judges`"
+        )
+    return path
+
+
 class Scenes(World):
     """Ships with the repository and needs no download."""
 
@@ -183,12 +203,12 @@ class Scenes(World):
         from ditbench.worlds.scenes.judges.perceptual import Perceptual
         from ditbench.worlds.scenes.judges.reader import load_reader
 
-        return Perceptual(load_reader(assets_folder() / "reader.safetensors", device).trunk)
+        return Perceptual(load_reader(shipped("reader"), device).trunk)
 
     def frechet_features(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         from ditbench.worlds.scenes.judges.reader import load_reader
 
-        return load_reader(assets_folder() / "reader.safetensors", device).features
+        return load_reader(shipped("reader"), device).features
 
 
 class ScenesMMDiT(Scenes):
