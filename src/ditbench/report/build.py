@@ -36,7 +36,10 @@ def write_report(config: Config, results: str | Path | None = None) -> Path:
 
 
 def write_studies(studies: list[Study], results: Results) -> Path:
-    """Writes studies from results that have been read."""
+    """Writes studies from results that have been read, and says which cells have failed, and why."""
+    for cell in results.cells:
+        if cell.state == "failed":
+            print(f"report: {cell.world}/{cell.arm}/seed{cell.seed} failed: {cell.reason}", file=sys.stderr)
     for study in studies:
         for warning in tables.build_table(study, results).warnings:
             print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)

@@ -30,6 +30,7 @@ from ditbench.faults import Fault
 from ditbench.report import learning
 from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import Cell, Results, load_results
+from ditbench.report.store import await_writable, fault_of, store_file, store_uri
 from ditbench.report.views import VIEW, experiment_tags, metric_name
 from ditbench.study import Study
 from ditbench.sweeps import run_studies
@@ -88,15 +89,6 @@ class Publication:
 # The store
 
 
-def tracking_uri(config: Config, results: Path) -> str:
-    """Where runs go: the config's server, or an SQLite file in the results."""
-    return config.mlflow.uri or f"sqlite:///{(results / 'mlflow.db').resolve()}"
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
 def quiet_mlflow() -> None:
     """Settings that must be made before MLflow is imported: no telemetry, no long waits for a silent server."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -111,7 +103,7 @@ def locked(uri: str) -> Iterator[None]:
     """Lets one process at a time use an SQLite store; a server looks after itself."""
     import fcntl
 
-    file = _sqlite_file(uri)
+    file = store_file(uri)
     if file is None:
         yield
         return
@@ -122,6 +114,7 @@ def locked(uri: str) -> Iterator[None]:
         raise Fault(f"{file}: the MLflow store cannot be written there ({error.strerror})") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        await_writable(file)
         yield
 
 
@@ -149,7 +142,7 @@ def open_store(uri: str) -> MlflowClient:
 
 def _upgrade(uri: str) -> None:
     """Gives an SQLite store the schema of the installed MLflow: on a copy, so that a stop leaves no half-made file."""
-    file = _sqlite_file(uri)
+    file = store_file(uri)
     if file is None:
         return
     from mlflow.store.db import utils
@@ -183,15 +176,15 @@ def _has_todays_schema(uri: str) -> bool:
 
 
 def _store_fault(uri: str, error: Exception) -> Fault:
-    file = _sqlite_file(uri)
+    file = store_file(uri)
     reason = " ".join(str(error).split())[:300]
     if file is None:
         return Fault(
             f"MLflow at {without_secrets(uri)} does not serve us: {reason}; the records are kept, publish again"
         )
-    if "disk is full" in reason or isinstance(error, OSError):
+    if isinstance(error, OSError):
         return Fault(f"{file} cannot be written: {reason}; make room or change its rights, and publish again")
-    return Fault(f"{file} cannot be used as an MLflow store: {reason}; move it away and run again, it is made anew")
+    return fault_of(file, reason)
 
 
 def _check_reachable(uri: str) -> None:
@@ -453,7 +446,7 @@ def publish(config: Config, results: str | Path | None, out: str | Path, code: s
         found = load_results(config, results)
         studies = run_studies(config)
     with clock("write"):
-        body = publish_results(found, studies, tracking_uri(config, found.root), kept_settings(config).stem)
+        body = publish_results(found, studies, store_uri(config, found.root), kept_settings(config).stem)
     write_record(out, "published", body, timings=clock.seconds, code=code)
     for each in body["experiments"]:
         count = sum(run["world"] == each["world"] for run in body["runs"])
@@ -503,7 +496,7 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
 
 def _stored_uri(uri: str, root: Path) -> str:
     """The store as it may be told: relative to the results, without secrets."""
-    file = _sqlite_file(uri)
+    file = store_file(uri)
     if file is not None and file.parent == root.resolve():
         return f"sqlite:///{file.name} in the results folder"
     return without_secrets(uri)
@@ -534,7 +527,7 @@ def compare_link(uri: str, experiment: str, runs: Sequence[str], port: int = 500
 def _experiment(client: MlflowClient, uri: str, world: str, studies: Sequence[Study]) -> str:
     """The experiment of a world, made, restored or brought up to date; its id."""
     name = f"ditbench/{world}"
-    store = _sqlite_file(uri)
+    store = store_file(uri)
     # Beside the store: several results folders may share one.
     place = (store.parent / "mlartifacts" / world).resolve().as_uri() if store is not None else None
     experiment = client.get_experiment_by_name(name)
@@ -693,7 +686,7 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000, h
     import subprocess
 
     root = Path(results if results is not None else config.results)
-    uri = tracking_uri(config, root)
+    uri = store_uri(config, root)
     if uri.startswith("http"):
         raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
     asked, port = port, _free_port(port)
