@@ -42,6 +42,10 @@ rule all:
         PAGE,
         PUBLISHED,
         overlap_records(),
+        # Named here too: a record that is missing behind a finished page would not be made anew, and a sentence that
+        # says to delete a damaged one and to run again would lead nowhere.
+        cell_records("spec", "scores", "cost", "latency"),
+        all_shards(),
 
 
 onstart:

@@ -27,9 +27,12 @@ from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
 from ditbench.forecast import effort
 from ditbench.judges import default_judges, networks_of
+from ditbench.judges.registry import judge_identities
 from ditbench.learn.job import arm_hash
-from ditbench.runs import begin_run, end_run
-from ditbench.storage import claim
+from ditbench.patience import VARIABLE as PATIENCE
+from ditbench.report.store import missing_store
+from ditbench.runs import begin_run, check_version, end_run
+from ditbench.storage import claim, clear_partials
 from ditbench.study import study_path
 from ditbench.sweeps import run_studies
 from ditbench.warm import SOCKET, new_place, supported
@@ -48,6 +51,9 @@ try:
     LEARNING = learning_set(CONFIG)
     REFERENCES = reference_set(CONFIG)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
+    WORLDS = dict.fromkeys(spec.world for spec in SPECS.values())
+    JUDGES = CONFIG.judges or [name for world in WORLDS for name in default_judges(world, CONFIG.judge_weights)]
+    JUDGES_KNOWN = judge_identities(JUDGES, CONFIG.judge_weights)
 except Fault as fault:
     raise WorkflowError(str(fault))
 
@@ -67,6 +73,7 @@ SHARDS = [f"{first:05d}-{last:05d}" for first, last in shard_ranges(CONFIG)]
 PAGE = f"{RESULTS}/report/index.html"
 ASSETS = f"{RESULTS}/assets"
 FAILED_RUN = f"{RESULTS}/report/failed-run.txt"
+LOST_STORE = f"{RESULTS}/report/lost-store.txt"
 PUBLISHED = f"{RESULTS}/published.json"
 PUBLISHED_SO_FAR = f"{RESULTS}/published-so-far.json"
 EFFORTS = {name: effort(spec) for name, spec in SPECS.items()}
@@ -81,6 +88,18 @@ code_hash = cache(code_hash)
 shell.prefix(f'set -euo pipefail; PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
 
 
+if CONFIG.patience:
+    os.environ[PATIENCE] = str(CONFIG.patience)  # not in the words of jobs: another patience makes nothing anew
+
+
+# A note that MLflow's store is gone though it was published to: an input of the rule that publishes, newer than its
+# output once, so that the store is made again from the records.
+if lost := missing_store(CONFIG, PUBLISHED):
+    with suppress(OSError):
+        Path(LOST_STORE).parent.mkdir(parents=True, exist_ok=True)
+        Path(LOST_STORE).write_text(f"{lost}\n", encoding="utf-8")
+
+
 wildcard_constraints:
     world="[a-z0-9][a-z0-9._-]*",
     arm="[a-z0-9][a-z0-9._-]*",
@@ -90,10 +109,15 @@ wildcard_constraints:
 
 
 def claim_results():
-    """Lets one run at a time write to the results folder; the claim ends with this process."""
+    """Lets one run at a time write to the results folder; the claim ends with this process.
+
+    What a run that was killed left half-written goes: nobody else can be writing.
+    """
     global CLAIM
     try:
         CLAIM = claim(RESULTS)
+        check_version(RESULTS)
+        clear_partials(RESULTS)
         if asks_for_cells():
             begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
     except Fault as fault:
@@ -268,8 +292,7 @@ def learning_source():
 
 def overlap_records():
     """The comparisons with training captions, one in each world; none where the settings name no such captions."""
-    worlds = dict.fromkeys(spec.world for spec in SPECS.values())
-    return [OVERLAP_RECORD.format(world=world) for world in worlds if TRAINING_HASH]
+    return [OVERLAP_RECORD.format(world=world) for world in WORLDS if TRAINING_HASH]
 
 
 def weights_option(wildcards):
@@ -284,9 +307,15 @@ def pairs_option():
 
 
 def judge_weights_option():
-    """Where judges' weights are, as the command line takes it."""
+    """Where judges' weights are, and what tells them from other files, as the command line takes it.
+
+    Other weights in the same place judge anew; a job that finds them changed since the run was planned refuses.
+    """
     places = " ".join(shlex.quote(f"{key}={place}") for key, place in CONFIG.judge_weights.items())
-    return f"--judge-weights {places}" if places else ""
+    known = " ".join(f"{key}={mark}" for key, mark in JUDGES_KNOWN.items())
+    return " ".join(
+        [*([f"--judge-weights {places}"] if places else []), *([f"--known-weights {known}"] if known else [])]
+    )
 
 
 def reference_words():
@@ -350,6 +379,12 @@ def ran_records(wildcards):
     """The records that say what a cell executed: its shards, or its latency where it has no images."""
     paths = shards_of("{arm}") if draws_images(spec_of(wildcards)) else [f"{CELL}/latency.json"]
     return [path.format(**wildcards) for path in paths]
+
+
+def all_shards():
+    """The shard records of every cell that has images."""
+    wanted = [spec for spec in SPECS.values() if draws_images(spec)]
+    return [f"{spec.folder(RESULTS)}/shards/{shard}.json" for spec in wanted for shard in SHARDS]
 
 
 def cell_records(*names):

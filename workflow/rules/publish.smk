@@ -4,6 +4,7 @@
 rule publish:
     input:
         PAGE,  # made anew with any record, whose names would be twice as many edges of a large graph
+        [LOST_STORE] if Path(LOST_STORE).exists() else [],
     output:
         PUBLISHED,
     params:
