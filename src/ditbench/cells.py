@@ -156,8 +156,9 @@ def cell_table(config: Config) -> list[Spec]:
         # Defaults are written out: a knob left at its default is the same cell as one set to it.
         method = get_method(body["method"], body["knobs"])
         body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
-        tuned = method.learner == "tuning"
-        body["learning"] = (pairs_set(config) if tuned else learning_set(config)) if method.waits() else None
+        body["learning"] = (
+            (pairs_set(config) if method.fine_tunes else learning_set(config)) if method.waits() else None
+        )
         key = (world, arm)
         if wanted.setdefault(key, body) != body:
             raise Fault(

@@ -21,7 +21,8 @@ _ENGINE = (
 )
 # Parts of the engine that only the methods run which import them.
 _PARTS = {
-    f"ditbench.engine.{name}" for name in ("each_image", "facility", "matching", "predicted", "ranked", "routing")
+    f"ditbench.engine.{name}"
+    for name in ("dynamic", "each_image", "facility", "matching", "predicted", "ranked", "routing", "widths")
 }
 _LOOP = tuple(f"engine/{name}.py" for name in _ENGINE)
 _LEDGER = tuple(f"engine/{name}.py" for name in ("ledger", "costs", "layout", "plan", "trace"))
@@ -146,6 +147,10 @@ _PLANS = (
 )
 _LEARNERS = {
     "calibration": ("engine/observer.py",),
+    "dynamic": (
+        *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed", "tuning")),
+        *("engine/routing.py", "methods/diffcr.py", "pairs"),
+    ),
     "merging": (),
     "routers": ("macs.py",),
     "tuning": (

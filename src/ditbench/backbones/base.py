@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ditbench.backbones.stream import Output, Stream
 from ditbench.engine.layout import Shape
+from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ditbench.engine.costs import Costs
     from ditbench.engine.layout import Layout
@@ -80,6 +81,14 @@ class Backbone(ABC):
 
         It tells how far the network's input has moved, as TeaCache has it. Nobody writes to it later.
         """
+
+    def inner(self, branch: int) -> tuple[nn.Module, ...]:
+        """The attention, or the feed-forwards, that a branch is computed by; none where they cannot be narrowed."""
+        return ()
+
+    def time_embedding(self, times: Tensor) -> Tensor:
+        """What the network makes of timesteps alone, [times, width]: no class, text or size is in it."""
+        raise Fault(f"{type(self.network).__name__}: no method here reads what it makes of timesteps alone")
 
     @abstractmethod
     def leave(self, stream: Stream) -> Any:

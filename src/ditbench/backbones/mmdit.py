@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from ditbench.backbones import Backbone
 from ditbench.backbones.linear import macs_per_token, norm_macs
@@ -189,6 +189,17 @@ class MMDiTBackbone(Backbone):
     def modulated_input(self, stream: Stream) -> Tensor:
         by = self._image_modulation(stream, 0)
         return _shifted(self.network.transformer_blocks[0].norm1.norm(stream.hidden), by.scale_attn, by.shift_attn)
+
+    def inner(self, branch: int) -> tuple[nn.Module, ...]:
+        layer, _, name = self._layer(branch)
+        if name != "mlp":
+            return (getattr(layer, name),)
+        return (layer.ff,) if layer.context_pre_only else (layer.ff, layer.ff_context)
+
+    def time_embedding(self, times: Tensor) -> Tensor:
+        embedder = self.network.time_text_embed
+        embedded: Tensor = embedder.timestep_embedder(embedder.time_proj(times).to(self.network.dtype))
+        return embedded
 
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         _, block, name = self._layer(branch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from ditbench.backbones import Backbone
 from ditbench.backbones.linear import macs_per_token, norm_macs
@@ -132,6 +132,16 @@ class PixArtBackbone(Backbone):
         layer, by = self.network.transformer_blocks[0], self._modulation(stream, 0)
         modulated: Tensor = layer.norm1(stream.hidden) * (1 + by.scale_self) + by.shift_self
         return modulated
+
+    def inner(self, branch: int) -> tuple[nn.Module, ...]:
+        block, name = self.layout.branches[branch]
+        layer = self.network.transformer_blocks[block]
+        return ({"self": layer.attn1, "cross": layer.attn2, "mlp": layer.ff}[name],)
+
+    def time_embedding(self, times: Tensor) -> Tensor:
+        embedder = self.network.adaln_single.emb
+        embedded: Tensor = embedder.timestep_embedder(embedder.time_proj(times).to(self.network.dtype))
+        return embedded
 
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         block, name = self.layout.branches[branch]

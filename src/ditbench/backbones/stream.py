@@ -14,6 +14,7 @@ from ditbench.engine.rows import Rows
 
 if TYPE_CHECKING:
     from ditbench.engine.merging import Site
+    from ditbench.engine.selectors import Gathered
 
 T = TypeVar("T")
 
@@ -53,8 +54,8 @@ class Stream:
     seeds: Tensor | None = None
     # Additions that are still to be made: a gate (None: 1) and what it multiplies.
     pending: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
-    # Of the branch that is computed now: where its tokens are merged, or looked at.
-    site: Site | None = None
+    # Of the branch that is computed now: where its tokens are merged, gathered, or looked at.
+    site: Site | Gathered | None = None
 
     @property
     def hidden(self) -> Tensor:

@@ -8,6 +8,7 @@ one image, one branch of classifier-free guidance, and the whole sampling run.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,8 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     if unknown:
         raise Fault(f"no cost is known for {', '.join(unknown)}")
     tokens = trace.shape.tokens
-    ran, computed, squares = (_by_branch(counts) for counts in (trace.ran, trace.computed, trace.squares))
+    # What is computed by some of a branch's heads or channels costs that share: of projections, products and all.
+    ran, computed, squares = (_by_branch(counts, trace) for counts in (trace.ran, trace.computed, trace.squares))
     whole = _by_branch(trace.whole)
     linear = _linear(costs, computed, ran)
     attention = _attention(costs, computed, squares, ran)
@@ -62,7 +64,8 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     outside = entered * costs.step.linear + sum(n * costs.noted[name].linear for name, n in noted.items())
     norms = entered * costs.step.norm + sum(n * costs.noted[name].norm for name, n in noted.items())
     norms += sum(
-        int(k) * cost.norm + int(r) * cost.norm_once for cost, k, r in zip(costs.branches, computed, ran, strict=True)
+        k * cost.norm + r * cost.norm_once
+        for cost, k, r in zip(costs.branches, _by_branch(trace.computed), _by_branch(trace.ran), strict=True)
     )
     sites = trace.samples * trace.steps_run * len(trace.shape.layout)
     return Bill(
@@ -86,22 +89,26 @@ def by_site(trace: Trace, costs: Costs) -> NDArray[np.float64]:
             site = ([int(counts[step, branch])] for counts in (trace.computed, trace.squares, trace.ran))
             computed, squares, ran = site
             alone = Costs((cost,), costs.step)
-            found[step, branch] = _linear(alone, computed, ran) + _attention(alone, computed, squares, ran)
+            macs = _linear(alone, computed, ran) + _attention(alone, computed, squares, ran)
+            found[step, branch] = macs * trace.widths[step, branch]
     return found / trace.samples
 
 
-def _by_branch(counts: NDArray[np.int64]) -> list[int]:
+def _by_branch(counts: NDArray[np.int64], weighed: Trace | None = None) -> list[Any]:
+    """Counts of all steps together; each by its share of a branch's width where a trace is given."""
+    if weighed is not None and weighed.narrowed:
+        return (counts * weighed.widths).sum(axis=0).tolist()  # type: ignore[no-any-return]
     # Python's integers: sums of squares times widths can pass 64 bits in long videos.
     return [int(value) for value in counts.sum(axis=0)]
 
 
-def _linear(costs: Costs, computed: list[int], ran: list[int]) -> int:
+def _linear(costs: Costs, computed: list[Any], ran: list[Any]) -> Any:
     return sum(k * cost.per_token + r * cost.once for cost, k, r in zip(costs.branches, computed, ran, strict=True))
 
 
-def _attention(costs: Costs, computed: list[int], squares: list[int], ran: list[int]) -> int:
+def _attention(costs: Costs, computed: list[Any], squares: list[Any], ran: list[Any]) -> Any:
     """Scores and their products with the values: 2 x width for every pair of a query and a key."""
-    total = 0
+    total: Any = 0
     for cost, k, k2, r in zip(costs.branches, computed, squares, ran, strict=True):
         if cost.keys == "computed":
             pairs = k2 + 2 * cost.joined * k + cost.joined**2 * r

@@ -23,7 +23,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.merging import ASK_MERGING, Apart, Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
-from ditbench.engine.selectors import foreseeing_of, keys_of, scaling_of
+from ditbench.engine.selectors import Gathering, foreseeing_of, gathering_of, keys_of, narrowing_of, scaling_of
 from ditbench.engine.trace import Trace
 from ditbench.engine.watch import compute_watched, watcher_of
 from ditbench.faults import Fault
@@ -100,7 +100,7 @@ class Run:
         merging = merging_of(parts.selector)
         if merging is not None and not all(unit.single for unit in self.plan.units):
             raise Fault("tokens are merged branch by branch: a plan that does so must be one of single branches")
-        if parts.decider is None and not isinstance(parts.selector, Apart) and self.plan.online:
+        if parts.decider is None and not isinstance(parts.selector, Apart | Gathering) and self.plan.online:
             raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
         if not all(self._guided) and not isinstance(parts.fill, EndsGuidance):
             raise Fault(f"a {type(parts.fill).__name__} cannot go on for one branch of guidance alone")
@@ -140,6 +140,8 @@ class Run:
         merging = merging_of(self.branches[0].selector)
         looked = [merging.looks(branch, step) for branch in range(len(self.plan.layout))] if merging else []
         looked += [merging.kind(step)] if merging else []
+        narrowing = narrowing_of(self.branches[0].selector)
+        looked += [narrowing.widths_at(step)] if narrowing else []
         return (self._guided[step], *self._counts[step], *self._keeps[step], *watched, *passed, *looked)
 
     def repeat(self, like: int) -> None:
@@ -232,6 +234,7 @@ class _Pass:
         self.foreseeing = foreseeing_of(parts.selector)
         self.keys = keys_of(parts.selector)
         self.costs = run.costs if self.foreseeing is not None or self.keys is not None else None
+        self.narrowing, self.gathering = narrowing_of(parts.selector), gathering_of(parts.selector)
         self.passing = type(parts.fill) is Pass
         last = run.plan.layout.blocks - 1
         self.last_block = run.plan.layout.span(last, last + 1).start if self.checking is not None else -1
@@ -262,7 +265,9 @@ class _Pass:
             if self.merging is not None and count != 0:
                 self._merged_apart(number) if count < 0 else self._merged(number, count)
             elif count < 0:
-                self._ask(number, keeps[number])
+                self._gathered(number, keeps[number]) if self.gathering is not None else self._ask(
+                    number, keeps[number]
+                )
             elif count == 0:
                 self._leave_out(number)
             else:
@@ -286,12 +291,18 @@ class _Pass:
 
     def _compute(self, stream: Stream, branch: int, rows: Rows | None = None) -> Output:
         """A branch's output; a selector that wants to may look on."""
-        with self._attending(stream, branch, rows):
+        with self._narrowed(branch), self._attending(stream, branch, rows):
             output, macs = compute_watched(self.backbone, self.watcher, self.step, stream, branch, rows)
         if self.scaling is not None:
             output, macs = self.scaling.scaled(branch, output, rows), macs + self.scaling.macs()
         self.run_.trace.selecting[self.step] += macs
         return output
+
+    def _narrowed(self, branch: int) -> AbstractContextManager[None]:
+        """Within the context a branch is as wide as a selector wants it."""
+        if self.narrowing is None:
+            return nullcontext()
+        return self.narrowing.narrowed(self.backbone, branch, self.step)
 
     def _attending(self, stream: Stream, branch: int, rows: Rows | None) -> AbstractContextManager[None]:
         """Within the context tokens attend to those that are left out too, where a selector wants that."""
@@ -419,6 +430,23 @@ class _Pass:
         texts = [output.text for _, output in found if output.text is not None]
         self.backbone.add(stream, unit.start, Output(image, torch.cat(texts)[order] if texts else None))
 
+    def _gathered(self, number: int, keep: bool) -> None:
+        """A branch for as many tokens of each sample as a selector finds worth it; the others receive nothing."""
+        unit, stream = self.run_.plan.units[number], self.stream
+        self.rows = self.part = None
+        assert self.gathering is not None
+        stream.site = site = self.gathering.gather(unit.start, self.step, stream)
+        output = self._compute(stream, unit.start)
+        stream.site = None
+        for count in site.counts:
+            self._record(number, count, 1)
+        self.run_.trace.selecting[self.step] += self.gathering.macs()
+        self.backbone.add(stream, unit.start, output)
+        if keep and not self.passing:
+            self.parts.fill.keep(Key(number, "image"), self.step, output.image)
+            if output.text is not None:
+                self.parts.fill.keep(Key(number, "text"), self.step, output.text)
+
     def _text_of_some(self, number: int, rows: Rows, text: Tensor, gate: Tensor | None) -> None:
         """The text's tokens are computed with any of the image's; those of samples that were left out are filled."""
         key = Key(number, "text")
@@ -467,10 +495,11 @@ class _Pass:
     def _record(self, number: int, tokens: int, samples: int) -> None:
         unit = self.run_.plan.units[number]
         for branch in range(unit.start, unit.stop):
+            width = 1.0 if self.narrowing is None else self.narrowing.width(branch, self.step)
             square = None
             if self.keys is not None and self.costs is not None:
                 square = self.keys.squares(self.costs.branches[branch], tokens, self.run_.tokens)
-            self.run_.trace.record(self.step, branch, tokens, samples, square)
+            self.run_.trace.record(self.step, branch, tokens, samples, width=width, square=square)
 
 
 def _difference(stream: Stream, hidden: Tensor, text: Tensor | None) -> Output:

@@ -5,13 +5,14 @@ A selector belongs to one run. Its token indices ascend, so kept tokens stay in 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ditbench.engine.chance import uniform
 from ditbench.engine.rows import Rows
 
 if TYPE_CHECKING:
-    from torch import Generator
+    from torch import Generator, Tensor
 
     from ditbench.backbones import Backbone, Output, Stream
     from ditbench.engine.costs import Costs
@@ -40,6 +41,43 @@ class Scaling(Protocol):
         """What scoring took since this was last asked."""
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """A selector that has branches computed by some of their heads or channels."""
+
+    def width(self, branch: int, step: int) -> float:
+        """The share of a branch's heads or channels that is computed at a step."""
+
+    def narrowed(self, backbone: Backbone, branch: int, step: int) -> AbstractContextManager[None]:
+        """Within the context the branch has no more than that."""
+
+    def widths_at(self, step: int) -> Any:
+        """What tells a step from others of the same counts by its widths."""
+
+
+class Gathered(Protocol):
+    """Some tokens of each sample, as many as it wants: what stands between a branch and its module for once."""
+
+    counts: list[int]  # of each sample, known once the branch has read them
+
+    def before(self, stream: Stream, read: Tensor) -> Tensor:
+        """[samples, tokens, width] -> [1, all that are computed, width], or all as they are."""
+
+    def after(self, stream: Stream, output: Tensor) -> Tensor:
+        """[samples, tokens, width] again."""
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """A selector that finds for each sample how many of its tokens a branch is to compute, and which."""
+
+    def gather(self, branch: int, step: int, stream: Stream) -> Gathered:
+        """The tokens that a branch computes."""
+
+    def macs(self) -> int:
+        """What finding them took since this was last asked."""
+
+
 def scaling_of(selector: object) -> Scaling | None:
     """A selector as one that scales, if it does."""
     return selector if isinstance(selector, Scaling) else None
@@ -62,6 +100,16 @@ def keys_of(selector: object) -> KeptKeys | None:
     """What keeps the keys and values of tokens that are left out, where a selector has that."""
     keys: KeptKeys | None = getattr(selector, "kept_keys", None)
     return keys
+
+
+def narrowing_of(selector: object) -> Narrowing | None:
+    """A selector as one that narrows branches, if it does."""
+    return selector if isinstance(selector, Narrowing) else None
+
+
+def gathering_of(selector: object) -> Gathering | None:
+    """A selector as one that finds how many tokens to gather, if it does."""
+    return selector if isinstance(selector, Gathering) else None
 
 
 class RandomTokens:

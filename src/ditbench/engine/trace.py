@@ -27,7 +27,8 @@ class Trace:
     it at all, and how many for their `whole` tokens. At every step:
     samples that `entered` the network, and the MACs of `selecting`, of all samples together. `noted` counts at every
     step what belongs to no branch (text projections, modulations), in samples. `cache_bytes` is the most that was kept
-    from one step to the next, for one sample.
+    from one step to the next, for one sample. `widths` are the shares of a branch's heads or channels that its tokens
+    were computed by; 1 but where a method narrows branches.
     """
 
     shape: Shape
@@ -40,23 +41,44 @@ class Trace:
     noted: dict[str, Counts] = field(default_factory=dict)
     cache_bytes: float = 0.0
     selecting: Counts = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    widths: NDArray[np.float64] = field(default_factory=lambda: np.ones(0))
 
     def __post_init__(self) -> None:
         if not len(self.selecting):
             self.selecting = np.zeros(self.shape.steps, dtype=np.int64)
+        if not len(self.widths):
+            self.widths = np.ones(self.shape.sites)
 
     @classmethod
     def empty(cls, shape: Shape) -> Trace:
         sites: Any = {name: np.zeros(shape.sites, dtype=np.int64) for name in _SITES}
         return cls(shape, **sites, entered=np.zeros(shape.steps, dtype=np.int64))
 
-    def record(self, step: int, branch: int, tokens: int, samples: int, square: int | None = None) -> None:
-        """Notes that `tokens` tokens of each of `samples` samples were computed at a site; `square` if not theirs."""
+    def record(
+        self, step: int, branch: int, tokens: int, samples: int, width: float = 1.0, square: int | None = None
+    ) -> None:
+        """Notes that `tokens` tokens of each of `samples` samples were computed at a site, by a share of its width.
+
+        `square` stands for their number squared where they attend to more than themselves.
+        """
+        self._widen(step, branch, width)
         self.computed[step, branch] += tokens * samples
         self.squares[step, branch] += (tokens * tokens if square is None else square) * samples
         self.ran[step, branch] += samples
-        if tokens == self.shape.tokens:
+        if tokens == self.shape.tokens and width == 1:
             self.whole[step, branch] += samples
+
+    def _widen(self, step: int, branch: int, width: float) -> None:
+        if self.ran[step, branch] and self.widths[step, branch] != width:
+            raise Fault(
+                f"step {step + 1} computes branch {branch} by one width for some samples and another for others"
+            )
+        self.widths[step, branch] = width
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether some branch was computed by some of its width."""
+        return bool((self.widths != 1).any())
 
     def note(self, step: int, counts: Mapping[str, int]) -> None:
         """Counts what belongs to no branch."""
@@ -73,13 +95,15 @@ class Trace:
 
     def repeat(self, like: int, step: int) -> None:
         """Counts for `step` what was counted for the step `like`."""
-        for counts in (*(getattr(self, name) for name in (*_SITES, *_STEPS)), *self.noted.values()):
+        for counts in (*(getattr(self, name) for name in (*_SITES, *_STEPS)), *self.noted.values(), self.widths):
             counts[step] = counts[like]
 
     def add(self, other: Trace) -> None:
         """Counts the runs of `other` as well."""
         if other.shape != self.shape:
             raise Fault(f"traces of different shapes cannot be added: {_said(self.shape)} and {_said(other.shape)}")
+        for step, branch in np.argwhere((other.ran > 0) & (self.widths != other.widths)).tolist():
+            self._widen(step, branch, float(other.widths[step, branch]))
         for name in (*_SITES, *_STEPS):
             getattr(self, name)[...] += getattr(other, name)
         self.samples += other.samples
@@ -89,8 +113,8 @@ class Trace:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """The mean share of tokens computed at every site."""
-        return self.computed / max(self.samples * self.shape.tokens, 1)
+        """The mean share of tokens computed at every site; what was computed by half its width counts half."""
+        return self.computed * self.widths / max(self.samples * self.shape.tokens, 1)
 
     @property
     def steps_run(self) -> int:
@@ -112,6 +136,7 @@ class Trace:
             **{name: getattr(self, name).tolist() for name in (*_SITES, *_STEPS)},
             "noted": {name: counts.tolist() for name, counts in sorted(self.noted.items())},
             "cache_bytes": self.cache_bytes,
+            **({"widths": self.widths.tolist()} if self.narrowed else {}),
         }
 
     @classmethod
@@ -121,6 +146,7 @@ class Trace:
         counts: Any = {name: np.asarray(body.get(name, []), dtype=np.int64) for name in (*_SITES, *_STEPS)}
         noted = {name: np.asarray(values, dtype=np.int64) for name, values in body["noted"].items()}
         rest: Any = {"samples": body["samples"], "noted": noted, "cache_bytes": body["cache_bytes"]}
+        rest["widths"] = np.asarray(body.get("widths", []), dtype=np.float64)
         return cls(shape, **counts, **rest)
 
 

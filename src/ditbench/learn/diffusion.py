@@ -22,8 +22,8 @@ VARIANCE_WEIGHT = 0.001
 class Objective(Protocol):
     """What training asks of a network."""
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
-        """Timesteps for `count` images, from equal strata of their distribution."""
+    def times(self, count: int, generator: torch.Generator, strata: int = 0) -> Tensor:
+        """Timesteps for `count` images, from equal strata of their distribution, as many as images where it is 0."""
 
     def noisy(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """Images with the noise of their timesteps."""
@@ -32,10 +32,13 @@ class Objective(Protocol):
         """How far the network's answer is off, one number for each image."""
 
 
-def strata(count: int, generator: torch.Generator) -> Tensor:
-    """Numbers from 0 to 1, one from each of `count` equal strata, in random order: they vary less than free draws."""
-    order = torch.randperm(count, generator=generator)
-    return (order + torch.rand(count, generator=generator)) / count
+def stratified(count: int, generator: torch.Generator, strata: int = 0) -> Tensor:
+    """Numbers from 0 to 1, from equal strata in turn, in random order: they vary less than free draws.
+
+    There are as many strata as numbers where `strata` is 0.
+    """
+    order = torch.randperm(count, generator=generator) % (strata or count)
+    return (order + torch.rand(count, generator=generator)) / (strata or count)
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Flow:
     shift: float = 1.0
     levels: str = "even"
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
-        level = strata(count, generator)
+    def times(self, count: int, generator: torch.Generator, strata: int = 0) -> Tensor:
+        level = stratified(count, generator, strata)
         if self.levels == "logit-normal":
             level = torch.special.ndtri(level.clamp(1e-6, 1 - 1e-6)).sigmoid()
         return TIMESTEPS * self.shift * level / (1 + (self.shift - 1) * level)
@@ -79,8 +82,8 @@ class Noise:
         self._of_clean = betas * before.sqrt() / (1 - self.alphas)
         self._of_noisy = (1 - before) * (1 - betas).sqrt() / (1 - self.alphas)
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
-        return (strata(count, generator) * len(self.alphas)).floor()
+    def times(self, count: int, generator: torch.Generator, strata: int = 0) -> Tensor:
+        return (stratified(count, generator, strata) * len(self.alphas)).floor()
 
     def noisy(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         alpha = self._at(self.alphas, times, clean)

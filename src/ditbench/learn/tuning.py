@@ -7,7 +7,7 @@ which one set of ratios applies, go through the network together, and gradients 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -41,7 +41,7 @@ NOTE_SECONDS, TELL_SECONDS = 60.0, 20.0
 # Models on the way are kept whenever the mean ratio has come this much nearer to its target.
 ON_THE_WAY = 0.05
 # Knobs that say how what was trained is read: with others it would mean something else.
-READ_BY = ("score", "variant", "regions", "edges")
+READ_BY = ("score", "variant", "regions", "edges", "dynamic", "cross")
 # How often in a training its ratios are noted, for a figure of how they came about.
 NOTED_RATIOS = 100
 # The rule of ours by which a coefficient is adjusted: over so many steps, by these factors, within these bounds.
@@ -50,16 +50,25 @@ WINDOW, RAISED, LOWERED, BOUNDS = 50, 1.5, 0.7, (0.05, 1.0)
 
 def learn(lesson: Lesson) -> dict[str, Any]:
     """Trains, and answers with the ratios, the file of weights that lies beside the record, and how training went."""
+    return fine_tuned(lesson, Training, untrained)
+
+
+def fine_tuned(
+    lesson: Lesson,
+    training_of: Callable[[Lesson, Any, dict[str, nn.Parameter], Path], Training],
+    stand_in: Callable[[Lesson, Any, Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """Takes over what a record holds, makes a stand-in where weights are random, or trains."""
     method = lesson.method
     assert isinstance(method, Tuned)
     folder = lesson.notebook.path.parent
     if method.weights_file:
         return taken_over(Path(method.weights_file), method, folder)
     if lesson.sampler.handle.weights == RANDOM:
-        return untrained(lesson, method, folder)
+        return stand_in(lesson, method, folder)
     network = lesson.sampler.handle.pipeline.transformer
     with widened(network), _trained(method, network) as weights:
-        training = Training(lesson, method, weights, folder / STATE)
+        training = training_of(lesson, method, weights, folder / STATE)
         training.recall()
         training.finish()
         found = training.found(folder)
@@ -98,7 +107,9 @@ def taken_over(path: Path, method: Tuned, folder: Path) -> dict[str, Any]:
 
     record = read_record(path, "learned")
     found, source = dict(record["found"]), path.parent
-    if "file" not in found or issubclass(method_class(record["method"]), Routed) != isinstance(method, Routed):
+    other = method_class(record["method"])
+    alike = issubclass(other, Routed) == isinstance(method, Routed) and other.learner == method.learner
+    if "file" not in found or not alike:
         raise Fault(f"weights_file: {path} is of {record['method']}, whose weights {method.name} cannot take")
     if isinstance(method, DiffCR) and "ratios" not in found:
         raise Fault(f"weights_file: {path} is of {record['method']}, which has no ratios")
@@ -244,10 +255,8 @@ class Training:
     def _step(self) -> None:
         """One step of the optimiser."""
         method = self.method
-        for group in self.optimiser.param_groups:
-            rise = min(1.0, (self.done + 1) / max(method.warmup, 1)) if group["warms"] else 1.0
-            group["lr"] = group["rate"] * rise
-        generator = torch.Generator().manual_seed((SEED + method.training_seed) * 1_000_003 + self.done)
+        self._set_rates()
+        generator = self._generator()
         times = self.objective.times(method.batch, generator)
         clean, texts = self.pairs.batch(self.done, method.batch)
         noise = torch.randn(clean.shape, generator=generator)
@@ -257,19 +266,37 @@ class Training:
             loss = self._losses(region, places, clean, texts, noise, times).sum() / method.batch
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
-        if self.team.size > 1:
-            for parameter in trained:
-                parameter.grad = self.team.sum(
-                    torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                )
-            total = float(self.team.sum(torch.tensor(total, dtype=torch.float64)))
+        trained = self._summed()
+        total = self._sum(total)
         if self.diffcr is not None:
             self._draw_to_target(regions, total)
         nn.utils.clip_grad_norm_(trained, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._after_step(total)
+
+    def _set_rates(self) -> None:
+        for group in self.optimiser.param_groups:
+            rise = min(1.0, (self.done + 1) / max(self.method.warmup, 1)) if group["warms"] else 1.0
+            group["lr"] = group["rate"] * rise
+
+    def _generator(self) -> torch.Generator:
+        """What this step's timesteps and noise are drawn from."""
+        return torch.Generator().manual_seed((SEED + self.method.training_seed) * 1_000_003 + self.done)
+
+    def _summed(self) -> list[nn.Parameter]:
+        """All that is trained, its gradients summed over processes."""
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        if self.team.size > 1:
+            for parameter in trained:
+                parameter.grad = self.team.sum(
+                    torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                )
+        return trained
+
+    def _sum(self, number: float) -> float:
+        """A number summed over processes."""
+        return float(self.team.sum(torch.tensor(number, dtype=torch.float64))) if self.team.size > 1 else number
 
     def _regions(self, times: Tensor) -> NDArray[np.int64]:
         if self.diffcr is None:
@@ -366,8 +393,13 @@ class Training:
 
     def _write(self, path: Path) -> dict[str, str]:
         if self.team.rank == 0:
-            write_tensors(path, {name: tensor.half().cpu() for name, tensor in self.average.tensors.items()})
+            kept = {name: tensor.half().cpu() for name, tensor in self.average.tensors.items()}
+            write_tensors(path, {**kept, **self._beside()})
         return {"file": path.name, "sha256": hash_file(path) if self.team.rank == 0 else ""}
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What else a file of weights holds."""
+        return {}
 
     def found(self, folder: Path) -> dict[str, Any]:
         """What was learned, as a record keeps it."""

@@ -66,6 +66,8 @@ class Method:
     paper: ClassVar[str]
     # The module of `ditbench.learn` that fits what the method needs to know before it samples.
     learner: ClassVar[str | None] = None
+    # Whether that fine-tunes the network, on pairs of images and captions; others are fitted on captions alone.
+    fine_tunes: ClassVar[bool] = False
 
     # Whether that has a stand-in for what it fits, where weights are random: the method can be timed with those then.
     has_stand_in: ClassVar[bool] = False

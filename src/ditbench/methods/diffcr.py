@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ditbench.engine.layout import Shape
 from ditbench.faults import Fault
 from ditbench.methods.base import knob
-from ditbench.methods.tuned import Routed
+from ditbench.methods.tuned import Routed, timesteps
 
 # Training timesteps: regions are of these, whatever the sampler makes of them.
 TIMESTEPS = 1000.0
@@ -102,9 +102,4 @@ class DiffCR(Routed):
                 f"the ratios are of {bins.shape[0]} regions and {bins.shape[1]} blocks, "
                 f"here are {len(self.dividers()) + 1} and {shape.layout.blocks}"
             )
-        times = np.asarray(self.found["times"], dtype=np.float64)
-        if len(times) != shape.steps:
-            # Samplers space their timesteps alike, whatever their number.
-            places = np.arange(shape.steps) * len(times) / shape.steps
-            times = np.interp(places, np.arange(len(times)), times)
-        return 1 - bins[self.regions_of(times)]
+        return 1 - bins[self.regions_of(timesteps(self.found, shape.steps))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from ditbench.engine.selectors import Selector
 
 
+def timesteps(found: Mapping[str, Any], steps: int) -> NDArray[np.float64]:
+    """The timesteps of a run, from those of the run that was trained for."""
+    times = np.asarray(found["times"], dtype=np.float64)
+    if len(times) == steps:
+        return times
+    # Samplers space their timesteps alike, whatever their number.
+    places = np.arange(steps) * len(times) / steps
+    return np.interp(places, np.arange(len(times)), times)
+
+
 @dataclass(frozen=True)
 class Tuned(Method):
     """Base of methods that train on pairs of images and captions, with the network's own diffusion loss.
@@ -29,6 +40,7 @@ class Tuned(Method):
 
     learner: ClassVar[str | None] = "tuning"
     has_stand_in: ClassVar[bool] = True
+    fine_tunes: ClassVar[bool] = True
 
     tuning: str = knob(
         "lora", "what of the network is trained: additions of low rank to its blocks, or all", choices=("lora", "full")
