@@ -89,9 +89,9 @@ def imported(path: Path) -> set[Path]:
 
 
 OF_METHODS = [("spec", "fora"), ("generate", "fora"), ("cost", "fora"), ("time", "fora"), ("generate", "speca")]
-OF_METHODS += [("generate", name) for name in ("tomesd", "sdtm", "toma", "at-edm", "diffcr", "tokencache")]
+OF_METHODS += [("generate", name) for name in ("tomesd", "sdtm", "toma", "at-edm", "diffcr", "tokencache", "dydit")]
 LEARNED = [("learn", name) for name in ("teacache", "l2c", "diffsparse", "plan-search", "diffcr", "full-finetuned")]
-LEARNED += [("learn", "tokencache")]
+LEARNED += [("learn", name) for name in ("tokencache", "dydit")]
 
 
 @pytest.mark.parametrize(
