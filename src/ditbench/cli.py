@@ -43,6 +43,8 @@ def run_here(words: Sequence[str]) -> int:
             raise
         print(f"ditbench: {fault}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # told to stop: nobody needs to know where
+        return 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -43,12 +43,21 @@ def published(tree: Any, embedded: Study, empty_store: Path) -> Iterator[Callabl
     yield lambda: track.publish_results(tree.read(), [embedded], uri_of(tree.root))
 
 
-def runs_of(root: Path) -> list[Any]:
+def _all_runs_of(root: Path) -> list[Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri_of(root))
     experiment = client.get_experiment_by_name("ditbench/scenes")
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.run_name"]))
+
+
+def runs_of(root: Path) -> list[Any]:
+    """Those of cells and of what was learned."""
+    return [run for run in _all_runs_of(root) if not run.info.run_name.startswith("study ")]
+
+
+def studies_of(root: Path) -> list[Any]:
+    return [run for run in _all_runs_of(root) if run.info.run_name.startswith("study ")]
 
 
 def actions(body: dict[str, Any]) -> dict[str, str]:
@@ -72,6 +81,29 @@ def test_a_run_holds_what_its_cell_says(tree: Any, published: Callable[[], dict[
     assert "| fid/scenes | 3.08" in tags["mlflow.note.content"]
     captions = run.inputs.dataset_inputs[0].dataset
     assert (captions.name, captions.digest) == ("evaluation-8-seed0", "0" * 12)
+
+
+def test_references_are_a_data_set_of_the_run(tree: Any) -> None:
+    path = tree.folder("full") / "scores.json"
+    body = json.loads(path.read_text())
+    body["reference_set"] = {"name": "renders-200", "sha256": "ab" * 32, "count": 200}
+    path.write_text(json.dumps(body))
+    track.publish_results(tree.read(), [], uri_of(tree.root))
+    run = next(run for run in runs_of(tree.root) if run.info.run_name == "full")
+    found = {given.dataset.name: (given.dataset.digest, given.tags[0].value) for given in run.inputs.dataset_inputs}
+    assert found == {"evaluation-8-seed0": ("0" * 12, "evaluation"), "renders-200": ("ab" * 6, "real")}
+
+
+def test_a_study_s_tables_are_a_run_of_its_own(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
+    published()
+    (run,) = studies_of(tree.root)
+    folder = tree.root / "mlartifacts" / "scenes" / run.info.run_id / "artifacts"
+    assert {"table.md", "table.tex", "table.csv", "table.html", "pareto.svg"} <= {p.name for p in folder.iterdir()}
+    assert run.data.tags["mlflow.note.content"].startswith("### The embedded study")
+    # In charts it is nothing.
+    assert run.data.metrics == {} and run.data.params == {}
+    published()
+    assert [run.info.run_name for run in studies_of(tree.root)] == ["study embedded"]
 
 
 def test_a_run_took_as_long_as_its_jobs(tree: Any, published: Callable[[], dict[str, Any]]) -> None:
@@ -122,6 +154,9 @@ def test_learning_is_a_run_beneath_its_arms_with_its_curves(tree: Any, published
     curve = MlflowClient(tracking_uri=uri_of(tree.root)).get_metric_history(child.info.run_id, "learning_loss")
     assert [(point.step, point.value) for point in curve] == [(0, 3.0), (1, 2.0), (2, 1.5)]
     assert set(child.data.metrics) == {"learned_left_out", "learning_loss"}
+    # What was learned is registered, once.
+    (version,) = MlflowClient(tracking_uri=uri_of(tree.root)).search_model_versions("name='ditbench-scenes-fora-n2'")
+    assert version.run_id == child.info.run_id
 
 
 def test_a_calibrations_tries_are_curves_too() -> None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ditbench.faults import Fault
-from ditbench.report import learning
+from ditbench.report import learning, study_runs
 from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import Cell, Results, load_results
 from ditbench.report.store import await_writable, fault_of, store_file, store_uri
@@ -45,7 +45,7 @@ KEY, DIGEST, FOLDER = "ditbench.key", "ditbench.digest", "ditbench.results"
 # leave a cell what it was.
 CONFIG = "config.hash"
 # Part of every digest: a higher number publishes every cell anew.
-FORMAT = 1
+FORMAT = 2
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
 LOGGED = ("spec", "images", "cost", "scores", "latency")
 # Logs of a stage that are files of their own; those of more shards are one.
@@ -72,9 +72,13 @@ class Publication:
     metrics: dict[str, float]
     tags: dict[str, str]
     files: dict[str, bytes] = field(repr=False)
-    captions: tuple[str, str]
+    captions: tuple[str, str] | None
     start_ms: int
     end_ms: int
+    # The images that it was compared with, by name and hash.
+    references: tuple[str, str] | None = None
+    # What it is registered as, for others to take: what was learned.
+    model: str | None = None
     # Numbers that came one after the other, by metric.
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
@@ -82,7 +86,7 @@ class Publication:
     def digest(self) -> str:
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
         content: list[Any] = [FORMAT, self.name, self.failed, self.params, self.metrics, self.tags, hashes]
-        content += [self.captions, *([self.curves] if self.curves else [])]
+        content += [self.captions, self.references, self.model, *([self.curves] if self.curves else [])]
         return hashlib.sha256(json.dumps([*content, self.start_ms, self.end_ms], sort_keys=True).encode()).hexdigest()
 
 
@@ -248,6 +252,30 @@ def publication(
         captions=_captions(cell, results.root),
         start_ms=start,
         end_ms=end,
+        references=_references(cell),
+    )
+
+
+def study_publication(study: Study, results: Results) -> Publication | None:
+    """What the run of a study will hold; None where nothing of it has been run."""
+    cells = study_runs.cells_of(study, results)
+    if not cells:
+        return None
+    files = study_runs.study_files_kept(study, results)
+    spans = [span for span in map(_period, cells) if span != (0, 0)]
+    tags = {"label": study.title, "studies": study.name, "world": study.world, FOLDER: folder_id(results.root)}
+    tags |= {"mlflow.source.name": "ditbench publish", "mlflow.source.type": "LOCAL"}
+    return Publication(
+        key=f"{study.world}/study/{study.name}/tables",
+        name=f"study {study.name}",
+        failed=False,
+        params={},
+        metrics={},
+        tags=tags | {"mlflow.note.content": study_runs.study_note(files)},
+        files=files,
+        captions=None,
+        start_ms=min((start for start, _ in spans), default=0),
+        end_ms=max((end for _, end in spans), default=0),
     )
 
 
@@ -276,6 +304,7 @@ def learning_publication(cell: Cell, results: Results, parent: str) -> Publicati
         start_ms=start,
         end_ms=end,
         curves=learning.curves(found),
+        model=f"ditbench-{cell.world}-{cell.arm}",
     )
 
 
@@ -297,6 +326,12 @@ def _captions(cell: Cell, root: Path) -> tuple[str, str]:
     name = str(cell.spec["captions"])
     path = root / "captions" / cell.world / f"{name}.json"
     return name, str(read_record(path, "captions")["sha256"]) if path.is_file() else ""
+
+
+def _references(cell: Cell) -> tuple[str, str] | None:
+    """The name and the hash of the images that the cell's were compared with."""
+    known = cell.bodies.get("scores", {}).get("reference_set") or {}
+    return (str(known.get("name", "references")), str(known["sha256"])) if known.get("sha256") else None
 
 
 def _rounded(value: float) -> float:
@@ -484,6 +519,10 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
                         runs.append(
                             row | {"link": f"{base_link(uri)}/#/experiments/{experiment}/runs/{run_id}{TRAINING}"}
                         )
+                for study in studies:
+                    tables = study_publication(study, results) if study.world == world else None
+                    if tables is not None:
+                        _publish_one(client, experiment, tables, known, settings)
                 links = {"table": table_link(uri, experiment), "charts": charts_link(uri, experiment)}
                 links |= {"compare": compare_link(uri, experiment, ids)}
                 experiments.append({"world": world, "experiment_id": experiment, **links})
@@ -653,25 +692,42 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
     ]
     for first in range(0, len(points), BATCH):
         client.log_batch(run_id, points[first : first + BATCH])
-    _log_captions(client, run_id, plan.captions)
+    _log_datasets(client, run_id, plan)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in plan.files.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         client.log_artifacts(run_id, folder)
+    if plan.model is not None:
+        _register(client, run_id, plan.model)
     client.set_terminated(run_id, "FAILED" if plan.failed else "FINISHED", end_time=stamp)
     # Last of all: a run with a digest is a whole one.
     client.log_batch(run_id, tags=[RunTag(DIGEST, digest)])
 
 
-def _log_captions(client: MlflowClient, run_id: str, captions: tuple[str, str]) -> None:
-    """The caption set as the run's data set, known by its own hash."""
+def _log_datasets(client: MlflowClient, run_id: str, plan: Publication) -> None:
+    """The caption set and the references as the run's data sets, known by their own hashes."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    name, digest = captions
-    data = Dataset(name, digest[:12] or "unknown", "local", json.dumps({"uri": f"captions/{name}.json"}))
-    client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "evaluation")])])
+    inputs = []
+    for given, folder, context in ((plan.captions, "captions", "evaluation"), (plan.references, "references", "real")):
+        if given is not None:
+            name, digest = given
+            data = Dataset(name, digest[:12] or "unknown", "local", json.dumps({"uri": f"{folder}/{name}.json"}))
+            inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", context)]))
+    if inputs:
+        client.log_inputs(run_id, datasets=inputs)
+
+
+def _register(client: MlflowClient, run_id: str, name: str) -> None:
+    """Makes what a run learned the newest version of a registered model; the run's artifacts are that version."""
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # there already
+        client.create_registered_model(name, description="What an arm of ditbench learned: learned.json")
+    uri = client.get_run(run_id).info.artifact_uri
+    client.create_model_version(name, source=uri, run_id=run_id)
 
 
 # The user interface
@@ -687,6 +743,9 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000, h
 
     root = Path(results if results is not None else config.results)
     uri = store_uri(config, root)
+    file = store_file(uri)
+    if file is not None and not file.is_file():
+        raise Fault(f"nothing has been published to {file} yet: `uv run snakemake --cores all` does")
     if uri.startswith("http"):
         raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
     asked, port = port, _free_port(port)
@@ -694,16 +753,22 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000, h
         print(f"port {asked} is taken, {port} serves", file=sys.stderr)
     with locked(uri):
         experiments = open_store(uri).search_experiments(filter_string="name LIKE 'ditbench/%'")
-    for experiment in experiments:
-        print(f"{experiment.name}: {table_link(uri, experiment.experiment_id, port)}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    links = [f"{experiment.name}: {table_link(uri, experiment.experiment_id, port)}" for experiment in experiments]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--registry-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     # Without this MLflow starts seven more processes, for jobs that we do not have.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # What its libraries warn each other of is nobody's business here.
+    environment.setdefault("PYTHONWARNINGS", "ignore")
     # A group of its own: MLflow's server starts another process, and both must go when we are told to stop.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
+        print("MLflow's server starts …", file=sys.stderr, flush=True)
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            print("\n".join([*links, "Ctrl+C stops it"]), flush=True)
         code = server.wait()
     except KeyboardInterrupt:
         return
@@ -713,9 +778,14 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000, h
     raise Fault(f"MLflow's server stopped with exit code {code}; what it said is above")
 
 
+def _answers(port: int) -> bool:
+    """Whether somebody listens at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _free_port(first: int) -> int:
     for port in range(first, first + 20):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+        if not _answers(port):
+            return port
     raise Fault(f"no port from {first} to {first + 19} is free on this machine; stop a server that you no longer need")
