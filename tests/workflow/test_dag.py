@@ -80,6 +80,14 @@ def test_thirty_thousand_images_are_a_supported_size(tree: Tree) -> None:
     assert jobs["captions"] == jobs["embeddings"] == jobs["references"] == 1
 
 
+def test_a_campaign_is_planned_in_batches_of_cells(tree: Tree) -> None:
+    first = tree.planned(*SMALL, "results=elsewhere", "--batch", "report=1/2")
+    # Half of the records are those of two arms, and scores of the second take pictures of full as well.
+    assert (first["scores"], first["latency"], first["cost"]) == (2, 2, 2)
+    assert first["images"] < ARMS * SHARDS
+    assert not {"report", "publish"} & set(first)  # of the last batch
+
+
 def test_embeddings_serve_every_arm_and_weights_are_never_trained(tree: Tree) -> None:
     jobs = tree.planned("--config", "images=8", "seeds=[0,1,2]")
     assert jobs["embeddings"] == 1
@@ -127,9 +135,9 @@ def test_everything_a_job_says_is_in_its_log_and_its_cost_in_a_benchmark(finishe
     for folder, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
         found = list((finished.root / "results" / folder).rglob(f"*{suffix}"))
         found = [path for path in found if path.name != "warm.log"]  # of the run, not of a job
-        # A campaign draws tens of thousands of shards: what one cost is in its record alone.
-        without = WHOLE["images"] if folder == "benchmarks" else 0
-        assert len(found) == sum(WHOLE.values()) - WHOLE["all"] - without
+        # Of shards there are too many for a file more: their records say what they took.
+        apart = WHOLE["all"] + (WHOLE["images"] if folder == "benchmarks" else 0)
+        assert len(found) == sum(WHOLE.values()) - apart
 
 
 def test_snakemake_makes_its_own_report(finished: Tree) -> None:
