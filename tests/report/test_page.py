@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ditbench.report import figures, page
@@ -300,3 +302,22 @@ def test_many_shards_of_a_cell_are_one_row_with_all_their_time(tree: Any, monkey
     assert rows[0]["record"] == "images, 2 shards" and len(rows) == len(jobs) - 1
     assert float(rows[0]["compute"]) == each[1] + each[2]
     assert not any("00000" in row["record"] for row in rows)
+
+
+def test_of_many_arms_some_on_the_front_are_named_and_no_name_lies_on_another() -> None:
+    points = [
+        figures.Point(f"a{i}", f"a rather long name, number {i}", "arm", "#000000", "o", (i, i, i), (i, i, i))
+        for i in range(60)
+    ]
+    assert [point.arm for point in figures._some(points)][:: figures.SOME - 1] == ["a0", "a59"]
+    assert len(figures._some(points)) == figures.SOME
+    figure = Figure(figsize=(5, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 60], [0, 60])
+    figure.canvas.draw()
+    drawn = [(point.label, point.colour, 30.0, 30.0) for point in points]  # all in one place
+    figures._label(axes, drawn, always=False)
+    boxes = [figures._text_box(note, figure.canvas.get_renderer()) for note in axes.texts]
+    assert 1 < len(boxes) < len(points)
+    assert not any(figures._overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])

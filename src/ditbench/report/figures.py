@@ -32,6 +32,8 @@ CONTROL_COLOUR = "#9ca3af"
 INK = "#1f2937"
 # With more arms than this, those that another one beats in both directions are not named in the figure.
 NAMED = 16
+# As many of the others are named then, and no name is written over another.
+SOME = 10
 # A control this many times the other arms' span away is drawn at the edge, so that it does not flatten them.
 FAR = 1.0
 # What the identifier of an arm's mark in an SVG begins with.
@@ -161,9 +163,18 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
         axes.plot([p.x[0] for p in best], [p.y[0] for p in best], color=INK, alpha=0.35, linewidth=1.2, zorder=1)
     drawn = _marks(axes, points, limits, heights, (x.digits, y.digits))
     figure.canvas.draw()
-    named = [p in best or p.role != "arm" or len(points) <= NAMED for p in points]
-    _label(axes, [mark for mark, told in zip(drawn, named, strict=True) if told])
+    many = len(points) > NAMED
+    told = [p for p in points if p.role != "arm"] + _some(best) if many else points
+    marks = [mark for mark, point in zip(drawn, points, strict=True) if any(point is each for each in told)]
+    _label(axes, marks, always=not many)
     return figure
+
+
+def _some(best: Sequence[Point]) -> list[Point]:
+    """Of the arms that are to be named no more than can be read, evenly chosen from end to end."""
+    if len(best) <= SOME:
+        return list(best)
+    return [best[round(i * (len(best) - 1) / (SOME - 1))] for i in range(SOME)]
 
 
 def _axis_label(label: str, direction: str) -> str:
@@ -254,8 +265,11 @@ def _marks(
     return to_label
 
 
-def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]]) -> None:
-    """Writes each arm's name beside its mark: the first place around it that is free."""
+def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]], always: bool = True) -> None:
+    """Writes each arm's name beside its mark: the first place around it that is free.
+
+    Where none is, over something else, or not at all: of many arms the page says the names where one points.
+    """
     figure = axes.figure
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -287,6 +301,8 @@ def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]]) -> None:
                 chosen = box
                 break
             note.remove()
+        if chosen is None and not always:
+            continue
         if chosen is None:
             # No free place: better over something than not at all.
             note = axes.annotate(text, (x, y), xytext=(8, 8), textcoords="offset points", color=INK, fontsize=10.5)

@@ -109,7 +109,7 @@ def _figures(study: Study, table: Table) -> Iterator[tuple[str, str]]:
             "other arm beats in both."
         )
         if len(points) > figures.NAMED:
-            caption += " Only these are named: point at the others, or tab to them."
+            caption += " Only of these some are named: point at the others, or tab to them."
         yield figures.inline_svg(svg, caption, f"{study.name}-{x_measure}", marks), caption
 
 
