@@ -20,6 +20,7 @@ PLUMBING = {
     "cells.py",
     "failures.py",
     "mistakes.py",
+    "patience.py",
     "weights.py",
     "patience.py",
 }

@@ -753,7 +753,7 @@ def _spec(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ditbench.cells import Spec
-    from ditbench.generate import told_of, write_plan
+    from ditbench.generate import write_plan
     from ditbench.records import write_record
     from ditbench.storage import hash_file
 
@@ -773,8 +773,7 @@ def _spec(options: argparse.Namespace) -> None:
                 )
             body["lent"] = read_lent(options.lent, spec.weights_of)
         plan = options.out.with_name("plan.json")
-        with told_of(body, "while its plan was made"):
-            write_plan(body, plan)
+        write_plan(body, plan)
         write_record(options.out, "spec", {**body, "plan_sha256": hash_file(plan)}, code=options.code)
 
 

@@ -198,7 +198,7 @@ class Sampler:
 
 
 @contextmanager
-def told_of(spec: dict[str, Any], doing: str = "while drawing") -> Iterator[None]:
+def told_of(spec: dict[str, Any]) -> Iterator[None]:
     """Whatever goes wrong within is told as one sentence of the arm and its method; memory is nobody's mistake."""
     whose = f"arm {spec['arm']}, method {spec['method']}"
     try:
@@ -210,7 +210,7 @@ def told_of(spec: dict[str, Any], doing: str = "while drawing") -> Iterator[None
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        raise Fault(f"{whose} failed {doing} with {sentence_of(error)}") from error
+        raise Fault(f"{whose} failed while drawing with {sentence_of(error)}") from error
 
 
 def generate_shard(
