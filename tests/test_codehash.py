@@ -22,7 +22,6 @@ PLUMBING = {
     "mistakes.py",
     "patience.py",
     "weights.py",
-    "patience.py",
 }
 # Modules that hold several stages' functions import, inside those functions, what other stages need.
 _EYES = {"worlds/scenes/judges/perceptual.py", "worlds/scenes/judges/reader.py"}

@@ -19,10 +19,10 @@ from ditbench.generate import Sampler, Texts, embed, generate_shard, write_cost,
 from ditbench.inspect.cells import load
 from ditbench.inspect.verify import Check, verify
 from ditbench.judges.psnr import Psnr
-from ditbench.records import read_record, write_record
+from ditbench.records import SEAL, read_record, seal, write_record
 from ditbench.score import score_cell
 from ditbench.stopwatch import Protocol, time_arm
-from ditbench.storage import read_shard, write_shard
+from ditbench.storage import hash_file, read_shard, write_shard
 from ditbench.worlds import RANDOM, get_world
 from tests.workflow.test_real_worlds import write_study
 from tests.worlds.real.miniature import write_world
@@ -100,6 +100,12 @@ def inside(made: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return made[1]
 
 
+def amend(path: Path, **changes: Any) -> None:
+    """Changes a record as other code would have written it: sealed."""
+    body = {name: value for name, value in json.loads(path.read_text()).items() if name != SEAL} | changes
+    path.write_text(json.dumps({**body, SEAL: seal(body)}))
+
+
 def checks(made: tuple[Config, Path], sets: bool = False) -> dict[str, dict[str, Check]]:
     config, _ = made
     found = load(config, None)
@@ -145,12 +151,12 @@ def test_what_was_changed_since_is_found(
     for path in (folder / "shards").glob("*.zip"):
         ids, images = read_shard(path)
         images[:, 0, 0, 0] ^= 1
-        write_shard(path, images, ids)
+        amend(path.with_suffix(".json"), sha256=write_shard(path, images, ids))
     table = pq.read_table(folder / "samples.parquet").to_pydict()
     table["clip/scenes"] = [value + 0.01 for value in table["clip/scenes"]]
     pq.write_table(pa.table(table), folder / "samples.parquet")
-    cost = json.loads((folder / "cost.json").read_text())
-    (folder / "cost.json").write_text(json.dumps({**cost, "linear": cost["linear"] + 1}))
+    amend(folder / "scores.json", samples_sha256=hash_file(folder / "samples.parquet"))
+    amend(folder / "cost.json", linear=read_record(folder / "cost.json", "cost")["linear"] + 1)
     try:
         assert main(["verify", "random", "--images", "2"]) == 1
         text = capsys.readouterr().out
@@ -210,10 +216,23 @@ def test_of_random_weights_plan_and_cost_are_made_again(
     for cell in cells:
         assert [(check["what"], check["verdict"]) for check in cell["checks"]] == [("plan", "equal"), ("cost", "equal")]
         assert cell["passed_over"] == ["images and scores: this cell has none"]
-    cost = json.loads((folders["fora-n2"] / "cost.json").read_text())
-    (folders["fora-n2"] / "cost.json").write_text(json.dumps({**cost, "attention": cost["attention"] + 1}))
+    cost = folders["fora-n2"] / "cost.json"
+    amend(cost, attention=read_record(cost, "cost")["attention"] + 1)
     assert main(["verify"]) == 1
     assert "cost: differs" in capsys.readouterr().out
+
+
+def test_a_damaged_table_of_scores_is_one_sentence(
+    made: tuple[Config, Path], inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = inside / "cells" / "scenes" / "random" / "seed0" / "samples.parquet"
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1] + b"?")
+    try:
+        assert main(["verify", "random"]) == 2
+    finally:
+        path.write_bytes(kept)
+    assert "samples.parquet" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_cells_that_are_not_finished_are_refused(made: tuple[Config, Path], inside: Path) -> None:

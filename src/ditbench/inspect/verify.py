@@ -182,12 +182,17 @@ class _Cell:
 
         from ditbench.judges import Pictures, get_judge
         from ditbench.records import read_record
+        from ditbench.storage import check_contents
 
         entries = read_record(self.captions, "captions")["captions"]
         chosen = [entries[row] for row in rows]
         ids, texts = [entry["id"] for entry in chosen], [entry["text"] for entry in chosen]
         pictures, full = self._pictures(ids, stored, texts), self._full(rows, ids, texts)
-        table = pq.read_table(self.folder / "samples.parquet").to_pydict()
+        remedy = "delete scores.json beside it and run again to judge anew"
+        samples = check_contents(
+            self.folder / "samples.parquet", self.cell.bodies["scores"].get("samples_sha256"), remedy
+        )
+        table = pq.read_table(samples).to_pydict()
         place = {name: number for number, name in enumerate(table["caption_id"])}
         for name in self.cell.bodies["scores"]["judge_seconds"]:
             judge = get_judge(name, self.device, self.config.judge_weights)
