@@ -69,3 +69,39 @@ def test_the_worlds_costs_are_its_networks() -> None:
         assert cost.per_token == sum(block[name].numel() for name in names)
     assert costs.branches[0].width == settings.WIDTH
     assert backbone.shape(7, **inputs) == get_world("scenes").shape(7)
+
+
+def test_the_mmdit_draws_what_is_asked_and_takes_a_method() -> None:
+    """Through Stable Diffusion 3's own call, from embeddings of the shared text encoder."""
+    world = get_world("scenes-mmdit")
+    handle = world.load()
+    asked = world.embed(handle, ["a large red square in the centre on a plain gray background"])
+    call = {
+        "prompt_embeds": asked["text"],
+        "pooled_prompt_embeds": asked["pooled"],
+        "negative_prompt_embeds": world.embed(handle, [""])["text"],
+        "negative_pooled_prompt_embeds": world.embed(handle, [""])["pooled"],
+        "num_inference_steps": settings.STEPS,
+        "guidance_scale": settings.GUIDANCE,
+        "height": settings.IMAGE_SIZE,
+        "width": settings.IMAGE_SIZE,
+    }
+    picture = np.asarray(handle.pipeline(**call).images[0]).astype(int)
+    red, green, blue = picture[32, 32]
+    assert red > 150 > 100 > max(green, blue)
+    with ditbench.accelerate(handle.pipeline, "sdtm", ratio=0.4, multiple=1) as accelerated:
+        fast = np.asarray(handle.pipeline(**call).images[0]).astype(int)
+    assert 0.2 < accelerated.trace.realised_ratio < 0.5
+    assert fast[32, 32, 0] > 150
+    assert not np.array_equal(fast, picture)
+
+
+def test_the_mmdit_is_judged_as_the_scenes_are() -> None:
+    from ditbench.judges import judges_of
+
+    world = get_world("scenes-mmdit")
+    assert world.judged_as == "scenes"
+    assert judges_of("scenes-mmdit") == judges_of("scenes")
+    assert world.draw_captions(3, 0) == get_world("scenes").draw_captions(3, 0)
+    backbone, inputs = world.backbone("meta")
+    assert backbone.shape(7, **inputs) == world.shape(7)

@@ -35,7 +35,9 @@ class Pixels(ModelMixin, ConfigMixin):
     """Stands where a VAE does: this world's network draws pixels, there is nothing to decode."""
 
     @register_to_config
-    def __init__(self, block_out_channels: tuple[int, ...] = (1,), scaling_factor: float = 1.0) -> None:
+    def __init__(
+        self, block_out_channels: tuple[int, ...] = (1,), scaling_factor: float = 1.0, shift_factor: float = 0.0
+    ) -> None:
         super().__init__()
         # The pipeline asks its parts for their device and dtype.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
