@@ -55,7 +55,7 @@ def test_steps_can_be_swept_and_knobs_held() -> None:
     [
         ({"method": "foar"}, "sweeps.by.method: no method 'foar'; did you mean 'fora'?"),
         ({"method": "fora", "knobs": {"interval": [0, 2]}}, "sweeps.by.knobs.interval: 0 must be >= 1"),
-        ({"method": "fora", "knobs": {"intervall": [2]}}, "sweeps.by.knobs."),
+        ({"method": "fora", "knobs": {"intervall": [2]}}, "sweeps.by: fora has no knob 'intervall'"),
         ({"method": "fora", "knobs": {"interval": []}}, "sweeps.by.knobs.interval: an empty list makes no arm"),
         ({"method": "fora", "knobs": {"interval": {"from": 3, "to": 2, "by": 1}}}, "must go upwards"),
         (
