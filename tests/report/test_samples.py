@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,15 @@ def test_a_video_is_shown_by_the_frame_in_its_middle(tmp_path: Path) -> None:
     shown = samples._images(cell, 8)
     assert list(shown) == ["a", "b"]
     assert np.array_equal(shown["b"], videos[1, 2])
+
+
+def test_a_caption_set_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    write_record(path, "captions", {"sha256": "a"})
+    assert samples.caption_record(path) is samples.caption_record(path)
+    write_record(path, "captions", {"sha256": "b"})
+    os.utime(path, ns=(1, 1))
+    assert samples.caption_record(path)["sha256"] == "b"
 
 
 def test_of_many_arms_fewer_captions_are_shown(tree: Any, embedded: Study, monkeypatch: pytest.MonkeyPatch) -> None:

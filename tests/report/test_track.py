@@ -447,5 +447,23 @@ def test_the_ledgers_trace_is_published_as_it_is(tree: Any) -> None:
     (cell,) = results.of_arm("scenes", "full")
     added = json.loads(dict(track._files(cell, results, {}))["trace.json"])
     assert added["samples"] == 8  # both shards, added up here
-    (tree.folder("full") / "trace.json").write_text("{}")
-    assert dict(track._files(cell, results, {}))["trace.json"] == b"{}"
+    (tree.folder("full") / "trace.json").write_text(json.dumps({**added, "samples": 12}))
+    assert json.loads(dict(track._files(cell, results, {}))["trace.json"]) == {**added, "samples": 12}
+    (tree.folder("full") / "trace.json").write_text("{}")  # damaged: the shards say it
+    assert json.loads(dict(track._files(cell, results, {}))["trace.json"]) == added
+
+
+def test_a_cells_picture_is_drawn_only_for_a_new_run(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    real = track._grid
+    monkeypatch.setattr(track, "_grid", lambda cell, results: drawn.append(cell.arm) or real(cell, results))
+    published()
+    assert sorted(drawn) == sorted(ARMS)
+    published()
+    assert len(drawn) == len(ARMS)
+    shard = tree.folder("fora-n2") / "shards" / "00000-00003.json"
+    shard.write_text(shard.read_text().replace(json.loads(shard.read_text())["sha256"], "1" * 64))
+    assert actions(published())["fora-n2"] == "replaced"
+    assert drawn[len(ARMS) :] == ["fora-n2"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
@@ -66,11 +68,21 @@ def one_arm(results: Results, cell: Cell, count: int = COUNT) -> Samples | None:
 
 
 def _captions(results: Results, cell: Cell) -> list[dict[str, Any]]:
+    path = results.root / "captions" / cell.world / f"{cell.spec['captions']}.json"
+    entries: list[dict[str, Any]] = caption_record(path)["captions"]
+    return entries
+
+
+def caption_record(path: Path) -> dict[str, Any]:
+    """The record of a caption set. It is read once: that of a campaign has megabytes, and every cell asks for it."""
+    return _read_captions(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _read_captions(path: Path, changed: int) -> dict[str, Any]:
     from ditbench.records import read_record
 
-    path = results.root / "captions" / cell.world / f"{cell.spec['captions']}.json"
-    entries: list[dict[str, Any]] = read_record(path, "captions")["captions"]
-    return entries
+    return read_record(path, "captions")
 
 
 def _images(cell: Cell, count: int) -> dict[str, NDArray[np.uint8]]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,8 +28,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ditbench.faults import Fault
 from ditbench.report import learning, study_runs
+from ditbench.report.plans import trace_of
 from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import Cell, Results, load_results
+from ditbench.report.samples import caption_record
 from ditbench.report.store import await_writable, fault_of, store_file, store_uri
 from ditbench.report.views import VIEW, experiment_tags, metric_name
 from ditbench.study import Study
@@ -81,10 +83,14 @@ class Publication:
     model: str | None = None
     # Numbers that came one after the other, by metric.
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    # What the cell's picture is drawn of, and how: drawing it takes longer than all else of a run that stays as it is.
+    drawn_of: str = ""
+    draw: Callable[[], bytes | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
+        hashes |= {"samples.png": self.drawn_of} if self.drawn_of else {}
         content: list[Any] = [FORMAT, self.name, self.failed, self.params, self.metrics, self.tags, hashes]
         content += [self.captions, self.references, self.model, *([self.curves] if self.curves else [])]
         return hashlib.sha256(json.dumps([*content, self.start_ms, self.end_ms], sort_keys=True).encode()).hexdigest()
@@ -249,6 +255,8 @@ def publication(
         | _colour(cell, citing)
         | {FOLDER: folder_id(results.root)},
         files=dict(_files(cell, results, logs)),
+        drawn_of=_drawn_of(cell),
+        draw=lambda: _grid(cell, results),
         captions=_captions(cell, results.root),
         start_ms=start,
         end_ms=end,
@@ -321,11 +329,9 @@ def _metrics(cell: Cell) -> Iterator[tuple[str, float]]:
 
 def _captions(cell: Cell, root: Path) -> tuple[str, str]:
     """The name and the hash of the cell's caption set; without its record the hash is empty."""
-    from ditbench.records import read_record
-
     name = str(cell.spec["captions"])
     path = root / "captions" / cell.world / f"{name}.json"
-    return name, str(read_record(path, "captions")["sha256"]) if path.is_file() else ""
+    return name, str(caption_record(path)["sha256"]) if path.is_file() else ""
 
 
 def _references(cell: Cell) -> tuple[str, str] | None:
@@ -397,10 +403,7 @@ def _files(cell: Cell, results: Results, logs: Mapping[tuple[str, str], Sequence
     if not cell.shards and "trace" in cell.bodies.get("latency", {}):  # timed only, as with random weights
         yield "trace.json", json.dumps(cell.bodies["latency"]["trace"]).encode("utf-8")
     if cell.shards:
-        yield "trace.json", _trace(cell, folder)
-        grid = _grid(cell, results)
-        if grid:
-            yield "samples.png", grid
+        yield "trace.json", _trace(cell)
     for stage in LOGGED:
         paths = logs.get((stage, f"{cell.world}.{cell.arm}.seed{cell.seed}"), [])
         if len(paths) > LOGS:
@@ -426,23 +429,18 @@ def logs_by_cell(root: Path) -> dict[tuple[str, str], list[Path]]:
     return found
 
 
-def _trace(cell: Cell, folder: Path) -> bytes:
-    """What all shards executed, added up: by the ledger, or here where an older one left no trace beside its record."""
-    from ditbench.engine.trace import Trace
-    from ditbench.records import read_record
-
-    added = folder / "trace.json"
-    if "cost" in cell.bodies and added.is_file():
-        return added.read_bytes()
-    whole: Trace | None = None
-    for path in cell.shards:
-        part = Trace.from_summary(read_record(path, "shard")["trace"])
-        if whole is None:
-            whole = part
-        else:
-            whole.add(part)
+def _trace(cell: Cell) -> bytes:
+    """What all shards executed, added up."""
+    whole = trace_of(cell)
     assert whole is not None
     return json.dumps(whole.summary()).encode("utf-8")
+
+
+def _drawn_of(cell: Cell) -> str:
+    """The hash of the archive that the first of a cell's pictures are in; nothing where there are none."""
+    from ditbench.records import read_record
+
+    return str(read_record(cell.shards[0], "shard").get("sha256", "")) if cell.shards else ""
 
 
 def _grid(cell: Cell, results: Results) -> bytes | None:
@@ -693,8 +691,9 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
     for first in range(0, len(points), BATCH):
         client.log_batch(run_id, points[first : first + BATCH])
     _log_datasets(client, run_id, plan)
+    picture = plan.draw() if plan.draw else None
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in plan.files.items():
+        for name, data in {**plan.files, **({"samples.png": picture} if picture else {})}.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
