@@ -54,16 +54,26 @@ def write_studies(studies: list[Study], results: Results) -> Path:
 def study_files(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]:
     """The files of one study; None where there is nothing to draw yet."""
     table = tables.build_table(study, results)
+    yield from study_tables(study, table)
+    yield from study_figures(study, table)
+    found = collect(study, results)
+    yield "grid.png", figures.sample_grid(found.arms, found.captions, found.images) if found else None
+
+
+def study_tables(study: Study, table: tables.Table) -> Iterator[tuple[str, bytes]]:
+    """The table of a study in every form."""
     yield "table.md", tables.markdown(table).encode("utf-8")
     yield "table.tex", tables.latex(table).encode("utf-8")
     yield "table.csv", tables.csv_text(table, study.world).encode("utf-8")
     yield "table.html", tables.html(table).encode("utf-8")
+
+
+def study_figures(study: Study, table: tables.Table) -> Iterator[tuple[str, bytes | None]]:
+    """The figures of a study, which take much longer than its table; None where there is nothing to draw yet."""
     yield "pareto.svg", figures.pareto(study, table)
     yield "pareto.png", figures.pareto_png(study, table)
     yield "multiples.svg", multiples_file(study, table, "svg")
     yield "multiples.png", multiples_file(study, table, "png")
-    found = collect(study, results)
-    yield "grid.png", figures.sample_grid(found.arms, found.captions, found.images) if found else None
 
 
 def _write(path: Path, content: bytes | None) -> None:

@@ -8,23 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ditbench.report.build import study_files
+from ditbench.report.build import study_figures, study_tables
+from ditbench.report.tables import build_table
 
 if TYPE_CHECKING:
     from ditbench.report.results import Cell, Results
     from ditbench.study import Study
 
-# Rendered by the report too, and too large to keep once more.
-LEFT_OUT = ("grid.png",)
 # MLflow's tags end there.
 NOTE_LENGTH = 7_500
 
 
-def study_files_kept(study: Study, results: Results) -> dict[str, bytes]:
-    """The files of a study that its run holds."""
-    return {
-        name: content for name, content in study_files(study, results) if content is not None and name not in LEFT_OUT
-    }
+def tables_kept(study: Study, results: Results) -> dict[str, bytes]:
+    """The table of a study, in every form."""
+    return dict(study_tables(study, build_table(study, results)))
+
+
+def figures_kept(study: Study, results: Results) -> dict[str, bytes]:
+    """The figures that its run holds; the grid of samples is the report's, and too large to keep once more."""
+    drawn = study_figures(study, build_table(study, results))
+    return {name: content for name, content in drawn if content is not None}
 
 
 def study_note(files: dict[str, bytes]) -> str:

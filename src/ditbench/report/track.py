@@ -83,14 +83,14 @@ class Publication:
     model: str | None = None
     # Numbers that came one after the other, by metric.
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
-    # What the cell's picture is drawn of, and how: drawing it takes longer than all else of a run that stays as it is.
+    # What more files are drawn of, and how: drawing takes longer than all else of a run that stays as it is.
     drawn_of: str = ""
-    draw: Callable[[], bytes | None] | None = field(default=None, repr=False, compare=False)
+    draw: Callable[[], dict[str, bytes]] = field(default=dict, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        hashes |= {"samples.png": self.drawn_of} if self.drawn_of else {}
+        hashes |= {"drawn": self.drawn_of} if self.drawn_of else {}
         content: list[Any] = [FORMAT, self.name, self.failed, self.params, self.metrics, self.tags, hashes]
         content += [self.captions, self.references, self.model, *([self.curves] if self.curves else [])]
         return hashlib.sha256(json.dumps([*content, self.start_ms, self.end_ms], sort_keys=True).encode()).hexdigest()
@@ -269,7 +269,7 @@ def study_publication(study: Study, results: Results) -> Publication | None:
     cells = study_runs.cells_of(study, results)
     if not cells:
         return None
-    files = study_runs.study_files_kept(study, results)
+    files = study_runs.tables_kept(study, results)
     spans = [span for span in map(_period, cells) if span != (0, 0)]
     tags = {"label": study.title, "studies": study.name, "world": study.world, FOLDER: folder_id(results.root)}
     tags |= {"mlflow.source.name": "ditbench publish", "mlflow.source.type": "LOCAL"}
@@ -281,6 +281,8 @@ def study_publication(study: Study, results: Results) -> Publication | None:
         metrics={},
         tags=tags | {"mlflow.note.content": study_runs.study_note(files)},
         files=files,
+        drawn_of=hashlib.sha256(study.model_dump_json().encode()).hexdigest(),  # and of the tables' numbers
+        draw=lambda: study_runs.figures_kept(study, results),
         captions=None,
         start_ms=min((start for start, _ in spans), default=0),
         end_ms=max((end for _, end in spans), default=0),
@@ -443,15 +445,15 @@ def _drawn_of(cell: Cell) -> str:
     return str(read_record(cell.shards[0], "shard").get("sha256", "")) if cell.shards else ""
 
 
-def _grid(cell: Cell, results: Results) -> bytes | None:
+def _grid(cell: Cell, results: Results) -> dict[str, bytes]:
     from ditbench.report.figures import sample_grid
     from ditbench.report.samples import one_arm
 
     try:
         found = one_arm(results, cell)
     except Fault:
-        return None  # a damaged shard is told in the report; the numbers are still worth publishing
-    return sample_grid(found.arms, found.captions, found.images) if found else None
+        return {}  # a damaged shard is told in the report; the numbers are still worth publishing
+    return {"samples.png": sample_grid(found.arms, found.captions, found.images)} if found else {}
 
 
 def _period(cell: Cell) -> tuple[int, int]:
@@ -691,9 +693,8 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
     for first in range(0, len(points), BATCH):
         client.log_batch(run_id, points[first : first + BATCH])
     _log_datasets(client, run_id, plan)
-    picture = plan.draw() if plan.draw else None
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in {**plan.files, **({"samples.png": picture} if picture else {})}.items():
+        for name, data in {**plan.files, **plan.draw()}.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
