@@ -53,6 +53,8 @@ elif words[0] == "assets":
     made = [Path(value("--folder")) / name for name in dict(ASSETS)[words[1]]]
 else:
     made = [Path(value("--out"))] if "--out" in words else []
+    if words[0] == "publish":
+        made.append(Path(json.loads(Path(value("--config")).read_text())["results"]) / "mlflow.db")
 for path in made:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(" ".join(words))

@@ -114,6 +114,36 @@ def test_a_second_run_does_nothing(finished: Tree) -> None:
     assert finished.planned(*SMALL) == {}
 
 
+def test_a_record_that_is_missing_behind_a_finished_page_is_made_anew(finished: Tree) -> None:
+    for name in ("full/seed0/scores.json", "fora-n2/seed0/shards/00004-00007.json"):
+        path = finished.root / "results/cells/scenes" / name
+        aside = path.rename(finished.root / "aside")
+        planned = finished.planned(*SMALL)
+        aside.rename(path)
+        assert planned["scores" if path.stem == "scores" else "images"] == 1, planned
+        assert planned["report"] == planned["publish"] == 1
+
+
+def test_a_store_that_is_gone_is_published_to_again_and_once(finished: Tree) -> None:
+    (finished.root / "results/mlflow.db").unlink()
+    assert finished.planned(*SMALL) == {"publish": 1, "all": 1}
+    assert finished.snakemake(*SMALL).returncode == 0
+    assert (finished.root / "results/mlflow.db").exists()
+    assert finished.planned(*SMALL) == {}
+
+
+def test_results_of_a_newer_version_are_left_alone(finished: Tree) -> None:
+    path = finished.root / "results/run.json"
+    before = path.read_text()
+    newer = before.replace("ditbench/run@2", "ditbench/run@3")
+    path.write_text(newer)
+    calls = finished.calls()
+    done = finished.snakemake(*SMALL, "--forcerun", "publish")
+    assert done.returncode != 0 and "update ditbench, or give this run a folder" in done.stdout + done.stderr
+    assert (path.read_text(), finished.calls()) == (newer, calls)
+    path.write_text(before)
+
+
 def test_a_run_notes_when_it_began_and_ended_and_says_where_its_time_went(finished: Tree) -> None:
     run = json.loads((finished.root / "results" / "run.json").read_text())
     assert run["cores"] == 2 and run["gpus"] == 0

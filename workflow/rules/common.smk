@@ -124,6 +124,11 @@ def claim_results():
         raise WorkflowError(str(fault))
 
 
+def unless_in_batches(files):
+    """Files that are asked for where the records of the report are not gone through some at a time (`--batch`)."""
+    return lambda wildcards: [] if workflow.dag_settings and workflow.dag_settings.batch else files
+
+
 def asks_for_cells():
     """Whether a run is asked for more than the audit and the shipped weights, which are no part of any study."""
     targets = set(workflow.dag_settings.targets)
