@@ -8,7 +8,9 @@ import pytest
 
 from ditbench.cells import Spec, cell_table
 from ditbench.config import ArmConfig, Config
-from ditbench.forecast import forecast, speed_of_macs, told
+from ditbench.faults import Fault
+from ditbench.forecast import effort, forecast, speed_of_macs, told
+from ditbench.methods.fora import Fora
 from ditbench.records import write_record
 from ditbench.worlds.scenes.world import Scenes
 
@@ -97,3 +99,20 @@ def test_the_ledger_turns_a_devices_speed_into_images(monkeypatch: pytest.Monkey
     rate, source = speed_of_macs(CONFIG, 100)
     assert rate == 25  # 4 T an image
     assert source == "4 T MACs an image of full at 100 T a second, as stated"
+
+
+def test_a_plan_that_cannot_be_made_stops_no_other_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = specs(CONFIG)["fora"]
+
+    def fails(error: Exception) -> None:
+        def plan(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Fora, "plan", plan)
+
+    assert effort(spec) == 0.5
+    fails(ZeroDivisionError("a token was divided by none"))
+    assert effort(spec) == 1  # the job that makes the plan tells of it
+    fails(Fault("interval: 3 does not fit"))
+    with pytest.raises(Fault, match="does not fit"):  # what a person can mend is told before anything starts
+        effort(spec)

@@ -112,7 +112,14 @@ def effort(spec: Spec) -> float:
     world, method = get_world(spec.world), get_method(spec.method, spec.knobs)
     steps = method.steps(spec.steps or world.default_steps)
     # What is learned first, or decided by sampling, may be everything.
-    ratio = None if method.waits() else method.plan(world.shape(steps)).nominal_ratio
+    ratio = None
+    if not method.waits():
+        try:
+            ratio = method.plan(world.shape(steps)).nominal_ratio
+        except Fault:
+            raise
+        except Exception:  # a mistake in a method is its own arm's failure, told by the job that makes the plan
+            pass
     return steps / world.default_steps * (1 - (ratio or 0.0))
 
 

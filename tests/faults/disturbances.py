@@ -347,7 +347,7 @@ DISTURBANCES = (
         "prepared",
         _trouble("raise"),
         r"method troubled failed|ZeroDivisionError: a token",
-        mended="one sentence in place of a traceback",
+        mended="one sentence in place of a traceback; a plan that raises stopped every other arm before",
     ),
     Disturbance(
         "method hangs",
