@@ -29,7 +29,7 @@ import numpy as np
 
 from ditbench.cells import Spec, cell_table, shard_ranges
 from ditbench.config import Config, load_config
-from ditbench.records import write_record
+from ditbench.records import SEAL, seal, write_record
 
 REPOSITORY = Path(__file__).parents[1]
 SEEDS, IMAGES, SHARD = (0, 1, 2), 30_000, 300
@@ -125,17 +125,15 @@ def _shard(spec: Spec, path: Path, ids: Sequence[str], pictures: Any) -> float:
 
 def _copies(first: Path, names: Sequence[str], logs: Path, cell: str) -> None:
     """The records of a cell's other shards, and a line of log for each, as jobs leave one."""
-    text, own = first.read_text(), names[0].split("-")
+    record = json.loads(first.read_text())
+    del record[SEAL]
     logs.mkdir(parents=True, exist_ok=True)
     for name in names:
         a, b = (int(part) for part in name.split("-"))
         (logs / f"{cell}.{name}.log").write_text(f"{cell} [{a}-{b}]: {b - a + 1} of {b - a + 1} images, 3.0/s\n")
-        if name == names[0]:
-            continue
-        other = text.replace(f'"first": {int(own[0])},', f'"first": {a},').replace(
-            f'"last": {int(own[1])},', f'"last": {b},'
-        )
-        (first.parent / f"{name}.json").write_text(other.replace(f"{names[0]}.zip", f"{name}.zip"))
+        if name != names[0]:
+            other = {**record, "first": a, "last": b, "file": f"{name}.zip"}
+            (first.parent / f"{name}.json").write_text(json.dumps({**other, SEAL: seal(other)}))
 
 
 def _scores(spec: Spec, folder: Path, share: float) -> None:
