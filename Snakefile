@@ -46,7 +46,7 @@ rule all:
         # says to delete a damaged one and to run again would lead nowhere. Where a campaign is run in batches of the
         # report's records, they are asked for by the report alone.
         unless_in_batches(cell_records("spec", "scores", "cost", "latency")),
-        unless_in_batches(all_shards()),
+        unless_in_batches(lost_shards()),
 
 
 onstart:

@@ -386,10 +386,16 @@ def ran_records(wildcards):
     return [path.format(**wildcards) for path in paths]
 
 
-def all_shards():
-    """The shard records of every cell that has images."""
-    wanted = [spec for spec in SPECS.values() if draws_images(spec)]
-    return [f"{spec.folder(RESULTS)}/shards/{shard}.json" for spec in wanted for shard in SHARDS]
+def lost_shards():
+    """The shard records that are missing behind records made of them: nothing else would ask for them.
+
+    Only those, because a campaign has tens of thousands, and each that is named takes memory of the graph.
+    """
+    made = [
+        spec for spec in SPECS.values() if draws_images(spec) and Path(f"{spec.folder(RESULTS)}/cost.json").exists()
+    ]
+    wanted = [f"{spec.folder(RESULTS)}/shards/{shard}.json" for spec in made for shard in SHARDS]
+    return [path for path in wanted if not Path(path).exists()]
 
 
 def cell_records(*names):
