@@ -32,6 +32,7 @@ rule images:
     params:
         code=code_of_cell("generate"),
         spec=spec_hash,
+        captions=CAPTIONS_RECORD,
         batch=CONFIG.batch,
         weights=weights_option,
         device=CONFIG.device,
@@ -44,6 +45,6 @@ rule images:
         gpu=GPUS,
     retries: 1  # see more_each_time
     shell:
-        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} "
-        "--captions {RESULTS}/captions/{wildcards.world}/{CAPTIONS}.json --embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
+        "OMP_NUM_THREADS={threads} ditbench generate --spec {input.spec} --captions {params.captions} "
+        "--embeddings {input.embeddings} --first {wildcards.first} --last {wildcards.last} --batch {params.batch} "
         "--device {params.device} {params.weights} --out {output} --code {params.code} 2> >(tee {log} >&2)"
