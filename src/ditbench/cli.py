@@ -572,6 +572,9 @@ def _verify(options: argparse.Namespace) -> int:
     config = _configured(options)
     found = load(config, options.results)
     cells = [find_cell(found, name) for name in options.cells] or [c for c in found.cells if c.state == "done"]
+    failed = [] if options.cells else [cell for cell in found.cells if cell.state == "failed"]
+    for cell in failed:
+        print(f"verify: {cell.world}/{cell.arm}/seed{cell.seed} is passed over: {cell.state_text}", file=sys.stderr)
     report = verify.verify(
         config, found, cells, options.images, options.seed, options.device or config.device, options.sets
     )

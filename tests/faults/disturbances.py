@@ -91,6 +91,9 @@ def _checkpoint_flipped(station: Station, chance: random.Random) -> Said:
     process = station.start()
     state = station.root / LEARNED / "training.pt"
     station.await_(state.exists, process=process)
+    for pid in station.workers("learn"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
     station.kill_workflow(alone=False)
     station.kill_all()
     station.wait(process)
@@ -151,8 +154,9 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
 
 def _no_room(station: Station, chance: random.Random) -> Said:
     """A command's writes find no room, the first or a later one."""
-    command = chance.choice(["generate", "score", "cost", "learn", "time"])
-    return station.run(**{FULL: f"{command}:{chance.randrange(2)}"})
+    # A shard and its record, samples and their scores; one file each of the others.
+    command, files = chance.choice([("generate", 2), ("score", 2), ("cost", 1), ("learn", 1), ("time", 1)])
+    return station.run(**{FULL: f"{command}:{chance.randrange(files)}"})
 
 
 def _two_workflows(station: Station, chance: random.Random) -> Said:
@@ -271,7 +275,7 @@ DISTURBANCES = (
     Disturbance(
         "disk full", "the results' file system fills up", "prepared", _disk_full, r"the disk is full|cannot be written"
     ),
-    Disturbance("no room", "a write that finds no room (ENOSPC)", "drawn", _no_room, r"the disk is full"),
+    Disturbance("no room", "a write that finds no room (ENOSPC)", "prepared", _no_room, r"the disk is full"),
     Disturbance(
         "bit in a shard",
         "a bit of drawn images",

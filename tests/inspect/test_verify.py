@@ -220,6 +220,9 @@ def test_of_random_weights_plan_and_cost_are_made_again(
     amend(cost, attention=read_record(cost, "cost")["attention"] + 1)
     assert main(["verify"]) == 1
     assert "cost: differs" in capsys.readouterr().out
+    cost.write_text(cost.read_text().replace('"attention": ', '"attention": 1'))
+    assert main(["verify"]) == 0
+    assert "fora-n2/seed0 is passed over: failed: " in capsys.readouterr().err
 
 
 def test_a_damaged_table_of_scores_is_one_sentence(

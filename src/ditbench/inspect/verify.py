@@ -74,9 +74,10 @@ def verify(
     """
     from ditbench.records import write_record
 
-    unfinished = [cell_name(cell) for cell in cells if cell.state != "done"]
+    unfinished = [cell for cell in cells if cell.state != "done"]
     if unfinished:
-        raise Fault(f"{unfinished[0]} is not finished: there is nothing to verify yet")
+        why = f" ({unfinished[0].state_text})" if unfinished[0].reason else ""
+        raise Fault(f"{cell_name(unfinished[0])} is not finished{why}: there is nothing to verify yet")
     if not cells:
         raise Fault(f"no cell in {results.root} is finished: there is nothing to verify yet")
     reports = []
