@@ -167,11 +167,18 @@ class Station:
         found = {}
         for note in (self.root / JOBS).iterdir():
             with suppress(OSError, ValueError):
-                if psutil.pid_exists(int(note.name)):
+                if self._is_ours(int(note.name)):
                     found[int(note.name)] = note.read_text()
                 else:
                     note.unlink()
         return {pid: words for pid, words in found.items() if words.partition(" ")[0] == command or not command}
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process is a worker of this server's: a note may outlive it, and its number be another's."""
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            return process.ppid() == self.server.pid and process.status() != psutil.STATUS_ZOMBIE
+        return False
 
     def await_(
         self, condition: Callable[[], object], seconds: float = 60, process: subprocess.Popen[str] | None = None
