@@ -89,8 +89,8 @@ def test_mistakes_of_a_study_are_told_like_those_of_a_configuration(tmp_path: Pa
         f"{place}: columns.0.label: '' must not be empty",
         f"{place}: columns.1.digits: 10 must be <= 9",
         # `name` is the file's to say.
-        f"{place}: nmae: unknown key. Possible: title, world, rows, columns, baseline, figure, controls, references, "
-        "ablations, source, awaits, twin, notes, not_printed",
+        f"{place}: nmae: unknown key. Possible: title, world, rows, columns, baseline, figure, figures, controls, "
+        "references, ablations, source, awaits, twin, notes, not_printed",
     ]
 
 

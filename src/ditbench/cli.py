@@ -88,7 +88,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("text", "md", "tex", "csv", "html"),
         help="text for a terminal, else Markdown, if not given",
     )
-    sub.add_argument("--out", type=Path, metavar="FOLDER", help="write all four forms there instead")
+    sub.add_argument("--out", type=Path, metavar="FOLDER", help="write all four forms and the figures there instead")
+    sub = add("look", _look, "look at networks while they draw, for figures that show it", "config", "results")
+    sub.add_argument("name", metavar="STUDY", help="a name of `ditbench studies`, or a file")
+    sub.add_argument("--device", help="the configuration's if not given")
+    sub.add_argument("--batch", type=_count, default=8, help="images drawn at once (default %(default)s)")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     for name, command, text, count in (
         ("show", _show, "say everything about a cell", 1),
@@ -440,15 +444,31 @@ def _studies(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from ditbench.inspect.studies import rendered, standing, write
+    from ditbench.inspect.studies import rendered, standing, write, write_figures
     from ditbench.study import load_study
 
     study = load_study(options.name)
     results = standing(study, _configured(options), options.results, options.name)
     if options.out is None:
         print(rendered(study, results, options.format or ("text" if sys.stdout.isatty() else "md")), end="")
-        return
-    for path in write(study, results, options.out):
+        if options.format is not None:
+            return
+        folder = results.root / "studies" / study.name
+    else:
+        folder = options.out
+        for path in write(study, results, folder):
+            print(path)
+    for line in write_figures(study, results, folder):
+        print(line)
+
+
+def _look(options: argparse.Namespace) -> None:
+    from ditbench.inspect.look import look
+    from ditbench.study import load_study
+
+    config = _configured(options)
+    root = Path(options.results if options.results is not None else config.results)
+    for path in look(load_study(options.name), config, root, options.batch, options.device or config.device):
         print(path)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ditbench.backbones import Backbone
     from ditbench.engine.costs import Costs
     from ditbench.engine.run import Run
     from ditbench.engine.trace import Trace
@@ -32,28 +33,12 @@ def count_macs(
     of time and class); `as_toca_counts` adds FLOPs as ToCa's calculator has them, of all branches.
     """
     from ditbench.engine.ledger import bill, by_site
-    from ditbench.sampling import run_of
     from ditbench.toca_flops import toca_flops
     from ditbench.worlds import get_world
 
     world = get_world(world_name)
-    backbone, inputs = world.backbone("meta", text_tokens)
-    taken = method.steps(world.default_steps if steps is None else steps)
-    shape = backbone.shape(taken, **inputs)
-    plan = method.plan(shape)
-    if plan.online:
-        raise Fault(
-            f"{method.name} decides while sampling what it computes: its MACs are billed from the images it drew "
-            "(cost.json of a cell), they cannot be known before"
-        )
-    halves = 1
-    if not all(method.guided(shape) or []):
-        if world.cfg_branches < 2:
-            raise Fault(f"{method.name} ends guidance, and {world_name} samples without")
-        # One batch with both branches of guidance costs what two calls do, where a pipeline makes those.
-        halves, inputs = 2, twice(inputs)
-    run = run_of(method, backbone, shape, halves=halves)
-    run_every_kind(run, inputs)
+    run, backbone, inputs = run_on_meta(world_name, method, steps, text_tokens)
+    shape, plan, taken = run.trace.shape, run.plan, run.trace.shape.steps
     costs = backbone.costs(shape.tokens, backbone.text_tokens(**inputs), as_published=as_published)
     charged, sites = bill(run.trace, costs), by_site(run.trace, costs)
     knobs = {name: getattr(method, name) for name in method.knobs()}
@@ -84,6 +69,32 @@ def count_macs(
         "cache_dtype": str(inputs_dtype(inputs)).removeprefix("torch."),
         **toca,
     }
+
+
+def run_on_meta(
+    world_name: str, method: Method, steps: int | None = None, text_tokens: int | None = None
+) -> tuple[Run, Backbone, dict[str, Any]]:
+    """A method run to its end on a network without weights, for its trace; with that network and its inputs."""
+    from ditbench.sampling import run_of
+    from ditbench.worlds import get_world
+
+    world = get_world(world_name)
+    backbone, inputs = world.backbone("meta", text_tokens)
+    shape = backbone.shape(method.steps(world.default_steps if steps is None else steps), **inputs)
+    if method.plan(shape).online:
+        raise Fault(
+            f"{method.name} decides while sampling what it computes: its MACs are billed from the images it drew "
+            "(cost.json of a cell), they cannot be known before"
+        )
+    halves = 1
+    if not all(method.guided(shape) or []):
+        if world.cfg_branches < 2:
+            raise Fault(f"{method.name} ends guidance, and {world_name} samples without")
+        # One batch with both branches of guidance costs what two calls do, where a pipeline makes those.
+        halves, inputs = 2, twice(inputs)
+    run = run_of(method, backbone, shape, halves=halves)
+    run_every_kind(run, inputs)
+    return run, backbone, inputs
 
 
 def _outside(trace: Trace, costs: Costs) -> NDArray[np.float64]:

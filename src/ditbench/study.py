@@ -1,4 +1,4 @@
-"""A study: a table and a figure as data, read from `studies/<name>.yaml` and checked before anything runs.
+"""A study: a table and its figures as data, read from `studies/<name>.yaml` and checked before anything runs.
 
 Rows are arms, columns are measures. Measures of judges of the embedded world carry its name (`fid/scenes`); drift to
 the baseline (`psnr-to-full`) and the costs below do not. A row whose method ditbench lacks says what it `awaits`: it
@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ditbench.faults import Fault
 from ditbench.mistakes import ARM, lines_of, possible, shown, told
+from ditbench.study_figures import Figure
+from ditbench.study_figures import problems as problems_of_figures
 
 # Measures that no judge gives: where each comes from is the business of report/results.py.
 COSTS = (
@@ -114,6 +116,7 @@ class Study(_Part):
     columns: Annotated[list[Column], Field(min_length=1)]
     baseline: str | None  # the arm that the others are held against; null where the original shows none
     figure: Axes | None = None
+    figures: list[Figure] = []  # others than quality against speed
     controls: list[str] = []
     # The hash of the reference images, or its beginning: values of sets against others are not shown.
     references: Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")] | None = None
@@ -303,6 +306,7 @@ def _problems(study: Study) -> Iterator[str]:
     for axis, measure in axes:
         if measure not in measures:
             yield f"figure.{axis}: {measure!r} is not a column{possible(measure, measures)}"
+    yield from problems_of_figures(study.figures, arms, measures)
     bases = [ablation.base for ablation in study.ablations]
     single = [study.baseline] if study.baseline is not None else []
     for key, names in (("baseline", single), ("controls", study.controls), ("ablations", bases)):

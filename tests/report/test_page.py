@@ -317,7 +317,7 @@ def test_of_many_arms_some_on_the_front_are_named_and_no_name_lies_on_another() 
     axes.plot([0, 60], [0, 60])
     figure.canvas.draw()
     drawn = [(point.label, point.colour, 30.0, 30.0) for point in points]  # all in one place
-    figures._label(axes, drawn, always=False)
+    figures.name_marks(axes, drawn, always=False)
     boxes = [figures._text_box(note, figure.canvas.get_renderer()) for note in axes.texts]
     assert 1 < len(boxes) < len(points)
     assert not any(figures._overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])

@@ -80,8 +80,8 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     )
 
 
-def by_site(trace: Trace, costs: Costs) -> NDArray[np.float64]:
-    """What every site [step, branch] cost an image, in linear layers and products of attention."""
+def by_site(trace: Trace, costs: Costs, counted: str = "total") -> NDArray[np.float64]:
+    """What every site [step, branch] cost an image: in linear layers and products of attention, or in one of them."""
     shape = trace.shape.sites
     found = np.zeros(shape)
     for step in range(shape[0]):
@@ -89,7 +89,8 @@ def by_site(trace: Trace, costs: Costs) -> NDArray[np.float64]:
             site = ([int(counts[step, branch])] for counts in (trace.computed, trace.squares, trace.ran))
             computed, squares, ran = site
             alone = Costs((cost,), costs.step)
-            macs = _linear(alone, computed, ran) + _attention(alone, computed, squares, ran)
+            macs = 0.0 if counted == "attention" else _linear(alone, computed, ran)
+            macs += 0.0 if counted == "linear" else _attention(alone, computed, squares, ran)
             found[step, branch] = macs * trace.widths[step, branch]
     return found / trace.samples
 

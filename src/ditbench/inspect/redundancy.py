@@ -6,7 +6,7 @@ others are detail), how alike each token's most similar other token is, and how 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ditbench.backbones import Stream
     from ditbench.engine.fills import Fill
+    from ditbench.generate import Texts
 
 BANDS = ("LL", "LH", "HL", "HH")
 # As many rows of a similarity matrix are held at once.
@@ -44,20 +45,33 @@ class Redundancy:
 
 
 def measure(
-    world_name: str, captions: int, seed: int, batch: int, device: str = "cpu", weights: str | None = None
+    world_name: str,
+    captions: int,
+    seed: int,
+    batch: int,
+    device: str = "cpu",
+    weights: str | None = None,
+    embedded: Callable[[str | None], Texts] | None = None,
 ) -> Redundancy:
-    """Looks on while so many of a world's captions are drawn by the full network."""
+    """Looks on while so many captions are drawn by the full network: the world's own where none are `embedded`.
+
+    `embedded` gives as many, for weights of a name.
+    """
     from ditbench.generate import Sampler, Texts
     from ditbench.worlds import get_world
 
     world = get_world(world_name)
     if world.frames is not None:
         raise Fault(f"world {world_name} draws videos; tokens are compared on the grid of an image")
-    texts = world.draw_captions(captions, seed)
-    reading = world.load(device, weights, "text")
-    given, negative = world.embed(reading, texts), world.embed(reading, [""] if world.text_tokens else texts[:1])
-    whole = Texts(texts, given, negative)
-    sampler = Sampler(world_name, device, weights)
+    if embedded is not None:
+        sampler = Sampler(world_name, device, weights)
+        whole = embedded(sampler.handle.weights)
+    else:
+        texts = world.draw_captions(captions, seed)
+        reading = world.load(device, weights, "text")
+        given, negative = world.embed(reading, texts), world.embed(reading, [""] if world.text_tokens else texts[:1])
+        whole = Texts(texts, given, negative)
+        sampler = Sampler(world_name, device, weights)
     rows, columns = (int(side) for side in world.size_text.split("x")[-2:])
     grid = (round((world.tokens * rows / columns) ** 0.5), round((world.tokens * columns / rows) ** 0.5))
     found: list[Looking] = []
@@ -197,3 +211,18 @@ def as_data(found: Redundancy) -> dict[str, Any]:
             "cosine": found.cosines.mean(2).tolist(),
         },
     }
+
+
+def as_rows(found: Redundancy) -> list[dict[str, Any]]:
+    """Mean, least and greatest over images of every quantity, step and block, for a table."""
+    named = {f"norm_{name}": found.bands[..., number] for number, name in enumerate(BANDS)}
+    named |= {"distance": found.distances, "cosine": found.cosines}
+    return list(_rows(named))
+
+
+def _rows(named: dict[str, NDArray[np.float64]]) -> Iterator[dict[str, Any]]:
+    for name, values in named.items():
+        for step, block in np.ndindex(values.shape[:2]):
+            images = values[step, block]
+            spread = {"mean": float(images.mean()), "least": float(images.min()), "greatest": float(images.max())}
+            yield {"quantity": name, "step": int(step) + 1, "block": int(block) + 1, **spread}

@@ -95,11 +95,30 @@ def maps_figure(maps: Maps) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=maps_size(maps), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw_maps(figure, maps)
+    return figure
+
+
+def _shown(maps: Maps) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The blocks and the steps that are shown."""
     steps, blocks, _ = maps.scores.shape
     down = np.unique(np.linspace(0, blocks - 1, min(blocks, SHOWN_BLOCKS)).round().astype(int))
     across = np.unique(np.linspace(0, steps - 1, min(steps, SHOWN_STEPS)).round().astype(int))
-    figure = Figure(figsize=(3.4 + 1.05 * len(across), 0.5 + 1.05 * len(down)), layout="constrained")
-    FigureCanvasAgg(figure)
+    return down, across
+
+
+def maps_size(maps: Maps) -> tuple[float, float]:
+    """Width and height of the picture, in inches."""
+    down, across = _shown(maps)
+    return 3.4 + 1.05 * len(across), 0.5 + 1.05 * len(down)
+
+
+def draw_maps(figure: Any, maps: Maps) -> None:
+    """Draws the maps into a figure, or a part of one."""
+    steps, blocks, _ = maps.scores.shape
+    down, across = _shown(maps)
     halves: Any = figure.subfigures(1, 2, width_ratios=[3.2, 1.05 * len(across)])
     left, right = halves
     top, bottom = left.subplots(2, 1)
@@ -131,7 +150,6 @@ def maps_figure(maps: Maps) -> Figure:
                 axes.set_title(f"step {step + 1}", fontsize=8)
             if j == 0:
                 axes.set_ylabel(f"block {block + 1}", fontsize=8)
-    return figure
 
 
 def _wrapped(text: str, width: int) -> list[str]:

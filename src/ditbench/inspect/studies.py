@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,19 @@ def write(study: Study, results: Results, folder: Path) -> list[Path]:
         with replacing(path) as partial:
             Path(partial).write_text(rendered(study, results, form), encoding="utf-8")
     return paths
+
+
+def write_figures(study: Study, results: Results, folder: Path) -> Iterator[str]:
+    """Draws a study's figures into a folder; a line for each says where it is, and what it lacks."""
+    from ditbench.report.build import write_file
+    from ditbench.report.drawn import drawings
+
+    for drawing in drawings(study, results):
+        for name, content in drawing.files(study.name):
+            write_file(folder / name, content)
+        drawn = drawing.picture is not None
+        where = f"{folder / drawing.asked.file}.svg, .png and .csv." if drawn else "not drawn."
+        yield " ".join([f"{drawing.asked.title}: {where}", *drawing.missing])
 
 
 def listed() -> list[dict[str, object]]:

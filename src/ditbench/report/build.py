@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ditbench.report import figures, tables
+from ditbench.report import drawn, figures, tables
 from ditbench.report.multiples import multiples_file
 from ditbench.report.page import build_page
 from ditbench.report.results import Results, load_results
@@ -45,9 +45,9 @@ def write_studies(studies: list[Study], results: Results) -> Path:
             print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
         folder = results.root / "studies" / study.name
         for name, content in study_files(study, results):
-            _write(folder / name, content)
+            write_file(folder / name, content)
     page = results.root / "report" / "index.html"
-    _write(page, build_page(studies, results).encode("utf-8"))
+    write_file(page, build_page(studies, results).encode("utf-8"))
     return page
 
 
@@ -55,7 +55,7 @@ def study_files(study: Study, results: Results) -> Iterator[tuple[str, bytes | N
     """The files of one study; None where there is nothing to draw yet."""
     table = tables.build_table(study, results)
     yield from study_tables(study, table)
-    yield from study_figures(study, table)
+    yield from study_figures(study, table, results)
     found = collect(study, results)
     yield "grid.png", figures.sample_grid(found.arms, found.captions, found.images) if found else None
 
@@ -68,15 +68,16 @@ def study_tables(study: Study, table: tables.Table) -> Iterator[tuple[str, bytes
     yield "table.html", tables.html(table).encode("utf-8")
 
 
-def study_figures(study: Study, table: tables.Table) -> Iterator[tuple[str, bytes | None]]:
+def study_figures(study: Study, table: tables.Table, results: Results) -> Iterator[tuple[str, bytes | None]]:
     """The figures of a study, which take much longer than its table; None where there is nothing to draw yet."""
     yield "pareto.svg", figures.pareto(study, table)
     yield "pareto.png", figures.pareto_png(study, table)
     yield "multiples.svg", multiples_file(study, table, "svg")
     yield "multiples.png", multiples_file(study, table, "png")
+    yield from drawn.files_of(study, results)
 
 
-def _write(path: Path, content: bytes | None) -> None:
+def write_file(path: Path, content: bytes | None) -> None:
     """Writes a file whole or not at all; what can no longer be drawn is removed, so that no old picture stays."""
     from ditbench.storage import replacing
 

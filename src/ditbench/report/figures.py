@@ -166,7 +166,7 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     many = len(points) > NAMED
     told = [p for p in points if p.role != "arm"] + _some(best) if many else points
     marks = [mark for mark, point in zip(drawn, points, strict=True) if any(point is each for each in told)]
-    _label(axes, marks, always=not many)
+    name_marks(axes, marks, always=not many)
     return figure
 
 
@@ -265,10 +265,13 @@ def _marks(
     return to_label
 
 
-def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]], always: bool = True) -> None:
+def name_marks(
+    axes: Any, drawn: Sequence[tuple[str, str, float, float]], always: bool = True, led_from: int = 30
+) -> None:
     """Writes each arm's name beside its mark: the first place around it that is free.
 
-    Where none is, over something else, or not at all: of many arms the page says the names where one points.
+    A line leads to names that are further off than `led_from` points. Where no place is free, it is written over
+    something else, or not at all: of many arms the page says the names where one points.
     """
     figure = axes.figure
     renderer = figure.canvas.get_renderer()
@@ -288,7 +291,7 @@ def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]], always: bo
                 color=INK,
                 fontsize=10.5,
                 zorder=5,
-                arrowprops=None if reach < 30 else {"arrowstyle": "-", "color": colour, "lw": 0.8},
+                arrowprops=None if reach < led_from else {"arrowstyle": "-", "color": colour, "lw": 0.8},
             )
             box = _text_box(note, renderer)
             inside = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ditbench import __version__
-from ditbench.report import comparable, figures, plans, ratios, samples, timing
+from ditbench.report import comparable, drawn, figures, plans, ratios, samples, timing
 from ditbench.report.multiples import multiples_file, varied
 from ditbench.report.results import STAGES, Cell, Difference, Job, Results, Value
 from ditbench.report.tables import Table, build_table, number
@@ -26,6 +26,7 @@ class Part:
     anchor: str
     table: Table
     figures: list[tuple[str, str]]  # each with its caption
+    drawn: list[tuple[str, str, str]]  # those that the study asks for: title, picture, what is told of it
     multiples: str
     samples: samples.Samples | None
     rows: list[tuple[str, list[tuple[str, str, str | None]]]]  # by caption: arm, label, image
@@ -67,6 +68,7 @@ def _part(study: Study, results: Results) -> Part:
         f"study-{study.name}",
         table,
         list(_figures(study, table)),
+        [(each.asked.title, each.inline(study.name), each.told) for each in drawn.drawings(study, results)],
         figures.inline_svg(panels, _multiples_text(study), f"{study.name}-multiples") if panels else "",
         found,
         list(_rows(found)) if found else [],

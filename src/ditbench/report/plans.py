@@ -24,23 +24,23 @@ ASKED = -1.0  # as plans have it: decided while sampling
 
 def plan_width(plan: Mapping[str, Any]) -> int:
     """The width of a plan's picture in its own units."""
-    return int(LEFT + len(_panels(plan)) * (plan["steps"] * CELL + PANEL_GAP) - PANEL_GAP + 2)
+    return int(LEFT + len(panels(plan)) * (plan["steps"] * CELL + PANEL_GAP) - PANEL_GAP + 2)
 
 
-def _panels(plan: Mapping[str, Any]) -> dict[str, dict[int, int]]:
+def panels(plan: Mapping[str, Any]) -> dict[str, dict[int, int]]:
     """For every kind of unit (a branch's name, `block`, `span`) which unit covers which block."""
-    panels: dict[str, dict[int, int]] = {}
+    found: dict[str, dict[int, int]] = {}
     for number, (start, stop) in enumerate(plan["units"]):
         branches = plan["layout"][start:stop]
         blocks = sorted({block for block, _ in branches})
         kind = branches[0][1] if len(branches) == 1 else "block" if len(blocks) == 1 else "span"
-        panels.setdefault(kind, {}).update(dict.fromkeys(blocks, number))
-    return panels
+        found.setdefault(kind, {}).update(dict.fromkeys(blocks, number))
+    return found
 
 
 def plan_svg(plan: Mapping[str, Any], label: str, widest: int) -> str:
     """The plan of an arm as inline SVG, to the scale of the `widest` one; colours come from the page's style sheet."""
-    steps, panels = plan["steps"], _panels(plan)
+    steps, kinds = plan["steps"], panels(plan)
     blocks = plan["layout"][-1][0] + 1
     panel = steps * CELL + PANEL_GAP
     width = plan_width(plan)
@@ -49,7 +49,7 @@ def plan_svg(plan: Mapping[str, Any], label: str, widest: int) -> str:
         f'<svg class="plan" role="img" viewBox="0 0 {width} {height}" style="width:{100 * width / widest:.1f}%" '
         f'aria-label="{escape(plan_text(plan, label), quote=True)}">'
     ]
-    for place, (kind, unit_of) in enumerate(panels.items()):
+    for place, (kind, unit_of) in enumerate(kinds.items()):
         left = LEFT + place * panel
         parts.append(f'<text x="{left}" y="11" class="branch">{escape(kind)}</text>')
         parts.append(f'<rect class="frame" x="{left}" y="{TOP}" width="{steps * CELL}" height="{blocks * CELL}"/>')

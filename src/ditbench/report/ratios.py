@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,17 +29,25 @@ def ratios_figure(found: Mapping[str, Any], knobs: Mapping[str, Any], kind: str)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path = np.array(found["trajectory"])  # [noted, regions, blocks]
-    learned = np.array(found["ratios"])
     figure = Figure(figsize=(9.6, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
-    first, second, third = figure.subplots(1, 3)
-    count = len(found["history"]["ratio"])
-    steps = np.arange(len(path)) * max(count // max(len(path) - 1, 1), 1)
-    _trajectories(first, steps, path.mean(1))
-    _mean(second, found["history"], float(knobs["ratio"]))
-    _learned(third, learned)
+    draw_ratios(figure.subplots(1, 3), found, float(knobs["ratio"]))
     return saved(figure, kind, "ratios")
+
+
+def draw_ratios(axes: Sequence[Any], found: Mapping[str, Any], target: float) -> None:
+    """Draws what training noted into three panels."""
+    path = np.array(found["trajectory"])  # [noted, regions, blocks]
+    _trajectories(axes[0], noted_steps(found), path.mean(1))
+    _mean(axes[1], found["history"], target)
+    _learned(axes[2], np.array(found["ratios"]))
+
+
+def noted_steps(found: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The steps of training at which ratios were noted."""
+    noted = len(found["trajectory"])
+    steps: NDArray[np.int64] = np.arange(noted) * max(len(found["history"]["ratio"]) // max(noted - 1, 1), 1)
+    return steps
 
 
 def _trajectories(axes: Any, steps: NDArray[np.int64], blocks: NDArray[np.float64]) -> None:

@@ -26,7 +26,7 @@ def tables_kept(study: Study, results: Results) -> dict[str, bytes]:
 
 def figures_kept(study: Study, results: Results) -> dict[str, bytes]:
     """The figures that its run holds; the grid of samples is the report's, and too large to keep once more."""
-    drawn = study_figures(study, build_table(study, results))
+    drawn = study_figures(study, build_table(study, results), results)
     return {name: content for name, content in drawn if content is not None}
 
 

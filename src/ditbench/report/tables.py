@@ -225,6 +225,7 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     if not shown:
         yield "Nothing has been run yet."
         yield from study.notes
+        yield from _elsewhere(study)
         return
     if not any(line.cell for line, _ in shown):
         yield "Nothing of it has been run yet: all values are published ones."
@@ -232,10 +233,7 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
         told = dict.fromkeys(e.value.source for line, e in shown if line.role == "published" and e.value)
         yield f"Published values are others', never ranked or compared with ours: {'; '.join(told)}."
     yield from study.notes
-    if study.not_printed:
-        yield f"Without digits in what could be read, so not here: {study.not_printed}."
-    if study.twin:
-        yield f"The same in the embedded world: study {study.twin}."
+    yield from _elsewhere(study)
     if not any(line.cell for line, _ in shown):
         yield from _row_notes(lines)
         return
@@ -265,6 +263,14 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
         )
     contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
     yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
+
+
+def _elsewhere(study: Study) -> Iterator[str]:
+    """What of the original is not here, and where the same is asked of the embedded world."""
+    if study.not_printed:
+        yield f"Without digits in what could be read, so not here: {study.not_printed}."
+    if study.twin:
+        yield f"The same in the embedded world: study {study.twin}."
 
 
 def _row_notes(lines: Iterable[Line]) -> Iterator[str]:

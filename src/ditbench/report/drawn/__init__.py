@@ -1,0 +1,49 @@
+"""The figures that a study asks for under `figures`: a picture, the data behind it, and why what is missing is missing.
+
+Every kind has one function that takes a study, its figure and the results, and returns a `Drawing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ditbench.report.drawn.drawing import Drawing
+
+if TYPE_CHECKING:
+    from ditbench.report.results import Results
+    from ditbench.study import Study
+    from ditbench.study_figures import Figure
+
+__all__ = ["Drawing", "draw", "drawings", "files_of"]
+
+
+def draw(study: Study, figure: Figure, results: Results) -> Drawing:
+    """One figure of a study."""
+    return _kinds()[figure.kind](study, figure, results)
+
+
+def drawings(study: Study, results: Results) -> list[Drawing]:
+    """All figures that a study asks for, in its order."""
+    return [draw(study, figure, results) for figure in study.figures]
+
+
+def files_of(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]:
+    """The files of all figures of a study; None in place of each that cannot be drawn."""
+    for drawing in drawings(study, results):
+        yield from drawing.files(study.name)
+
+
+def _kinds() -> dict[str, Callable[[Study, Figure, Results], Drawing]]:
+    from ditbench.report.drawn import learned, ledger, looked, plan_maps, trade_off
+
+    return {
+        "macs-by-branch": ledger.by_branch,
+        "macs-by-step": ledger.by_step,
+        "plan": plan_maps.draw,
+        "ratios": learned.ratios,
+        "routers": looked.routers,
+        "correlation": looked.correlation,
+        "redundancy": looked.redundancy,
+        "trade-off": trade_off.draw,
+    }
