@@ -40,6 +40,12 @@ _LOOP = {
 _DRAWING = {*_LOOP, "backbones/pixart.py", "noise.py", "sampling.py", "storage.py"}
 _CAPTION_FILES = {"caption_files/choose.py", "caption_files/options.py"}
 _DRAWN = ("grammar", "pairs", "pipeline", "renderer", "understanding")
+# What counts the MACs of figures makes cells anew where it changes, and the report with them; the rest is `look`'s.
+_FIGURES = {
+    *(f"engine/{name}.py" for name in ("costs", "fills", "layout", "ledger", "plan", "routing", "run", "selectors")),
+    *("engine/trace.py", "methods/base.py", "methods/tuned.py", "sampling.py"),
+    *("generate.py", "learn/job.py", "toca_flops.py"),
+}
 OTHERS = {
     "captions": {"storage.py", *_CAPTION_FILES},  # of the world's own captions, which need no file
     "caption_files": {"storage.py"},
@@ -64,8 +70,8 @@ OTHERS = {
     "time": _WORLD | {"storage.py"},
     # A count needs a world's network; its pictures, captions and files are other stages'.
     "audit": {"storage.py", "pairs/reading.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
-    "publish": {"storage.py", "engine/trace.py"},
-    "report": {"storage.py", "engine/trace.py"},
+    "publish": {"storage.py", *_FIGURES},
+    "report": {"storage.py", *_FIGURES},
     "backbone": {"worlds/scenes/recipe/mmdit.py"},
     # The pipeline is read for how it loads the text encoder.
     "mmdit": {"gradients.py", "worlds/scenes/pipeline.py"},

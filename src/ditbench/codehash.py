@@ -33,6 +33,11 @@ _NETWORKS = (
 )
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
 _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
+# The engine and what counts by it are no part of them: what changes there makes the cells anew, and so the report.
+_STUDIES = (
+    *("report", "study.py", "study_figures.py", "sweeps.py", "runs.py", "macs.py"),
+    *("inspect/routers.py", "inspect/redundancy.py"),
+)
 _SCENES = tuple(f"worlds/scenes/{name}.py" for name in ("grammar", "renderer", "settings", "model"))
 _RECIPE = "worlds/scenes/recipe"
 STAGES: dict[str, tuple[str, ...]] = {
@@ -71,6 +76,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "toca_flops.py",
         "sampling.py",
         "study.py",
+        "study_figures.py",
         "engine",
         "backbones",
         "methods",
@@ -78,8 +84,8 @@ STAGES: dict[str, tuple[str, ...]] = {
         *_AUDIT_PAGES,
         *_PAGES,
     ),
-    "publish": ("report", "study.py", "sweeps.py", "runs.py"),
-    "report": ("report", "study.py", "sweeps.py", "runs.py"),
+    "publish": _STUDIES,
+    "report": _STUDIES,
     # How the embedded world's weights are made: what `recipe_hash` counts, and what writes the files.
     "backbone": (*_SCENES, *(f"{_RECIPE}/{name}.py" for name in ("lesson", "backbone", "export"))),
     "mmdit": (

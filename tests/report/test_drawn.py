@@ -67,6 +67,8 @@ def test_every_mistake_of_a_figure_is_a_sentence(tmp_path: Path) -> None:
             {"kind": "macs-by-branch", "worlds": ["scenes", "scene"]},
             {"kind": "trade-off", "x": "speedup", "y": "fid"},
         )
+    with pytest.raises(Fault, match=r"figures\.0\.arm: unknown key; did you mean 'arms'\?"):
+        study_of(tmp_path, {"kind": "plan", "arm": "full"})
     told = [line.partition("drawn.yaml: ")[2] for line in str(caught.value).splitlines()]
     assert [line.partition(". Possible")[0].partition("; did")[0] for line in told] == [
         "figures.0.kind: no kind of figure is called 'plans'",
