@@ -70,6 +70,11 @@ OTHERS = {
     "time": _WORLD | {"storage.py"},
     # A count needs a world's network; its pictures, captions and files are other stages'.
     "audit": {"storage.py", "pairs/reading.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
+    # Of the drawing of figures it needs the places of files alone.
+    "look": {
+        *("backbones/stream.py", "engine/ledger.py", "learn/job.py"),
+        *("report/drawn/drawing.py", "report/figures.py", "report/results.py"),
+    },
     "publish": {"storage.py", *_FIGURES},
     "report": {"storage.py", *_FIGURES},
     "backbone": {"worlds/scenes/recipe/mmdit.py"},

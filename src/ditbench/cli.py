@@ -89,10 +89,11 @@ def parser() -> argparse.ArgumentParser:
         help="text for a terminal, else Markdown, if not given",
     )
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="write all four forms and the figures there instead")
-    sub = add("look", _look, "look at networks while they draw, for figures that show it", "config", "results")
+    sub = add("look", _look, "look at networks while they draw, for figures that show it", "config", "results", "code")
     sub.add_argument("name", metavar="STUDY", help="a name of `ditbench studies`, or a file")
     sub.add_argument("--device", help="the configuration's if not given")
     sub.add_argument("--batch", type=_count, default=8, help="images drawn at once (default %(default)s)")
+    sub.add_argument("--out", type=Path, help="a record of it, as the workflow asks for")
     add("cells", _cells, "list the cells that a configuration asks for, and their state", "config", "results", "json")
     for name, command, text, count in (
         ("show", _show, "say everything about a cell", 1),
@@ -463,12 +464,13 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _look(options: argparse.Namespace) -> None:
-    from ditbench.inspect.look import look
+    from ditbench.inspect.look import write_looked
     from ditbench.study import load_study
 
     config = _configured(options)
     root = Path(options.results if options.results is not None else config.results)
-    for path in look(load_study(options.name), config, root, options.batch, options.device or config.device):
+    study, device = load_study(options.name), options.device or config.device
+    for path in write_looked(study, config, root, options.batch, device, options.out, options.code):
         print(path)
 
 

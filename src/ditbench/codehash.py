@@ -84,6 +84,11 @@ STAGES: dict[str, tuple[str, ...]] = {
         *_AUDIT_PAGES,
         *_PAGES,
     ),
+    "look": (
+        *("inspect/look.py", "inspect/routers.py", "inspect/redundancy.py", "report/drawn/looked.py"),
+        *("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
+        *("engine/routing.py", "methods/tuned.py", "study.py", "study_figures.py"),
+    ),
     "publish": _STUDIES,
     "report": _STUDIES,
     # How the embedded world's weights are made: what `recipe_hash` counts, and what writes the files.

@@ -37,6 +37,8 @@ KINDS = {
     "redundancy": Kind("structure, detail and most similar tokens along the steps", (), ("captions", "seed")),
     "trade-off": Kind("two measures of arms against each other", ("x", "y"), ("arms", "size", "joined")),
 }  # fmt: skip
+# Kinds of figures that show what was seen while a network drew: `ditbench look` makes their data.
+LOOKED = ("routers", "correlation", "redundancy")
 # What every kind may have.
 COMMON = ("kind", "name", "title")
 

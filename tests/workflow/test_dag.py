@@ -74,6 +74,11 @@ def test_the_audit_is_one_job_of_its_own(tree: Tree) -> None:
     assert "macs_audit" not in tree.planned(*SMALL)
 
 
+def test_a_network_is_looked_at_once_for_the_figures_of_a_study_that_show_it(tree: Tree) -> None:
+    words = ("--config", "images=2", "world=scenes-mmdit", "studies=[embedded_sdtm]", "results=looked")
+    assert tree.planned(*words)["look"] == 1
+
+
 def test_thirty_thousand_images_are_a_supported_size(tree: Tree) -> None:
     jobs = tree.planned("--config", "images=30000", "seeds=[0,1]")
     assert jobs["images"] == ARMS * 2 * 59  # 58 shards of 512 and one of 304

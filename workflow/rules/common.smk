@@ -33,7 +33,8 @@ from ditbench.patience import VARIABLE as PATIENCE
 from ditbench.report.store import missing_store
 from ditbench.runs import begin_run, check_version, end_run
 from ditbench.storage import claim, clear_partials
-from ditbench.study import study_path
+from ditbench.study import name_of, study_path
+from ditbench.study_figures import LOOKED as LOOKED_KINDS
 from ditbench.sweeps import run_studies
 from ditbench.warm import SOCKET, new_place, supported
 from ditbench.worlds import RANDOM, get_world
@@ -366,6 +367,26 @@ def timed_batches():
 def draws_images(spec):
     """Whether a cell has images; one that has none is timed and billed only."""
     return get_world(spec.world).no_images(spec.weights) is None
+
+
+# Studies with figures of what is seen while a network draws, in worlds that draw.
+LOOKED = {
+    study.name: study
+    for study in run_studies(CONFIG)
+    if any(figure.kind in LOOKED_KINDS for figure in study.figures)
+    and any(draws_images(spec) for spec in SPECS.values() if spec.world == study.world)
+}
+
+
+def study_file(name):
+    """The file of a study of this run."""
+    return next(path for path in map(study_path, CONFIG.studies) if name_of(path) == name)
+
+
+def learned_to_look_at(study):
+    """The records of learning of the arms whose routers a study's figures show."""
+    arms = {arm for figure in LOOKED[study].figures if figure.kind in LOOKED_KINDS for arm in figure.arms or ()}
+    return [LEARNED_RECORD.format(world=LOOKED[study].world, arm=arm) for arm in sorted(arms)]
 
 
 def shards_of(arm):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ditbench.faults import Fault
-from ditbench.report.drawn.looked import LOOKED, learned_record, redundancy_file, routers_file
+from ditbench.report.drawn.looked import learned_record, redundancy_file, routers_file
+from ditbench.study_figures import LOOKED
 
 if TYPE_CHECKING:
     from ditbench.config import Config
@@ -35,6 +36,21 @@ def look(study: Study, config: Config, root: Path, batch: int, device: str) -> I
                 _write(path, see())
                 done.add(path)
                 yield path
+
+
+def write_looked(
+    study: Study, config: Config, root: Path, batch: int, device: str, out: Path | None = None, code: str | None = None
+) -> list[Path]:
+    """Looks for a study, and writes a record of what was made, as the workflow asks for it."""
+    from ditbench.records import Clock, write_record
+
+    clock = Clock()
+    with clock("compute"):
+        paths = list(look(study, config, root, batch, device))
+    if out is not None:
+        body = {"study": study.name, "files": [path.relative_to(root).as_posix() for path in paths]}
+        write_record(out, "looked", body, timings=clock.seconds, code=code)
+    return paths
 
 
 def _sights(
@@ -71,15 +87,20 @@ def _redundancy(
 
 
 def _embedded(study: Study, figure: Figure, config: Config, root: Path) -> Callable[[str | None], Texts] | None:
-    """Reads the first captions of the run, as embedded with weights of a name; None where no run has embedded any."""
+    """Reads the first captions of the run (all, where it has fewer), as embedded with weights of a name.
+
+    None where no run has embedded any.
+    """
     from ditbench.cells import caption_set
     from ditbench.generate import read_batch
+    from ditbench.records import read_record
 
     name = caption_set(config)[0]
     captions, embeddings = (root / kind / study.world / f"{name}.json" for kind in ("captions", "embeddings"))
     if not captions.is_file() or not embeddings.is_file():
         return None
-    return lambda weights: read_batch(captions, embeddings, range(figure.captions), weights)
+    count = min(figure.captions, len(read_record(captions, "captions")["captions"]))
+    return lambda weights: read_batch(captions, embeddings, range(count), weights)
 
 
 def _write(path: Path, seen: dict[str, Any]) -> None:

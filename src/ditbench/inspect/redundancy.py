@@ -55,7 +55,7 @@ def measure(
 ) -> Redundancy:
     """Looks on while so many captions are drawn by the full network: the world's own where none are `embedded`.
 
-    `embedded` gives as many, for weights of a name.
+    `embedded` gives those of a run, for weights of a name.
     """
     from ditbench.generate import Sampler, Texts
     from ditbench.worlds import get_world
@@ -75,7 +75,7 @@ def measure(
     rows, columns = (int(side) for side in world.size_text.split("x")[-2:])
     grid = (round((world.tokens * rows / columns) ** 0.5), round((world.tokens * columns / rows) ** 0.5))
     found: list[Looking] = []
-    for first in range(0, captions, batch):
+    for first in range(0, len(whole.ids), batch):
         looking = Looking(grid, world.halves)
         sampler.run(_Looked(looking), None, seed, whole.part(first, first + batch))
         found.append(looking)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ditbench.study import Row, Study
     from ditbench.study_figures import Figure
 
-# Kinds of figures whose data `ditbench look` makes.
-LOOKED = ("routers", "correlation", "redundancy")
-
 
 def learned_record(root: Path, world: str, arm: str) -> Path:
     """Where the record of an arm's training is."""
