@@ -386,7 +386,9 @@ def study_file(name):
 def learned_to_look_at(study):
     """The records of learning of the arms whose routers a study's figures show."""
     arms = {arm for figure in LOOKED[study].figures if figure.kind in LOOKED_KINDS for arm in figure.arms or ()}
-    return [LEARNED_RECORD.format(world=LOOKED[study].world, arm=arm) for arm in sorted(arms)]
+    world = LOOKED[study].world
+    trained = {spec.arm for spec in SPECS.values() if spec.world == world and spec.learning}
+    return [LEARNED_RECORD.format(world=world, arm=arm) for arm in sorted(arms & trained)]
 
 
 def shards_of(arm):

@@ -127,7 +127,7 @@ def draw_maps(figure: Any, maps: Maps) -> None:
     top.set_title("\n".join(_wrapped(maps.caption, 34)), fontsize=8)
     means, ratios = maps.scores.mean(-1), maps.left_out
     points = bottom.scatter(
-        100 * ratios.ravel(), means.ravel(), c=np.repeat(np.arange(steps), blocks), cmap="viridis_r", s=14
+        100 * ratios.ravel(), means.ravel(), c=np.repeat(np.arange(1, steps + 1), blocks), cmap="viridis_r", s=14
     )
     bottom.set_xlabel("tokens that pass by, %", fontsize=8)
     bottom.set_ylabel("mean score", fontsize=8)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ditbench.report.drawn.drawing import Drawing
+from ditbench.report.figures import INK
 
 if TYPE_CHECKING:
     from ditbench.report.results import Results
@@ -19,8 +20,12 @@ __all__ = ["Drawing", "draw", "drawings", "files_of"]
 
 
 def draw(study: Study, figure: Figure, results: Results) -> Drawing:
-    """One figure of a study."""
-    return _kinds()[figure.kind](study, figure, results)
+    """One figure of a study, all words and lines of it in the page's ink: black would be lost on a dark page."""
+    import matplotlib
+
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with matplotlib.rc_context(dict.fromkeys(inked, INK)):
+        return _kinds()[figure.kind](study, figure, results)
 
 
 def drawings(study: Study, results: Results) -> list[Drawing]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditbench.faults import Fault
-from ditbench.report.drawn.drawing import Drawing, canvas, first_cell, why_missing
+from ditbench.report.drawn.drawing import Drawing, canvas, first_cell, method_of_row, why_missing
 from ditbench.report.figures import BASELINE_COLOUR, COLOURS, INK, plain_axes
 
 if TYPE_CHECKING:
@@ -172,14 +172,15 @@ def _billed(
     missing: list[str] = []
     for arm in figure.drawn_arms(row.arm for row in study.rows):
         row = study.row(arm)
-        if row.method is None:
+        cell = first_cell(study, row, results)
+        if row.method is None or (cell is None and method_of_row(row).waits()):
             missing.append(why_missing(study, row, results))
             continue
         for world in worlds:
-            cell = first_cell(study, row, results) if world == study.world else None
+            ran = cell if world == study.world else None
             try:
-                source = str(cell.folder) if cell else "the ledger, without weights"
-                found[arm, world] = _summed(*(_ran(cell) if cell else _planned(row, world)), figure.counted, source)
+                source = str(ran.folder) if ran else "the ledger, without weights"
+                found[arm, world] = _summed(*(_ran(ran) if ran else _planned(row, world)), figure.counted, source)
             except Fault as fault:
                 missing.append(f"{row.label} in {world}: {fault}.")
     return found, missing

@@ -71,11 +71,12 @@ def correlation(study: Study, figure: Figure, results: Results) -> Drawing:
     for line, (arm, maps) in zip(panels, found.items(), strict=True):
         middle = len(maps.scores) // 2
         ratios = maps.left_out[middle]
-        order = np.argsort(ratios, kind="stable")[::-1]
+        half = (ratios.max() + ratios.min()) / 2
+        chosen = (int(ratios.argmax()), int(np.abs(ratios - half).argmin()), int(ratios.argmin()))
         line[0].imshow(maps.image, interpolation="nearest")
         line[0].set_title(study.row(arm).label, fontsize=9, color=INK)
         highest = 1.0 if np.nanmax(maps.scores) <= 1 else 2.0
-        for axes, block in zip(line[1:4], (order[0], order[len(order) // 2], order[-1]), strict=True):
+        for axes, block in zip(line[1:4], chosen, strict=True):
             axes.imshow(maps.scores[middle, block].reshape(maps.grid), vmin=0, vmax=highest, cmap="magma")
             axes.set_title(f"block {block + 1}: ratio {ratios[block]:.0%}", fontsize=9, color=INK)
         for axes in line[:4]:
