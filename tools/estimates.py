@@ -41,6 +41,8 @@ def line(study: Study, images: int) -> tuple[str, ...] | None:
     """A study's line; None where no arm of it runs, or nothing was measured."""
     if study.world not in world_names() or study.world == "scenes":
         return None
+    if study.figures:  # studies of figures run arms of the tables, or need none to be drawn
+        return None
     measured, shares = forward_seconds(study.world), list(efforts(study))
     if measured is None or not shares:
         return None
