@@ -51,6 +51,8 @@ def view_state(studies: Sequence[Study]) -> dict[str, object]:
         "compareRunCharts": charts,
         "compareRunSections": [_section(section, "Quality, speed and cost")],
         "hideEmptyCharts": True,
+        # All runs in the charts: left alone, MLflow draws the first ten of its list.
+        "runsHiddenMode": "SHOWALL",
     }
 
 
