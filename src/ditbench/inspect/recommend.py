@@ -69,6 +69,7 @@ class Advice:
     choices: list[Choice] = field(default_factory=list)
     nearest: list[Choice] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)  # arms that are not finished
+    failed: dict[str, str] = field(default_factory=dict)  # arms that failed before they had quality and speed, and why
     untimed: dict[str, str] = field(default_factory=dict)  # arms that are judged and have no speed, and why
     seeds: tuple[int, ...] = (0,)  # all that the configuration asks for
     lacking: dict[str, str] = field(default_factory=dict)  # arms that are judged by some of the seeds only, and why
@@ -109,7 +110,11 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
     if full.value == 0:
         raise Fault(f"--measure: {wish.measure} of the full arm is 0, of which nothing can be lost")
     passed_over = {BASELINE, *controls}
-    there, untimed, waiting, lacking = [], {}, [], {}
+    there: list[Choice] = []
+    waiting: list[str] = []
+    untimed: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    lacking: dict[str, str] = {}
     if missing := sorted({cell.seed for cell in cells} - baseline.keys()):
         lacking[BASELINE] = f"no {wish.measure} of {_named(missing)}"
     for arm, of_seeds in by_arm.items():
@@ -123,6 +128,8 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
                 lacking[arm] = why
         elif judged and (why := next(filter(None, map(_refused, judged)), "")):
             untimed[arm] = why
+        elif why := next((cell.reason for cell in of_seeds if cell.state == "failed"), ""):
+            failed[arm] = why
         else:
             waiting.append(arm)
     front = _front(there)
@@ -135,7 +142,7 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
         by_quality = min(there, key=lambda c: c.loss)
         nearest = list({c.arm: c for c in (by_speed, by_quality)}.values())
     seeds = tuple(sorted({cell.seed for cell in cells}))
-    return Advice(wish, full, good, nearest, waiting, untimed, seeds, lacking)
+    return Advice(wish, full, good, nearest, waiting, failed, untimed, seeds, lacking)
 
 
 def _baseline(cells: Sequence[Cell], wish: Wish) -> dict[int, Cell]:
@@ -253,6 +260,7 @@ def as_data(advice: Advice) -> dict[str, Any]:
         "choices": [shown(choice) for choice in advice.choices],
         "nearest": [shown(choice) for choice in advice.nearest],
         "waiting": advice.waiting,
+        "failed": advice.failed,
         "untimed": advice.untimed,
         "seeds": list(advice.seeds),
         "lacking": advice.lacking,
@@ -312,6 +320,8 @@ def told(advice: Advice) -> str:
     if advice.lacking:
         lines += ["", "judged by some of the seeds only:"]
         lines += [f"    {arm}: {why}" for arm, why in advice.lacking.items()]
+    if advice.failed:
+        lines += ["", "failed, and so not considered:", *(f"    {arm}: {why}" for arm, why in advice.failed.items())]
     if advice.waiting:
         lines += ["", f"not finished, and so not considered: {', '.join(advice.waiting)}"]
     return "\n".join(lines)

@@ -753,7 +753,8 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000, h
     uri = store_uri(config, root)
     file = store_file(uri)
     if file is not None and not file.is_file():
-        raise Fault(f"nothing has been published to {file} yet: `uv run snakemake --cores all` does")
+        there = "" if results is None else f" --config results={results}"
+        raise Fault(f"nothing has been published to {file} yet: `uv run snakemake --cores all{there}` does")
     if uri.startswith("http"):
         raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
     asked, port = port, _free_port(port)
