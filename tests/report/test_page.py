@@ -344,3 +344,21 @@ def test_of_many_arms_some_on_the_front_are_named_and_no_name_lies_on_another() 
     boxes = [figures._text_box(note, figure.canvas.get_renderer()) for note in axes.texts]
     assert 1 < len(boxes) < len(points)
     assert not any(figures._overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_no_name_of_many_arms_lies_on_a_bar(embedded: Study) -> None:
+    figure = Figure(figsize=(5, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    points = [
+        figures.Point("full", "full", "arm", "#000000", "o", (i, i, i), (5, 0, 10), f"a{i}") for i in range(0, 10, 2)
+    ]
+    drawn = figures._marks(axes, embedded, points, (-1, 10), (-1, 11), (1, 1))
+    figure.canvas.draw()
+    taken = figures._taken(axes, drawn)
+    bars = taken[len(drawn) :]
+    upright = [box for box in bars if box[3] - box[1] > 100]
+    assert len(upright) == len(points), "each of them reaches over most of the figure"
+    figures._label(axes, drawn, taken, always=False)
+    boxes = [figures._text_box(note, figure.canvas.get_renderer()) for note in axes.texts]
+    assert boxes and not any(figures._overlap(name, bar) for name in boxes for bar in bars)

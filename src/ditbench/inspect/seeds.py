@@ -35,8 +35,8 @@ def mean_quality(cells: Sequence[Cell], measure: str) -> Value:
         return replace(merged, low=found.low, high=found.high, interval=f"{found.method}, mean over seeds")
     lows, highs = [v.low for v in values if v.low is not None], [v.high for v in values if v.high is not None]
     if len(lows) == len(highs) == len(values):
-        ends = {"low": sum(lows) / len(lows), "high": sum(highs) / len(highs)}
-        return replace(merged, **ends, interval=NO_NARROWER)
+        low, high = sum(lows) / len(lows), sum(highs) / len(highs)
+        return replace(merged, low=low, high=high, interval=NO_NARROWER)
     return merged
 
 

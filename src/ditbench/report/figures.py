@@ -290,9 +290,8 @@ def _marks(
 
 def _taken(axes: Any, drawn: Sequence[tuple[str, str, float, float]]) -> list[Box]:
     """Where marks and their bars are, in pixels: no name is written over any of them."""
-    renderer = axes.figure.canvas.get_renderer()
     marks = [_around(axes.transData.transform((x, y)), 9) for _, _, x, y in drawn]
-    return marks + [box for container in axes.containers for box in _bars(container, renderer)]
+    return marks + [box for container in axes.containers for box in _bars(container)]
 
 
 def _label(axes: Any, drawn: Sequence[tuple[str, str, float, float]], taken: list[Box], always: bool = True) -> None:
@@ -356,12 +355,14 @@ def _text_box(note: Any, renderer: Any) -> Box:
     return (box.x0 - 2, box.y0 - 2, box.x1 + 2, box.y1 + 2)
 
 
-def _bars(container: Any, renderer: Any) -> list[Box]:
+def _bars(container: Any) -> list[Box]:
     """Where the error bars of one arm are, in pixels."""
     boxes = []
     for lines in container[2]:
-        box = lines.get_window_extent(renderer)
-        boxes.append((box.x0 - 2, box.y0 - 2, box.x1 + 2, box.y1 + 2))
+        # From the segments themselves: the window extent of a collection of lines is empty.
+        for ends in map(lines.get_transform().transform, lines.get_segments()):
+            (x0, y0), (x1, y1) = ends.min(0), ends.max(0)
+            boxes.append((x0 - 2, y0 - 2, x1 + 2, y1 + 2))
     return boxes
 
 
