@@ -27,7 +27,7 @@ settings.load_profile("ditbench")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs come first, for they take longest; tests marked `gpu` are skipped where there is no CUDA device."""
     # Files go to processes whole and in this order; what is long must not be left for the end.
-    first = ("test_run", "test_dag", "test_real_worlds", "test_backbone", "test_contract")
+    first = ("test_run", "test_dag", "test_real_worlds", "test_backbone", "test_contract", "test_tutorial")
     items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
