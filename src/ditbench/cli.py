@@ -446,10 +446,17 @@ def _studies(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> None:
     from ditbench.inspect.studies import rendered, standing, write, write_figures
+    from ditbench.report.results import load_results
     from ditbench.study import load_study
+    from ditbench.sweeps import run_studies
 
-    study = load_study(options.name)
-    results = standing(study, _configured(options), options.results, options.name)
+    config = _configured(options)
+    own = {study.name: study for study in run_studies(config)} if config.sweeps else {}
+    if options.name in own and options.name not in config.studies:  # a sweep's, which has no file
+        study, results = own[options.name], load_results(config, options.results)
+    else:
+        study = load_study(options.name)
+        results = standing(study, config, options.results, options.name)
     if options.out is None:
         print(rendered(study, results, options.format or ("text" if sys.stdout.isatty() else "md")), end="")
         if options.format is not None:

@@ -3,9 +3,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.slurm import Slurm, lacking, slurm
-from tests.workflow.conftest import Tree, fresh_copy, tree
+from tests.workflow.conftest import Tree, tree
 
-__all__ = ["Tree", "fresh_copy", "tree"]
+__all__ = ["Tree", "tree"]
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,31 @@ def test_arms_that_are_not_finished_are_named(tree: Fabricated) -> None:
     assert recommend.told(advice).endswith("not considered: fewer-steps-50")
 
 
+def test_an_arm_that_failed_is_named_with_its_reason_and_no_other_is_held_up(tree: Fabricated) -> None:
+    tree.remove("fewer-steps-50", "latency.json")
+    tree.fail("fewer-steps-50", "stopwatch", "the device went away")
+    advice = recommend.recommend(tree.read(), Wish("scenes", FID, speedup=1.8), controls={"broken"})
+    assert [choice.arm for choice in advice.choices] == ["fora-n2"] and advice.waiting == []
+    assert "fewer-steps-50: stopwatch: the device went away" in recommend.told(advice)
+
+
+def test_a_cell_that_is_compared_too_early_is_said_to_be_unfinished(tree: Fabricated) -> None:
+    tree.remove("fora-n2", "scores.json")
+    results = tree.read()
+    found = diff.diff(find_cell(results, "full"), find_cell(results, "fora-n2"), (results.root, results.root))
+    lines = diff.told(found).splitlines()
+    assert lines[:2] == ["first   scenes/full/seed0", "second  scenes/fora-n2/seed0  (not run: judges missing)"]
+
+
+def test_of_many_cells_those_with_the_word_in_their_names_are_offered(results: Results) -> None:
+    with pytest.raises(Fault, match=r"no cell 'fora'\. Possible: scenes/fora-n2/seed0$"):
+        find_cell(results, "fora")
+    full = results.cells[0]
+    many = [replace(full, spec=full.spec | {"arm": f"caching.interval-{n}"}) for n in range(40)]
+    with pytest.raises(Fault, match=r"interval-11/seed0, and 28 more, which `ditbench cells` lists$"):
+        find_cell(replace(results, cells=tuple(many)), "sweep")
+
+
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.02", 0.02), (" 2.5 % ", 0.025), (".5%", 0.005)])
 def test_a_loss_is_a_percentage_or_a_share(text: str, share: float) -> None:
     assert parse_loss(text) == pytest.approx(share)

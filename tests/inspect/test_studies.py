@@ -86,3 +86,13 @@ def test_the_command_prints_or_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["studies"]) == 0
     assert "diffsparse-table1" in capsys.readouterr().out
     assert {"study", "world", "arms", "awaiting", "title"} == set(listed()[0])
+
+
+def test_a_sweep_of_the_configuration_is_a_study_to_be_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("sweeps: {caching: {method: fora, knobs: {interval: [3, 4]}}}\n")
+    assert main(["study", "sweep-caching", "--config", str(config), "--results", str(tmp_path / "none")]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "(not run)" in line]
+    assert len(rows) == 2 and "interval = 3" in rows[0]

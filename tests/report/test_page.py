@@ -259,8 +259,31 @@ def test_the_page_holds_compute_against_the_wall_time_of_the_run(tree: Any, embe
 
 
 def test_seeds_have_their_own_cells(fabricate: Callable[..., Any], embedded: Study) -> None:
-    page = Reader(build_page([embedded], fabricate(seeds=(0, 1)).read()))
-    assert {"cell-scenes-full-seed0", "cell-scenes-full-seed1"} <= set(page.ids)
+    text = build_page([embedded], fabricate(seeds=(0, 1)).read())
+    assert {"cell-scenes-full-seed0", "cell-scenes-full-seed1"} <= set(Reader(text).ids)
+    assert "The pictures are those of seed 0." in text
+
+
+def test_seeds_are_points_of_their_own_and_the_front_goes_through_their_means(
+    fabricate: Callable[..., Any], embedded: Study
+) -> None:
+    tree = fabricate(seeds=(0, 1))
+    path = tree.folder("fora-n2", 1) / "scores.json"
+    path.write_text(path.read_text().replace("3.08", "1.08"))  # one lucky seed
+    table = build_table(embedded, tree.read())
+    points = figures.points_of(embedded, table)
+    assert [p.key for p in points if p.arm == "fora-n2"] == ["fora-n2.seed0", "fora-n2.seed1"]
+    (mean,) = [p for p in figures.of_arms(embedded, points) if p.arm == "fora-n2"]
+    assert mean.label == "FORA, N = 2" and mean.y[0] == pytest.approx(2.08)
+    text = build_page([embedded], tree.read())
+    assert "Each seed is a point" in text
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    marks = re.findall(r'data-arm="fora-n2" aria-label="([^"]+)"', text.partition("FID/scenes against MACs")[0])
+    assert [re.sub(r"speedup [^,]+, ", "", mark) for mark in marks] == [
+        "FORA, N = 2, seed 0: FID/scenes 3.08",
+        "FORA, N = 2, seed 1: FID/scenes 1.08",
+    ]
 
 
 def test_calls_are_told_by_how_much_they_compute() -> None:
@@ -306,7 +329,7 @@ def test_many_shards_of_a_cell_are_one_row_with_all_their_time(tree: Any, monkey
 
 def test_of_many_arms_some_on_the_front_are_named_and_no_name_lies_on_another() -> None:
     points = [
-        figures.Point(f"a{i}", f"a rather long name, number {i}", "arm", "#000000", "o", (i, i, i), (i, i, i))
+        figures.Point(f"a{i}", f"a rather long name, number {i}", "arm", "#000000", "o", (i, i, i), (i, i, i), f"a{i}")
         for i in range(60)
     ]
     assert [point.arm for point in figures._some(points)][:: figures.SOME - 1] == ["a0", "a59"]
@@ -321,3 +344,21 @@ def test_of_many_arms_some_on_the_front_are_named_and_no_name_lies_on_another() 
     boxes = [figures._text_box(note, figure.canvas.get_renderer()) for note in axes.texts]
     assert 1 < len(boxes) < len(points)
     assert not any(figures._overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_no_name_of_many_arms_lies_on_a_bar(embedded: Study) -> None:
+    figure = Figure(figsize=(5, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    points = [
+        figures.Point("full", "full", "arm", "#000000", "o", (i, i, i), (5, 0, 10), f"a{i}") for i in range(0, 10, 2)
+    ]
+    drawn = figures._marks(axes, embedded, points, (-1, 10), (-1, 11), (1, 1))
+    figure.canvas.draw()
+    taken = figures._taken(axes, drawn)
+    bars = taken[len(drawn) :]
+    upright = [box for box in bars if box[3] - box[1] > 100]
+    assert len(upright) == len(points), "each of them reaches over most of the figure"
+    figures.name_marks(axes, drawn, always=False, taken=taken)
+    boxes = [figures._text_box(note, figure.canvas.get_renderer()) for note in axes.texts]
+    assert boxes and not any(figures._overlap(name, bar) for name in boxes for bar in bars)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 import shutil
@@ -208,3 +209,42 @@ def test_in_a_terminal_a_table_stands_in_columns(tree: Any, embedded: Study) -> 
     assert "**2.71 [2.55, 2.90]" in fewer
     assert "\\" not in text and "](" not in text
     assert "- Best of the accelerated arms has **;" in text
+
+
+def test_an_arm_is_ranked_by_the_mean_of_its_seeds(fabricate: Callable[..., Any], embedded: Study) -> None:
+    tree = fabricate(seeds=(0, 1))
+    for seed, value in ((0, 2.0), (1, 4.0)):  # the best and the worst of all; fewer steps have 2.71 twice
+        path = tree.folder("fora-n2", seed) / "scores.json"
+        path.write_text(path.read_text().replace("3.08", str(value)))
+    table = build_table(embedded, tree.read())
+    ranks = {line.label: line.entries[0].rank for line in table.lines if line.role == "arm"}
+    assert ranks == dict.fromkeys(("fewer steps, 50 %, seed 0", "fewer steps, 50 %, seed 1"), "best") | dict.fromkeys(
+        ("FORA, N = 2, seed 0", "FORA, N = 2, seed 1"), ""
+    )
+    assert any(note.endswith("An arm is ranked by the mean of its seeds.") for note in table.notes)
+
+
+def test_where_all_arms_print_alike_none_is_the_best(tree: Any, embedded: Study) -> None:
+    for arm in ("fewer-steps-50", "fora-n2"):
+        path = tree.folder(arm) / "scores.json"
+        body = json.loads(path.read_text())
+        for measure in body["measures"]:
+            if measure["name"] == "clip/scenes":
+                measure["value"] = 0.9
+        path.write_text(json.dumps(body))
+    table = build_table(embedded, tree.read())
+    (place,) = [i for i, heading in enumerate(table.headings) if heading.measure == "clip/scenes"]
+    assert {line.entries[place].rank for line in table.lines} == {""}
+
+
+def test_contended_arms_are_told_in_one_note(tree: Any, embedded: Study) -> None:
+    for i, arm in enumerate(("full", "fewer-steps-50", "fora-n2", "broken")):
+        path = tree.folder(arm) / "latency.json"
+        body = json.loads(path.read_text())
+        note = f"other processes took {(9, 61, 12, 10)[i]}% of the processor meanwhile"
+        path.write_text(json.dumps(body | {"contended": True, "note": note}))
+    (told,) = [note for note in build_table(embedded, tree.read()).notes if "contended" in note]
+    assert told == (
+        "The machine was contended while arms were timed: 4 of them, from “other processes took 9% of the processor "
+        "meanwhile” to “other processes took 61% of the processor meanwhile”; each cell's record says how much."
+    )

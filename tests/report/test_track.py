@@ -306,6 +306,12 @@ def test_a_file_that_is_no_store_is_named_with_its_remedy(tree: Any, embedded: S
         track.publish_results(tree.read(), [embedded], uri_of(tree.root))
 
 
+def test_the_knobs_that_are_set_come_first_in_their_column() -> None:
+    knobs = {"interval": 3, "variant": "paper", "age": 0.25, "fresh": 0.1}
+    told = [name for name, _ in track._telling_first({"method": "toca", "knobs": knobs})]
+    assert told[0] == "fresh" and set(told) == set(knobs)
+
+
 def test_links_open_the_view_that_is_published(
     tree: Any, embedded: Study, published: Callable[[], dict[str, Any]]
 ) -> None:
@@ -332,6 +338,7 @@ def test_the_installed_mlflow_knows_the_form_of_our_view(embedded: Study) -> Non
     scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
     text = "".join(path.read_text(encoding="utf-8", errors="ignore") for path in scripts.glob("main.*.js"))
     words = {"viewStateShareKey", "mlflow.sharedViewState.", "machine_learning", "SCATTER"}
+    words |= {"runsHiddenMode", "SHOWALL"}
     words |= {
         "selectedColumns",
         "columnOrder",

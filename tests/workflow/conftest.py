@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,9 +129,3 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
         (folder / name).write_text(text)
         (folder / name).chmod((folder / name).stat().st_mode | stat.S_IXUSR)
     return made
-
-
-@pytest.fixture(scope="module")
-def fresh_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Tree]:
-    """Makes copies whose stages are the real ones."""
-    return lambda: copy_tree(tmp_path_factory.mktemp("real"))

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from ditbench.report.results import Cell, Results
 
 
+# So many cells are named where one was looked for in vain.
+MANY = 12
+
+
 def load(config: Config, results: Path | None) -> Results:
     """The results of a configuration; a Fault where there are none."""
     from ditbench.report.results import load_results
 
     found = load_results(config, results)
     if not (found.root / "cells").is_dir():
-        raise Fault(f"there are no results in {found.root} yet: `uv run snakemake --cores all` makes them")
+        there = "" if results is None else f" --config results={results}"
+        raise Fault(f"there are no results in {found.root} yet: `uv run snakemake --cores all{there}` makes them")
     return found
 
 
@@ -41,7 +46,11 @@ def find_cell(results: Results, called: str) -> Cell:
         return matches[0]
     if matches:
         raise Fault(f"{called!r} may be any of {', '.join(cell_name(cell) for cell in matches)}; say which")
-    raise Fault(f"no cell {called!r}{possible(called, names)}")
+    # Of a sweep's many cells those that have the word in their names are what was meant.
+    near = [name for name in names if called in name] or list(names)
+    if len(near) > MANY:
+        near = [*near[:MANY], f"and {len(near) - MANY} more, which `ditbench cells` lists"]
+    raise Fault(f"no cell {called!r}{possible(called, near)}")
 
 
 def _within(wanted: list[str], parts: list[str]) -> bool:

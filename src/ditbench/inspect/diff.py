@@ -53,6 +53,7 @@ class Diff:
     """All that differs between two cells."""
 
     names: tuple[str, str]
+    states: tuple[str, str]
     spec: list[Change]
     provenance: list[Change]
     measures: list[Comparison]
@@ -68,6 +69,7 @@ def diff(first: Cell, second: Cell, roots: tuple[Path, Path]) -> Diff:
     )
     return Diff(
         (cell_name(first), cell_name(second)),
+        (first.state_text, second.state_text),
         list(_changes(first.spec, second.spec)),
         list(_provenance(first, second)),
         list(_measures(first, second, samples)),
@@ -213,6 +215,7 @@ def as_data(found: Diff) -> dict[str, Any]:
     """For a program."""
     return {
         "cells": list(found.names),
+        "states": list(found.states),
         "spec": [vars(change) for change in found.spec],
         "provenance": [vars(change) for change in found.provenance],
         "measures": [
@@ -232,7 +235,11 @@ def as_data(found: Diff) -> dict[str, Any]:
 
 def told(found: Diff) -> str:
     """For a person."""
-    lines = [f"first   {found.names[0]}", f"second  {found.names[1]}"]
+    # What is not there of a cell cannot differ: who compares too early should know.
+    first, second = (
+        name if state == "done" else f"{name}  ({state})" for name, state in zip(found.names, found.states, strict=True)
+    )
+    lines = [f"first   {first}", f"second  {second}"]
     for title, changes in (("what they are", found.spec), ("what ran them", found.provenance)):
         lines += ["", title]
         lines += [f"  {c.place}: {_shown(c.first)} -> {_shown(c.second)}" for c in changes] or ["  the same"]

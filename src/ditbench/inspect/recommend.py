@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.cells import BASELINE
 from ditbench.faults import Fault
+from ditbench.inspect.seeds import mean_difference, mean_quality, mean_speedup
 from ditbench.mistakes import possible
 from ditbench.study import is_cost
 
@@ -31,7 +32,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Choice:
-    """An arm with what speaks for it. `loss` is the share of full's quality that it loses; below 0 it gains."""
+    """An arm with what speaks for it. `loss` is the share of full's quality that it loses; below 0 it gains.
+
+    Of several seeds, quality and loss are means over `seeds`, those that both the arm and full have a score of.
+    """
 
     arm: str
     method: str
@@ -41,7 +45,8 @@ class Choice:
     quality: Value
     loss: float
     same: bool | None  # not distinguishable from full; None where nobody has compared
-    on_front: bool = True
+    seeds: tuple[int, ...] = (0,)
+    each: tuple[float, ...] = ()  # the quality of each of these seeds
     learned: str | None = None  # the record of what its method learned
     weights_of: str | None = None  # the record of the fine-tuned weights that it ran on
 
@@ -64,8 +69,10 @@ class Advice:
     choices: list[Choice] = field(default_factory=list)
     nearest: list[Choice] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)  # arms that are not finished
+    failed: dict[str, str] = field(default_factory=dict)  # arms that failed before they had quality and speed, and why
     untimed: dict[str, str] = field(default_factory=dict)  # arms that are judged and have no speed, and why
-    seeds: int = 1  # of which the first counts
+    seeds: tuple[int, ...] = (0,)  # all that the configuration asks for
+    lacking: dict[str, str] = field(default_factory=dict)  # arms that are judged by some of the seeds only, and why
 
 
 def _quoted(value: Any) -> str:
@@ -90,35 +97,41 @@ def parse_loss(text: str) -> float:
 
 
 def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Advice:
-    """The arms of a world that satisfy a wish. Controls are never recommended; of several seeds the first counts."""
+    """The arms of a world that satisfy a wish, each judged by all its seeds. Controls are never recommended."""
     cells = [cell for cell in results.cells if cell.world == wish.world]
     if not cells:
         worlds = list(dict.fromkeys(cell.world for cell in results.cells))
         raise Fault(f"--world: no cell of world {wish.world!r}{possible(wish.world, worlds)}")
-    first: dict[str, Cell] = {}
+    by_arm: dict[str, list[Cell]] = {}
     for cell in cells:
-        first.setdefault(cell.arm, cell)
-    baseline = first.get(BASELINE)
-    known = [
-        name for name, value in (baseline.values if baseline else {}).items() if value.direction and not is_cost(name)
-    ]
-    if is_cost(wish.measure):
-        raise Fault(
-            f"--measure: {wish.measure!r} says what an arm costs, not how good its images are"
-            f"{possible(wish.measure, known)}"
-        )
-    if baseline is None or wish.measure not in baseline.values:
-        raise Fault(f"--measure: the full arm has no {wish.measure!r}{possible(wish.measure, known)}")
-    full = baseline.values[wish.measure]
+        by_arm.setdefault(cell.arm, []).append(cell)
+    baseline = _baseline(by_arm.get(BASELINE, []), wish)
+    full = mean_quality(list(baseline.values()), wish.measure)
     if full.value == 0:
         raise Fault(f"--measure: {wish.measure} of the full arm is 0, of which nothing can be lost")
     passed_over = {BASELINE, *controls}
-    arms = {arm: cell for arm, cell in first.items() if arm not in passed_over}
-    judged = {arm: cell for arm, cell in arms.items() if wish.measure in cell.values}
-    there = [_choice(cell, wish, full, results) for cell in judged.values() if "speedup" in cell.values]
-    untimed = {arm: why for arm, cell in judged.items() if "speedup" not in cell.values and (why := _refused(cell))}
-    waiting = [arm for arm, cell in arms.items() if "speedup" not in cell.values and arm not in untimed]
-    waiting += [arm for arm, cell in arms.items() if arm not in judged and "speedup" in cell.values]
+    there: list[Choice] = []
+    waiting: list[str] = []
+    untimed: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    lacking: dict[str, str] = {}
+    if missing := sorted({cell.seed for cell in cells} - baseline.keys()):
+        lacking[BASELINE] = f"no {wish.measure} of {_named(missing)}"
+    for arm, of_seeds in by_arm.items():
+        if arm in passed_over:
+            continue
+        judged = [cell for cell in of_seeds if wish.measure in cell.values and cell.seed in baseline]
+        timed = [cell for cell in of_seeds if "speedup" in cell.values]
+        if judged and timed:
+            there.append(_choice(judged, timed, wish, baseline, results))
+            if why := _lacking(of_seeds, judged, timed, wish.measure):
+                lacking[arm] = why
+        elif judged and (why := next(filter(None, map(_refused, judged)), "")):
+            untimed[arm] = why
+        elif why := next((cell.reason for cell in of_seeds if cell.state == "failed"), ""):
+            failed[arm] = why
+        else:
+            waiting.append(arm)
     front = _front(there)
     good = [choice for choice in front if _satisfies(choice, wish)]
     # Fast enough: the best one first. Good enough: the fastest one first.
@@ -128,8 +141,42 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
         by_speed = max(there, key=lambda c: c.speedup.value)
         by_quality = min(there, key=lambda c: c.loss)
         nearest = list({c.arm: c for c in (by_speed, by_quality)}.values())
-    seeds = len({cell.seed for cell in cells})
-    return Advice(wish, full, good, nearest, waiting, untimed, seeds)
+    seeds = tuple(sorted({cell.seed for cell in cells}))
+    return Advice(wish, full, good, nearest, waiting, failed, untimed, seeds, lacking)
+
+
+def _baseline(cells: Sequence[Cell], wish: Wish) -> dict[int, Cell]:
+    """The full arm's cells that have the wish's measure, by seed; a Fault that says what is wrong where none has."""
+    if not cells:
+        raise Fault(f"--world: the arm full is not asked for in {wish.world}, and all others are compared with it")
+    named = [name for cell in cells for name, value in cell.values.items() if value.direction and not is_cost(name)]
+    known = list(dict.fromkeys(named))
+    if is_cost(wish.measure):
+        raise Fault(
+            f"--measure: {wish.measure!r} says what an arm costs, not how good its images are"
+            f"{possible(wish.measure, known)}"
+        )
+    if not known:
+        states = "; ".join(dict.fromkeys(cell.state_text for cell in cells))
+        raise Fault(f"nothing has been scored of the full arm, which all others are compared with ({states})")
+    found = {cell.seed: cell for cell in cells if wish.measure in cell.values}
+    if not found:
+        raise Fault(f"--measure: the full arm has no {wish.measure!r}{possible(wish.measure, known)}")
+    return found
+
+
+def _lacking(cells: Sequence[Cell], judged: Sequence[Cell], timed: Sequence[Cell], measure: str) -> str:
+    """Which seeds of an arm say nothing of its quality or of its speed; empty where all do."""
+    parts = []
+    for what, there in ((measure, judged), ("speed", timed)):
+        known = {cell.seed for cell in there}
+        if missing := [cell.seed for cell in cells if cell.seed not in known]:
+            parts.append(f"no {what} of {_named(missing)}")
+    return ", ".join(parts)
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _refused(cell: Cell) -> str:
@@ -137,22 +184,29 @@ def _refused(cell: Cell) -> str:
     return str(cell.bodies.get("latency", {}).get("refused") or "")
 
 
-def _choice(cell: Cell, wish: Wish, full: Value, results: Results) -> Choice:
-    quality = cell.values[wish.measure]
-    change = (quality.value - full.value) / abs(full.value)
-    paired = cell.differences.get(wish.measure)
-    spec = cell.spec
+def _choice(
+    judged: Sequence[Cell], timed: Sequence[Cell], wish: Wish, baseline: dict[int, Cell], results: Results
+) -> Choice:
+    quality = mean_quality(judged, wish.measure)
+    # Against full from the same noise, so that a seed that is lucky for all arms favours none.
+    full = mean_quality([baseline[cell.seed] for cell in judged], wish.measure)
+    change = (quality.value - full.value) / abs(full.value) if full.value else math.inf
+    paired = mean_difference(judged, wish.measure)
+    first = judged[0]
+    spec = first.spec
     return Choice(
-        cell.arm,
+        first.arm,
         spec["method"],
         dict(spec["knobs"]),
         spec["steps"],
-        cell.values["speedup"],
+        mean_speedup(timed),
         quality,
         change if full.direction == "lower" else -change,
         None if paired is None else not paired.distinguishable,
-        learned=_record(results, cell.world, cell.arm) if spec.get("learning") else None,
-        weights_of=_record(results, cell.world, lender.partition("@")[0])
+        seeds=tuple(cell.seed for cell in judged),
+        each=tuple(cell.values[wish.measure].value for cell in judged),
+        learned=_record(results, first.world, first.arm) if spec.get("learning") else None,
+        weights_of=_record(results, first.world, lender.partition("@")[0])
         if (lender := spec.get("weights_of"))
         else None,
     )
@@ -194,6 +248,7 @@ def as_data(advice: Advice) -> dict[str, Any]:
             "quality": _ends(choice.quality),
             "loss": choice.loss,
             "indistinguishable_from_full": choice.same,
+            "seeds": dict(zip(map(str, choice.seeds), choice.each, strict=True)),
             "apply": choice.line,
         }
 
@@ -205,9 +260,19 @@ def as_data(advice: Advice) -> dict[str, Any]:
         "choices": [shown(choice) for choice in advice.choices],
         "nearest": [shown(choice) for choice in advice.nearest],
         "waiting": advice.waiting,
+        "failed": advice.failed,
         "untimed": advice.untimed,
-        "seeds": advice.seeds,
+        "seeds": list(advice.seeds),
+        "lacking": advice.lacking,
     }
+
+
+def _by_seed(choice: Choice, digits: int) -> list[str]:
+    """The quality of each seed, where there are several to be seen apart."""
+    if len(choice.each) < 2:
+        return []
+    apart = (f"{seed}: {value:.{digits}f}" for seed, value in zip(choice.seeds, choice.each, strict=True))
+    return [f"    by seed {', '.join(apart)}"]
 
 
 def _ends(value: Value) -> dict[str, Any]:
@@ -235,6 +300,7 @@ def told(advice: Advice) -> str:
             "",
             f"{choice.arm}: {with_interval(choice.speedup, 2)} times as fast, {wish.measure} "
             f"{with_interval(choice.quality, digits)}, {way} {abs(choice.loss):.1%}{verdict[choice.same]}",
+            *_by_seed(choice, digits),
             f"    {choice.line}",
         ]
     if advice.choices:
@@ -249,8 +315,13 @@ def told(advice: Advice) -> str:
             arms = ", ".join(arm for arm, reason in advice.untimed.items() if reason == why)
             lines += ["", f"without a speed, and so not considered: {arms} ({why})"]
         lines.append("delete their latency.json and run again to time them, on a machine that does nothing else")
-    if advice.seeds > 1:
-        lines += ["", f"of {advice.seeds} seeds the first counts here"]
+    if len(advice.seeds) > 1:
+        lines += ["", f"quality and speed are means over {_named(advice.seeds)}; intervals: {advice.full.interval}"]
+    if advice.lacking:
+        lines += ["", "judged by some of the seeds only:"]
+        lines += [f"    {arm}: {why}" for arm, why in advice.lacking.items()]
+    if advice.failed:
+        lines += ["", "failed, and so not considered:", *(f"    {arm}: {why}" for arm, why in advice.failed.items())]
     if advice.waiting:
         lines += ["", f"not finished, and so not considered: {', '.join(advice.waiting)}"]
     return "\n".join(lines)

@@ -10,8 +10,9 @@ import io
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ CONTROL_COLOUR = "#9ca3af"
 # What the page replaces by the reader's own text colour.
 INK = "#1f2937"
 # With more arms than this, those that another one beats in both directions are not named in the figure.
-NAMED = 16
+NAMED = 9
 # As many of the others are named then, and no name is written over another.
 SOME = 10
 # A control this many times the other arms' span away is drawn at the edge, so that it does not flatten them.
@@ -53,7 +54,7 @@ def _bases(study: Study) -> list[str]:
 
 @dataclass(frozen=True)
 class Point:
-    """One arm in the figure, with its interval in both directions."""
+    """One seed of an arm in the figure, with its interval in both directions. `key` is its own in the figure."""
 
     arm: str
     label: str
@@ -62,6 +63,7 @@ class Point:
     marker: str
     x: tuple[float, float, float]
     y: tuple[float, float, float]
+    key: str
 
 
 def points_of(study: Study, table: Table, axes: Axes | None = None) -> list[Point]:
@@ -74,12 +76,30 @@ def points_of(study: Study, table: Table, axes: Axes | None = None) -> list[Poin
     colours = arm_colours(study)
     markers = {arm: MARKERS[i % len(MARKERS)] for i, arm in enumerate(colours)}
     markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | dict.fromkeys(_bases(study), BASELINE_MARKER)
+    seeds = Counter(line.arm for line in table.lines if line.role != "published")
     found = []
     for line in table.lines:
         x, y = (span_of(line, i) for i in (ix, iy))
         if line.role != "published" and x and y:
-            found.append(Point(line.arm, line.label, line.role, colours[line.arm], markers[line.arm], x, y))
+            key = line.arm if seeds[line.arm] == 1 else f"{line.arm}.seed{line.seed}"
+            found.append(Point(line.arm, line.label, line.role, colours[line.arm], markers[line.arm], x, y, key))
     return found
+
+
+def of_arms(study: Study, points: Sequence[Point]) -> list[Point]:
+    """A point for each arm: its seed's, or the mean of its seeds' under the arm's own name."""
+    by_arm: dict[str, list[Point]] = {}
+    for point in points:
+        by_arm.setdefault(point.arm, []).append(point)
+    return [
+        own[0] if len(own) == 1 else replace(own[0], label=study.row(arm).label, x=_mean(own, "x"), y=_mean(own, "y"))
+        for arm, own in by_arm.items()
+    ]
+
+
+def _mean(points: Sequence[Point], axis: str) -> tuple[float, float, float]:
+    value, low, high = (sum(ends) / len(points) for ends in zip(*(getattr(p, axis) for p in points), strict=True))
+    return (value, low, high)
 
 
 def span_of(line: Line, i: int) -> tuple[float, float, float] | None:
@@ -104,11 +124,11 @@ def pareto_png(study: Study, table: Table) -> bytes | None:
     return None if figure is None else saved(figure, "png", study.name)
 
 
-def inline_svg(svg: bytes, label: str, prefix: str, marks: Mapping[str, str] | None = None) -> str:
+def inline_svg(svg: bytes, label: str, prefix: str, marks: Mapping[str, tuple[str, str]] | None = None) -> str:
     """An SVG for the inside of an HTML page: it takes the page's text colour and carries a text for readers.
 
     Its identifiers begin with `prefix`, because those of two figures on one page would be mistaken for each other.
-    `marks` has a text for each arm: its mark can then be pointed at and tabbed to, and says so.
+    `marks` has an arm and a text for the key of each point: its mark can then be pointed at and tabbed to, and says so.
     """
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
@@ -118,9 +138,9 @@ def inline_svg(svg: bytes, label: str, prefix: str, marks: Mapping[str, str] | N
     text = text.replace(INK, "currentColor")
     text = re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", text, count=1)
     text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
-    for arm, told in (marks or {}).items():
+    for key, (arm, told) in (marks or {}).items():
         where = f'tabindex="0" role="img" class="mark" data-arm="{html.escape(arm)}" aria-label="{html.escape(told)}"'
-        text = text.replace(f'<g id="{prefix}-{MARK}{arm}">', f'<g id="{prefix}-{MARK}{arm}" {where}>')
+        text = text.replace(f'<g id="{prefix}-{MARK}{key}">', f'<g id="{prefix}-{MARK}{key}" {where}>')
     # A picture has no parts to a screen reader; a group of marks that can be tabbed to has.
     role = "group" if marks else "img"
     return text.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(label)}"', 1)
@@ -158,15 +178,17 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     heights = _limits([p.y for p in points], [p.y for p in points if p.role != "control"])
     axes.set_xlim(*limits)
     axes.set_ylim(*heights)
-    best = front(points, x.direction, y.direction)
+    arms = of_arms(study, points)
+    best = front(arms, x.direction, y.direction)
     if len(best) > 1:
         axes.plot([p.x[0] for p in best], [p.y[0] for p in best], color=INK, alpha=0.35, linewidth=1.2, zorder=1)
-    drawn = _marks(axes, points, limits, heights, (x.digits, y.digits))
+    drawn = _marks(axes, study, points, limits, heights, (x.digits, y.digits))
     figure.canvas.draw()
-    many = len(points) > NAMED
-    told = [p for p in points if p.role != "arm"] + _some(best) if many else points
-    marks = [mark for mark, point in zip(drawn, points, strict=True) if any(point is each for each in told)]
-    name_marks(axes, marks, always=not many)
+    many = len(arms) > NAMED
+    told = [p.arm for p in arms if p.role != "arm"] + [p.arm for p in _some(best)] if many else [p.arm for p in arms]
+    firsts = {point.arm: i for i, point in reversed(list(enumerate(points)))}  # an arm of several seeds is named once
+    marks = [drawn[firsts[arm]] for arm in dict.fromkeys(told)]
+    name_marks(axes, marks, always=not many, taken=_taken(axes, drawn))
     return figure
 
 
@@ -228,6 +250,7 @@ def front(points: Sequence[Point], x_direction: str, y_direction: str) -> list[P
 
 def _marks(
     axes: Any,
+    study: Study,
     points: Sequence[Point],
     limits: tuple[float, float],
     heights: tuple[float, float],
@@ -237,7 +260,8 @@ def _marks(
     to_label = []
     for point in points:
         colour = point.colour
-        label = f"{point.label} (control)" if point.role == "control" else point.label
+        label = study.row(point.arm).label
+        label = f"{label} (control)" if point.role == "control" else label
         x = min(max(point.x[0], limits[0]), limits[1])
         y = min(max(point.y[0], heights[0]), heights[1])
         off = (point.x[0], point.y[0]) != (x, y)
@@ -260,24 +284,34 @@ def _marks(
                 zorder=3,
             )
             mark = bars[0]
-        mark.set_gid(f"{MARK}{point.arm}")
+        mark.set_gid(f"{MARK}{point.key}")
         to_label.append((label, colour, x, y))
     return to_label
 
 
+def _taken(axes: Any, drawn: Sequence[tuple[str, str, float, float]]) -> list[Box]:
+    """Where marks and their bars are, in pixels: no name is written over any of them."""
+    marks = [_around(axes.transData.transform((x, y)), 9) for _, _, x, y in drawn]
+    return marks + [box for container in axes.containers for box in _bars(container)]
+
+
 def name_marks(
-    axes: Any, drawn: Sequence[tuple[str, str, float, float]], always: bool = True, led_from: int = 30
+    axes: Any,
+    drawn: Sequence[tuple[str, str, float, float]],
+    always: bool = True,
+    led_from: int = 30,
+    taken: list[Box] | None = None,
 ) -> None:
     """Writes each arm's name beside its mark: the first place around it that is free.
 
     A line leads to names that are further off than `led_from` points. Where no place is free, it is written over
-    something else, or not at all: of many arms the page says the names where one points.
+    something else, or not at all: of many arms the page says the names where one points. `taken` is where no name
+    may be, without it where these marks and all bars are.
     """
+    taken = _taken(axes, drawn) if taken is None else taken
     figure = axes.figure
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    taken = [_around(axes.transData.transform((x, y)), 9) for _, _, x, y in drawn]
-    taken += [box for container in axes.containers for box in _bars(container, renderer)]
     for text, colour, x, y in drawn:
         chosen = None
         for reach, (dx, dy) in ((r, d) for r in (11, 20, 34, 52, 76) for d in _SIDES):
@@ -331,12 +365,14 @@ def _text_box(note: Any, renderer: Any) -> Box:
     return (box.x0 - 2, box.y0 - 2, box.x1 + 2, box.y1 + 2)
 
 
-def _bars(container: Any, renderer: Any) -> list[Box]:
+def _bars(container: Any) -> list[Box]:
     """Where the error bars of one arm are, in pixels."""
     boxes = []
     for lines in container[2]:
-        box = lines.get_window_extent(renderer)
-        boxes.append((box.x0 - 2, box.y0 - 2, box.x1 + 2, box.y1 + 2))
+        # From the segments themselves: the window extent of a collection of lines is empty.
+        for ends in map(lines.get_transform().transform, lines.get_segments()):
+            (x0, y0), (x1, y1) = ends.min(0), ends.max(0)
+            boxes.append((x0 - 2, y0 - 2, x1 + 2, y1 + 2))
     return boxes
 
 

@@ -85,8 +85,8 @@ def multiples(study: Study, table: Table) -> Any:
         for place, (i, heading) in enumerate(shown):
             axes = part.add_subplot(down, across, 1 + place)
             _panel(axes, knob, list(zip(series, looks, strict=True)), lines, i, heading)
-            if study.baseline and (span := _first_span(lines.get(study.baseline, []), i)):
-                axes.axhline(span[0], color=INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)))
+            if study.baseline and (level := _level(lines.get(study.baseline, []), i)) is not None:
+                axes.axhline(level, color=INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)))
         named = _named(*axes.get_legend_handles_labels())
         if named:
             handles, labels = zip(*named, strict=True)
@@ -146,13 +146,15 @@ def _panel(
         )  # fmt: skip
 
 
-def _first_span(lines: list[Line], i: int) -> tuple[float, float, float] | None:
-    return next((span for line in lines if (span := span_of(line, i))), None)
+def _level(lines: list[Line], i: int) -> float | None:
+    """The mean of an arm's seeds; None where none of them has a value."""
+    values = [span[0] for line in lines if (span := span_of(line, i))]
+    return sum(values) / len(values) if values else None
 
 
 def _drawn(knobs: dict[str, list[Series]], lines: dict[str, list[Line]], i: int) -> bool:
     arms = {arm for series in knobs.values() for each in series for _, arm in each.spots}
-    return sum(_first_span(lines.get(arm, []), i) is not None for arm in arms) > 1
+    return sum(_level(lines.get(arm, []), i) is not None for arm in arms) > 1
 
 
 def multiples_file(study: Study, table: Table, kind: str) -> bytes | None:

@@ -103,14 +103,17 @@ def _figures(study: Study, table: Table) -> Iterator[tuple[str, str]]:
             continue
         points = figures.points_of(study, table, axes)
         marks = {
-            p.arm: f"{p.label}: {x.label} {number(p.x[0], x.digits)}, {y.label} {number(p.y[0], y.digits)}"
+            p.key: (p.arm, f"{p.label}: {x.label} {number(p.x[0], x.digits)}, {y.label} {number(p.y[0], y.digits)}")
             for p in points
         }
         caption = (
             f"{y.label} against {x.label}. Bars are the intervals of the table; the thin line joins the arms that no "
             "other arm beats in both."
         )
-        if len(points) > figures.NAMED:
+        arms = {p.arm for p in points}
+        if len(points) > len(arms):
+            caption += " Each seed is a point; the line goes through the means of the arms' seeds."
+        if len(arms) > figures.NAMED:
             caption += " Only of these some are named: point at the others, or tab to them."
         yield figures.inline_svg(svg, caption, f"{study.name}-{x_measure}", marks), caption
 

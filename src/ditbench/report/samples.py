@@ -31,6 +31,7 @@ class Samples:
     images: tuple[tuple[NDArray[np.uint8] | None, ...], ...]
     problems: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()  # the arms' names
+    seed: int | None = None  # whose pictures they are, where there are several seeds
 
 
 def collect(study: Study, results: Results, count: int = COUNT) -> Samples | None:
@@ -55,6 +56,7 @@ def collect(study: Study, results: Results, count: int = COUNT) -> Samples | Non
         tuple(tuple(images.get(entry["id"]) for images in drawn) for entry in entries),
         tuple(problems),
         tuple(row.arm for row in rows),
+        first.seed if len({cell.seed for cell in results.cells}) > 1 else None,
     )
 
 

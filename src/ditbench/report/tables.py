@@ -30,6 +30,7 @@ SAME = "≈"
 ABSENT = "–"
 BEST, SECOND = "**", "*"  # in plain text
 PAGE = "../../report/index.html"
+FEW = 3  # reasons that a note tells apart
 
 
 @dataclass(frozen=True)
@@ -190,32 +191,40 @@ def _heading(column: Column, position: int, lines: Iterable[Line]) -> Heading:
 
 
 def _ranked(headings: tuple[Heading, ...], lines: list[Line]) -> list[Line]:
-    """Marks the best of each column, and the second best where at least three arms compete."""
+    """Marks the best of each column, and the second best where at least three arms compete.
+
+    An arm of several seeds is ranked by their mean, and all its lines are marked: one lucky seed ranks nowhere.
+    """
     for i, heading in enumerate(headings):
-        rivals = [
-            line.entries[i]
-            for line in lines
-            if line.role == "arm" and line.state == "done" and not line.entries[i].apart
-        ]
+        rivals: dict[str, list[float]] = {}
+        for line in lines:
+            value = line.entries[i].value
+            if _competes(line, i):
+                rivals.setdefault(line.arm, [])
+                if value is not None and math.isfinite(value.value):
+                    rivals[line.arm].append(value.value)
         # What is printed alike ranks alike.
-        seen = {round(e.value.value, heading.digits) for e in rivals if e.value and math.isfinite(e.value.value)}
-        if not heading.direction or len(rivals) < 2 or not seen:
+        means = {arm: round(sum(own) / len(own), heading.digits) for arm, own in rivals.items() if own}
+        places = sorted(set(means.values()), reverse=heading.direction == "higher")
+        if not heading.direction or len(rivals) < 2 or not places:
             continue
-        places = sorted(seen, reverse=heading.direction == "higher")
+        if len(means) > 1 and len(places) == 1:  # all alike: nobody is the best
+            continue
         marks: dict[float, Rank] = {places[0]: "best"}
         if len(rivals) > 2 and len(places) > 1:
             marks[places[1]] = "second"
-        lines = [_marked(line, i, heading.digits, marks) for line in lines]
+        lines = [_marked(line, i, marks.get(means.get(line.arm, math.nan), "")) for line in lines]
     return lines
 
 
-def _marked(line: Line, i: int, digits: int, marks: dict[float, Rank]) -> Line:
+def _competes(line: Line, i: int) -> bool:
+    return line.role == "arm" and line.state == "done" and not line.entries[i].apart
+
+
+def _marked(line: Line, i: int, mark: Rank) -> Line:
     entry = line.entries[i]
-    if line.role != "arm" or line.state != "done" or entry.apart:
+    if not _competes(line, i) or entry.value is None or not math.isfinite(entry.value.value):
         return line
-    if entry.value is None or not math.isfinite(entry.value.value):
-        return line
-    mark: Rank = marks.get(round(entry.value.value, digits), "")
     return replace(line, entries=(*line.entries[:i], replace(entry, rank=mark), *line.entries[i + 1 :]))
 
 
@@ -248,7 +257,8 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     yield "In brackets: 95 % interval; for speed and time, the slowest and the fastest of the interleaved rounds."
     if any(entry.rank for _, entry in shown):
         second = ", second best is underlined" if any(entry.rank == "second" for _, entry in shown) else ""
-        yield f"Best of the accelerated arms is bold{second}; the baseline and controls are not ranked."
+        means = " An arm is ranked by the mean of its seeds." if len(seeds) > 1 else ""
+        yield f"Best of the accelerated arms is bold{second}; the baseline and controls are not ranked.{means}"
     if any(entry.same for _, entry in shown):
         baseline = study.row(study.baseline).label if study.baseline else "full"
         yield f"{SAME}: the 95 % interval of the paired difference to {baseline} includes zero."
@@ -261,8 +271,29 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
             "one with `uv run snakemake --cores 2 -R latency`, or report it all the same with "
             "`stopwatch: {contended: report}`."
         )
-    contended = {c.bodies["latency"]["note"] for c in (line.cell for line in lines) if c and _contended(c)}
-    yield from (f"The machine was contended while the arms were timed: {note}." for note in sorted(contended))
+    contended: dict[str, list[str]] = {}
+    for line in lines:
+        if line.cell and _contended(line.cell):
+            contended.setdefault(line.cell.bodies["latency"]["note"], []).append(line.label)
+    if contended:
+        yield f"The machine was contended while arms were timed: {_told(contended)}."
+
+
+def _told(reasons: dict[str, list[str]]) -> str:
+    """Reasons with the arms that have them: a few, and of more how many there are."""
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    arms = sum(map(len, reasons.values()))
+    if len(reasons) > FEW:
+        first, last = min(reasons, key=_leading), max(reasons, key=_leading)
+        return f"{arms} of them, from “{first}” to “{last}”; each cell's record says how much"
+    return "; ".join(f"{why} ({', '.join(labels)})" for why, labels in reasons.items())
+
+
+def _leading(text: str) -> tuple[float, str]:
+    """The first number in a text, to order texts that differ by it."""
+    found = re.search(r"\d+(\.\d+)?", text)
+    return float(found[0]) if found else 0.0, text
 
 
 def _elsewhere(study: Study) -> Iterator[str]:

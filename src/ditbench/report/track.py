@@ -235,7 +235,7 @@ def publication(
     params = {"arm": cell.arm, "method": str(spec["method"])}
     # One each, for MLflow's plots and sorting; together, for reading.
     params |= {f"knob.{k}": str(v) for k, v in spec["knobs"].items()}
-    params["knobs"] = ", ".join(f"{k}={v}" for k, v in sorted(spec["knobs"].items())) or "none"
+    params["knobs"] = ", ".join(f"{k}={v}" for k, v in _telling_first(spec)) or "none"
     params["steps"] = str(cost.get("steps", spec["steps"] or "default"))
     params |= {"seed": str(cell.seed), "images": str(spec["images"])}
     if spec.get("weights"):
@@ -262,6 +262,14 @@ def publication(
         end_ms=end,
         references=_references(cell),
     )
+
+
+def _telling_first(spec: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The knobs of a spec, those that are set to other than their defaults first: a column shows but the first ones."""
+    from ditbench.methods import knob_fields
+
+    known = knob_fields(str(spec["method"]))
+    return sorted(spec["knobs"].items(), key=lambda item: item[0] in known and known[item[0]].default == item[1])
 
 
 def study_publication(study: Study, results: Results) -> Publication | None:
@@ -745,7 +753,8 @@ def serve(config: Config, results: str | Path | None = None, port: int = 5000, h
     uri = store_uri(config, root)
     file = store_file(uri)
     if file is not None and not file.is_file():
-        raise Fault(f"nothing has been published to {file} yet: `uv run snakemake --cores all` does")
+        there = "" if results is None else f" --config results={results}"
+        raise Fault(f"nothing has been published to {file} yet: `uv run snakemake --cores all{there}` does")
     if uri.startswith("http"):
         raise Fault(f"runs are published to {without_secrets(uri)}; open that address, there is nothing to start here")
     asked, port = port, _free_port(port)

@@ -37,12 +37,13 @@ def view_state(studies: Sequence[Study]) -> dict[str, object]:
     metrics = [metric_name(measure) for measure in ordered if not measure.endswith("-ratio")]
     columns = [*FIRST, *(f"metrics.`{name}`" for name in metrics), *LAST]
     places = ["attributes.`Run Name`", *columns]
+    longest = max((len(row.arm) for study in studies for row in study.rows), default=0)
     section = "ditbench-section"
     charts = [_scatter(section, metric_name(axes.x), metric_name(axes.y)), *(_bars(section, name) for name in metrics)]
     return {
         "selectedColumns": columns,
         "columnOrder": places,
-        "columnWidths": {place: _width(place) for place in places},
+        "columnWidths": {place: _width(place) for place in columns} | {places[0]: _width_of_names(longest)},
         "orderByKey": f"metrics.`{metric_name(axes.y)}`",
         "orderByAsc": True,
         "startTime": "ALL",
@@ -51,13 +52,20 @@ def view_state(studies: Sequence[Study]) -> dict[str, object]:
         "compareRunCharts": charts,
         "compareRunSections": [_section(section, "Quality, speed and cost")],
         "hideEmptyCharts": True,
+        # All runs in the charts: left alone, MLflow draws the first ten of its list.
+        "runsHiddenMode": "SHOWALL",
     }
 
 
 def _width(place: str) -> int:
     """Wide enough for a column's name, and for the values of those that hold words."""
     name = place.partition("`")[2].rstrip("`")
-    return max(PADDING + PIXELS_PER_LETTER * len(name), 160 if name in ("knobs", "Run Name") else 0)
+    return max(PADDING + PIXELS_PER_LETTER * len(name), 160 if name == "knobs" else 0)
+
+
+def _width_of_names(longest: int) -> int:
+    """Wide enough for the names of arms, those of a sweep differ at their ends; not so wide that no number is seen."""
+    return min(max(160, 2 * PADDING + PIXELS_PER_LETTER * longest), 320)
 
 
 def _section(uuid: str, name: str) -> dict[str, object]:
