@@ -40,11 +40,11 @@ def files_of(study: Study, results: Results) -> Iterator[tuple[str, bytes | None
 
 
 def _kinds() -> dict[str, Callable[[Study, Figure, Results], Drawing]]:
-    from ditbench.report.drawn import learned, ledger, looked, plan_maps, trade_off
+    from ditbench.report.drawn import billed, learned, looked, plan_maps, trade_off
 
     return {
-        "macs-by-branch": ledger.by_branch,
-        "macs-by-step": ledger.by_step,
+        "macs-by-branch": billed.by_branch,
+        "macs-by-step": billed.by_step,
         "plan": plan_maps.draw,
         "ratios": learned.ratios,
         "routers": looked.routers,

@@ -111,7 +111,7 @@ def redundancy(study: Study, figure: Figure, results: Results) -> Drawing:
     path = redundancy_file(results.root, study.world, figure)
     if not path.is_file():
         return Drawing(figure, missing=[_to_look(study, "Nobody has looked at the network yet")])
-    with np.load(path) as seen:
+    with np.load(path, allow_pickle=False) as seen:
         found = Redundancy(study.world, seen["bands"], seen["cosines"], seen["distances"])
     caption = (
         f"Of what every block gives out, over {found.cosines.shape[2]} images: norms of the sub-bands of Haar's "
@@ -146,7 +146,7 @@ def _seen(study: Study, row: Row, figure: Figure, results: Results) -> dict[str,
     path = routers_file(results.root, study.world, row.arm, figure)
     if not path.is_file():
         raise Fault(_to_look(study, f"{row.label}: nobody has looked at its routers yet"))
-    with np.load(path) as seen:
+    with np.load(path, allow_pickle=False) as seen:
         body = {name: seen[name] for name in seen.files}
     if str(body["learned"]) != hash_file(record):
         raise Fault(_to_look(study, f"{row.label}: its routers were looked at before it was trained anew"))
