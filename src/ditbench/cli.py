@@ -521,7 +521,8 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _routers(options: argparse.Namespace) -> None:
-    from ditbench.inspect.routers import maps_figure, router_maps
+    from ditbench.inspect.routers import router_maps
+    from ditbench.report.drawn.router_maps import maps_figure
     from ditbench.storage import replacing
 
     kind = _picture_kind(options.out)
@@ -532,7 +533,8 @@ def _routers(options: argparse.Namespace) -> None:
 
 
 def _redundancy(options: argparse.Namespace) -> None:
-    from ditbench.inspect.redundancy import as_data, measure, redundancy_figure
+    from ditbench.inspect.redundancy import measure
+    from ditbench.report.drawn.redundancy_curves import as_data, redundancy_figure
     from ditbench.storage import replacing
 
     kind = _picture_kind(options.out)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from ditbench.cli import main
-from ditbench.inspect.routers import Maps, maps_figure, router_maps
+from ditbench.inspect.routers import router_maps
 from ditbench.learn.job import arm_hash
 from ditbench.methods import get_method
 from ditbench.records import write_record
+from ditbench.report.drawn.router_maps import Maps, maps_figure
 from ditbench.storage import hash_file, write_tensors
 
 CAPTION = "a large red circle in the centre on a plain gray background"

@@ -6,7 +6,7 @@ others are detail), how alike each token's most similar other token is, and how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,27 +21,15 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import Method
+from ditbench.report.drawn.redundancy_curves import Redundancy
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ditbench.backbones import Stream
     from ditbench.engine.fills import Fill
     from ditbench.generate import Texts
 
-BANDS = ("LL", "LH", "HL", "HH")
 # As many rows of a similarity matrix are held at once.
 ROWS = 1024
-
-
-@dataclass
-class Redundancy:
-    """By [step, block, sample]: norms of the sub-bands (last axis), cosines and distances of most similar tokens."""
-
-    world: str
-    bands: NDArray[np.float64]
-    cosines: NDArray[np.float64]
-    distances: NDArray[np.float64]
 
 
 def measure(
@@ -160,69 +148,3 @@ def most_similar(tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]
         cosines.append(best.values)
         distances.append((where[mine] - where[best.indices]).norm(dim=-1))
     return torch.cat(cosines, dim=1).mean(1), torch.cat(distances, dim=1).mean(1)
-
-
-def redundancy_figure(found: Redundancy) -> Figure:
-    """SDTM's Figure 2: structure and detail, and distance and likeness of the most similar tokens, over steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 2.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels: Sequence[Any] = figure.subplots(1, 4)
-    _spread(panels[0], [("LL", found.bands[..., 0])], "norm of LL (structure)")
-    detail = [(name, found.bands[..., number]) for number, name in enumerate(BANDS) if number]
-    _spread(panels[1], detail, "norm of LH, HL, HH (detail)")
-    _spread(panels[2], [("", found.distances)], "distance to the most similar token")
-    _spread(panels[3], [("", found.cosines)], "cosine to the most similar token")
-    return figure
-
-
-def _spread(axes: Any, curves: Sequence[tuple[str, NDArray[np.float64]]], label: str) -> None:
-    """Mean, least and greatest over blocks and samples, step by step."""
-    from ditbench.report.figures import COLOURS, plain_axes
-
-    plain_axes(axes)
-    for (name, values), colour in zip(curves, COLOURS, strict=False):
-        flat = values.reshape(len(values), -1)
-        steps = np.arange(1, len(values) + 1)
-        axes.fill_between(steps, flat.min(1), flat.max(1), color=colour, alpha=0.15, linewidth=0)
-        axes.plot(steps, flat.mean(1), color=colour, linewidth=1.6, label=name)
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("step", fontsize=9)
-    axes.set_title(label, fontsize=9)
-
-
-def as_data(found: Redundancy) -> dict[str, Any]:
-    """Means over blocks and samples by step, and over samples by step and block."""
-    bands = {name: found.bands[..., number] for number, name in enumerate(BANDS)}
-    return {
-        "world": found.world,
-        "samples": found.cosines.shape[2],
-        "by_step": {
-            **{f"norm_{name}": values.mean((1, 2)).tolist() for name, values in bands.items()},
-            "distance": found.distances.mean((1, 2)).tolist(),
-            "cosine": found.cosines.mean((1, 2)).tolist(),
-        },
-        "by_step_and_block": {
-            "distance": found.distances.mean(2).tolist(),
-            "cosine": found.cosines.mean(2).tolist(),
-        },
-    }
-
-
-def as_rows(found: Redundancy) -> list[dict[str, Any]]:
-    """Mean, least and greatest over images of every quantity, step and block, for a table."""
-    named = {f"norm_{name}": found.bands[..., number] for number, name in enumerate(BANDS)}
-    named |= {"distance": found.distances, "cosine": found.cosines}
-    return list(_rows(named))
-
-
-def _rows(named: dict[str, NDArray[np.float64]]) -> Iterator[dict[str, Any]]:
-    for name, values in named.items():
-        for step, block in np.ndindex(values.shape[:2]):
-            images = values[step, block]
-            spread = {"mean": float(images.mean()), "least": float(images.min()), "greatest": float(images.max())}
-            yield {"quantity": name, "step": int(step) + 1, "block": int(block) + 1, **spread}

@@ -13,10 +13,11 @@ import numpy as np
 
 from ditbench.faults import Fault
 from ditbench.report.drawn.drawing import Drawing, canvas, why_missing
+from ditbench.report.drawn.redundancy_curves import Redundancy, as_rows, redundancy_figure
+from ditbench.report.drawn.router_maps import Maps, correlation_text, draw_maps, maps_size, scatter
 from ditbench.report.figures import INK, plain_axes
 
 if TYPE_CHECKING:
-    from ditbench.inspect.routers import Maps
     from ditbench.report.results import Results
     from ditbench.study import Row, Study
     from ditbench.study_figures import Figure
@@ -40,8 +41,6 @@ def redundancy_file(root: Path, world: str, figure: Figure) -> Path:
 
 def routers(study: Study, figure: Figure, results: Results) -> Drawing:
     """The image of a caption, and the maps of an arm's routers by block and step."""
-    from ditbench.inspect.routers import draw_maps, maps_size
-
     found, missing = _maps(study, figure, results)
     if not found:
         return Drawing(figure, missing=missing)
@@ -92,22 +91,13 @@ def correlation(study: Study, figure: Figure, results: Results) -> Drawing:
 
 def _scatter(axes: Any, maps: Maps) -> None:
     plain_axes(axes)
-    steps, blocks, _ = maps.scores.shape
-    colours = np.repeat(np.arange(1, steps + 1), blocks)
-    points = axes.scatter(100 * maps.left_out.ravel(), maps.scores.mean(-1).ravel(), c=colours, cmap="viridis_r", s=14)
-    axes.set_xlabel("tokens that pass by, %", fontsize=9, color=INK)
-    axes.set_ylabel("mean score", fontsize=9, color=INK)
-    none = np.isnan(maps.correlation)
-    axes.set_title(
-        "the same share everywhere" if none else f"correlation {maps.correlation:.2f}", fontsize=9, color=INK
-    )
+    points = scatter(axes, maps, fontsize=9)
+    axes.set_title(correlation_text(maps), fontsize=9, color=INK)
     axes.figure.colorbar(points, ax=axes).set_label("step", fontsize=8, color=INK)
 
 
 def redundancy(study: Study, figure: Figure, results: Results) -> Drawing:
     """Structure and detail, distance and likeness of the most similar tokens, over steps."""
-    from ditbench.inspect.redundancy import Redundancy, as_rows, redundancy_figure
-
     path = redundancy_file(results.root, study.world, figure)
     if not path.is_file():
         return Drawing(figure, missing=[_to_look(study, "Nobody has looked at the network yet")])
@@ -122,8 +112,6 @@ def redundancy(study: Study, figure: Figure, results: Results) -> Drawing:
 
 
 def _maps(study: Study, figure: Figure, results: Results) -> tuple[dict[str, Maps], list[str]]:
-    from ditbench.inspect.routers import Maps
-
     found: dict[str, Maps] = {}
     missing: list[str] = []
     for arm in figure.drawn_arms(()):
