@@ -47,6 +47,7 @@ rule all:
         # report's records, they are asked for by the report alone.
         unless_in_batches(cell_records("spec", "scores", "cost", "latency")),
         unless_in_batches(lost_shards()),
+        unless_in_batches(lost_learning()),
 
 
 onstart:

@@ -317,6 +317,11 @@ def test_what_was_learned_serves_other_images_and_seeds(tree: Tree) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "learn" not in tree.planned(*words("target: 1.3", "images=6", "seeds=[3]"))
     assert tree.planned(*words("target: 1.4", "images=4"))["learn"] == 1
+    # Missing behind a spec that was made of it: what still needs it would fail, and say to delete it.
+    done = tree.snakemake(*words("target: 1.3", "images=4"), "--until", "spec")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tree.root / "learning/learned/scenes/fitted/learned.json").unlink()
+    assert tree.planned(*words("target: 1.3", "images=4"))["learn"] == 1
 
 
 def test_a_caption_file_with_a_space_in_its_name(tree: Tree) -> None:

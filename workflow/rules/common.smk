@@ -421,6 +421,15 @@ def lost_shards():
     return [path for path in wanted if not Path(path).exists()]
 
 
+def lost_learning():
+    """The records of learning that are missing behind specs made of them: what still needs them would fail."""
+    made = [spec for spec in SPECS.values() if Path(f"{spec.folder(RESULTS)}/spec.json").exists()]
+    learned = {(spec.world, spec.arm) for spec in made if spec.learning}
+    learned |= {(spec.world, spec.weights_of.rpartition("@")[0]) for spec in made if spec.weights_of}
+    wanted = sorted(LEARNED_RECORD.format(world=world, arm=arm) for world, arm in learned)
+    return [path for path in wanted if not Path(path).exists()]
+
+
 def cell_records(*names):
     """Records of these names of every cell; there are scores of images only."""
     return [
