@@ -225,11 +225,12 @@ def generate_shard(
     weights: str | None = None,
     code: str | None = None,
 ) -> None:
-    """Draws the images of captions `first` to `last` (inclusive) into one shard and its record."""
-    import numpy as np
+    """Draws the images of captions `first` to `last` (inclusive) into one shard and its record.
 
+    What an earlier job that was stopped had kept of them is not drawn again.
+    """
+    from ditbench.begun import Begun
     from ditbench.records import Clock, read_record, write_record
-    from ditbench.storage import write_shard
 
     clock = Clock()
     spec = read_record(spec_path, "spec")
@@ -238,50 +239,46 @@ def generate_shard(
     need_images(spec)
     with clock("load"):
         sampler = Sampler(spec["world"], device, weights)
-        rows = list(range(first, last + 1))
-        texts = read_batch(captions_path, embeddings_path, rows, sampler.handle.weights)
-        batches = [texts.part(start, start + batch) for start in range(0, len(rows), batch)]
-    images: list[NDArray[np.uint8]] = []
-    trace: Trace | None = None
+        texts = read_batch(captions_path, embeddings_path, list(range(first, last + 1)), sampler.handle.weights)
+        maker = {"spec_hash": spec["hash"], "weights": sampler.handle.weights, "batch": batch, "code": code}
+        begun = Begun(out, first, texts.ids, maker)
+    total, before = len(texts.ids), begun.done
+    if before:
+        kept = f"{before} of {total} were kept"
+        print(f"{label}: going on from image {first + before}, {kept}", file=sys.stderr, flush=True)
     began = told = time.monotonic()
-    with clock("compute"):
-        for part in batches:
-            with told_of(spec):
-                drawn, ran = sampler.draw(spec, part)
-            images.append(drawn)
-            if trace is None:
-                trace = ran
-            else:
-                trace.add(ran)
-            now, done = time.monotonic(), sum(map(len, images))
-            if now - told > PROGRESS_SECONDS or done == len(rows):
-                rate, told = done / (now - began), now
-                left = (len(rows) - done) / rate
-                print(
-                    f"{label}: {done} of {len(rows)} images, {rate:.2f}/s, {left:.0f} s left",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    assert trace is not None and sampler.costs is not None
-    whole = np.concatenate(images)
+    while begun.done < total:
+        part, drawing = texts.part(begun.done, begun.done + batch), time.perf_counter()
+        with clock("compute"), told_of(spec):
+            drawn, ran = sampler.draw(spec, part)
+        assert sampler.costs is not None
+        with clock("write"):
+            begun.add(drawn, ran, sampler.costs, time.perf_counter() - drawing)
+        now, done = time.monotonic(), begun.done
+        if now - told > PROGRESS_SECONDS or done == total:
+            rate, told = (done - before) / (now - began), now
+            left = (total - done) / rate
+            print(f"{label}: {done} of {total} images, {rate:.2f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+    assert begun.trace is not None and begun.costs is not None
     archive = out.with_suffix(".zip")
     with clock("write"):
-        digest = write_shard(archive, whole, texts.ids, first)
+        digest = begun.write(archive)
     body = {
         "spec_hash": spec["hash"],
         "first": first,
         "last": last,
-        "count": len(texts.ids),
+        "count": total,
         "file": archive.name,
         "sha256": digest,
         "bytes": archive.stat().st_size,
         "ids": texts.ids,
-        "images_per_second": len(texts.ids) / clock.seconds["compute"],
+        "images_per_second": total / begun.seconds,
         "weights": sampler.handle.weights,
-        "trace": trace.summary(),
-        "costs": sampler.costs.to_json(),
+        "trace": begun.trace.summary(),
+        "costs": begun.costs.to_json(),
     }
     write_record(out, "shard", body, timings=clock.seconds, code=code)
+    begun.forget()
 
 
 def write_plan(spec: dict[str, Any], out: Path) -> None:

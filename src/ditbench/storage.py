@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -112,20 +112,40 @@ def write_shard(path: str | Path, images: NDArray[np.uint8], ids: Sequence[str],
 
     Videos [n, frames, height, width, 3] are written as `<caption index>-<id>/<frame>.png`.
     """
-    from PIL import Image
-
     if len(images) != len(ids):
         raise Fault(f"{path}: {len(images)} images but {len(ids)} caption ids")
+    return _pack(path, _encoded(images, ids, first))
+
+
+def join_shards(path: str | Path, archives: Sequence[Path]) -> str:
+    """Writes what lies in some shards into one, byte for byte as if it had been written at once; returns its sha256."""
+    return _pack(path, _contents(archives))
+
+
+def _contents(archives: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    for part in archives:
+        with zipfile.ZipFile(part) as archive:
+            yield from ((name, archive.read(name)) for name in archive.namelist())
+
+
+def _encoded(images: NDArray[np.uint8], ids: Sequence[str], first: int) -> Iterator[tuple[str, bytes]]:
+    from PIL import Image
+
+    for name, pixels in _named(images, ids, first):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, format="PNG")
+        yield name, data.getvalue()
+
+
+def _pack(path: str | Path, files: Iterable[tuple[str, bytes]]) -> str:
+    """Writes files of the given names and contents as one archive; returns its sha256."""
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name, pixels in _named(images, ids, first):
-                data = io.BytesIO()
-                Image.fromarray(pixels).save(data, format="PNG")
+            for name, data in files:
                 entry = zipfile.ZipInfo(name, _DATE)
                 entry.external_attr = 0o644 << 16
-                archive.writestr(entry, data.getvalue())
-        digest = hash_file(partial)
-    return digest
+                archive.writestr(entry, data)
+        return hash_file(partial)
 
 
 def _named(images: NDArray[np.uint8], ids: Sequence[str], first: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
