@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
-from ditbench.faults import Fault, sentence_of
+from ditbench.faults import Fault, sentence_of, tell
 from ditbench.leases import VISIBLE, lease_for
 from ditbench.warm import SOCKET, ask
 
@@ -41,7 +41,7 @@ def run_here(words: Sequence[str]) -> int:
     except Fault as fault:
         if os.environ.get("DITBENCH_DEBUG"):
             raise
-        print(f"ditbench: {fault}", file=sys.stderr)
+        tell(str(fault))
         return 2
     except KeyboardInterrupt:  # told to stop: nobody needs to know where
         return 130
@@ -51,7 +51,7 @@ def run_here(words: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("DITBENCH_DEBUG"):
             raise
-        print(f"ditbench: {words[0]} failed with {sentence_of(error)}", file=sys.stderr)
+        tell(f"{words[0]} failed with {sentence_of(error)}")
         return 1
     finally:
         if lease is not None:
@@ -379,10 +379,9 @@ def _configured(options: argparse.Namespace) -> Config:
     config = load_config(CONFIG)
     last = settings_of(config.results)
     if last is not None and last.name != kept_settings(config).name:
-        print(
-            f"ditbench: {CONFIG} is asked about; the last run in {config.results} had other settings: "
-            f"with --results {config.results} they are asked about",
-            file=sys.stderr,
+        tell(
+            f"{CONFIG} is asked about; the last run in {config.results} had other settings: "
+            f"with --results {config.results} they are asked about"
         )
     return config
 
@@ -394,7 +393,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         return load_config(path).model_dump() if path.exists() else {}
     except Fault as fault:
-        print(f"ditbench: {path} is passed over: {fault}", file=sys.stderr)
+        tell(f"{path} is passed over: {fault}")
         return {}
 
 

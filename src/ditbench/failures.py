@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ditbench.faults import Fault
+from ditbench.faults import Fault, tell
 from ditbench.patience import limited
 
 NOTE = "failure.json"
@@ -45,7 +44,7 @@ def _write(note: Path, stage: str, job: str, error: Exception) -> None:
         with replacing(note) as partial:
             partial.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
     except Fault as second:  # a full disk: the first reason matters more
-        print(f"ditbench: {second}", file=sys.stderr)
+        tell(str(second))
 
 
 def _read(note: Path) -> dict[str, str]:

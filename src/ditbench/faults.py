@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 
@@ -16,3 +17,9 @@ def sentence_of(error: BaseException) -> str:
     places = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
     return f"{type(error).__name__}: {said}{place}; DITBENCH_DEBUG=1 shows the way there"
+
+
+def tell(sentence: str) -> None:
+    """Writes a sentence to the terminal in one piece: what another process writes there comes before or after."""
+    sys.stderr.write(f"ditbench: {sentence}\n")
+    sys.stderr.flush()

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ditbench.faults import Fault
+from ditbench.faults import Fault, tell
 
 # What names the devices a process may see, for CUDA and for us.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -83,7 +82,7 @@ def take(names: Sequence[str], folder: Path, wait: float = WAIT) -> Lease:
             )
         if now - told > TELL:
             told = now
-            print(f"ditbench: waiting for one of {len(names)} CUDA device(s)", file=sys.stderr, flush=True)
+            tell(f"waiting for one of {len(names)} CUDA device(s)")
         time.sleep(POLL)
 
 

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ditbench.faults import tell
+
 SOCKET = "DITBENCH_WARM"
 # The commands whose libraries take longer to load than to hand over.
 HEAVY = ("embed", "generate", "score", "time")
@@ -61,7 +63,7 @@ def ask(words: Sequence[str]) -> int | None:
         line.settimeout(None)
         status = _received(line, 4)
         if not status:  # for memory, most likely
-            print("ditbench: the worker of this job was killed before it had finished", file=sys.stderr)
+            tell("the worker of this job was killed before it had finished")
             return 137
         return int.from_bytes(status, "big")
 
