@@ -1,9 +1,9 @@
 """How the workflow, MLflow and the page grow with a campaign, up to more than 50,000 jobs, beside their targets.
 
-uv run python benchmarks/campaign.py [--arms 3 16 64 200] [--out measured/campaign-cpu.json]
+uv run python benchmarks/campaign.py [--arms 3 16 64 200] [--shard 300 2500] [--out measured/campaign-cpu.json]
 
-A campaign is a sweep of FORA by interval and steps in the embedded world, with three seeds and a hundred shards of
-300 images an arm. It is planned (`snakemake -n`, whole and the first of four batches); then what its jobs would leave
+A campaign is a sweep of FORA by interval and steps in the embedded world, with three seeds and 30,000 images
+an arm, in a hundred shards of 300 images or in twelve of 2,500. It is planned (`snakemake -n`, whole and the first of four batches); then what its jobs would leave
 is written without computing anything, in the records' own writers and with made-up numbers; then it is published to
 MLflow, published again, and drawn as tables and page; `ditbench plan` says once more what is left to do. Of the
 images only the first eight of each arm are there, and a cell's other shards are copies of the record of its first.
@@ -32,7 +32,7 @@ from ditbench.config import Config, load_config
 from ditbench.records import SEAL, seal, write_record
 
 REPOSITORY = Path(__file__).parents[1]
-SEEDS, IMAGES, SHARD = (0, 1, 2), 30_000, 300
+SEEDS, IMAGES, SHARDS = (0, 1, 2), 30_000, (300, 2500)
 # Pictures that are there: as many as the page shows of an arm.
 SHOWN = 8
 TARGETS = {
@@ -45,7 +45,7 @@ MEASURES = {"fid/scenes": 2.0, "attributes/scenes": 0.86, "objects/scenes": 0.89
 MEASURES |= {"clip/scenes": 0.31, "hps/scenes": 0.27, "psnr-to-full": 30.0}
 
 
-def configuration(arms: int, folder: Path, images: int = IMAGES, shard: int = SHARD) -> Path:
+def configuration(arms: int, folder: Path, images: int = IMAGES, shard: int = SHARDS[0]) -> Path:
     """The settings of a campaign of about so many arms: a grid of FORA's interval and of steps."""
     intervals = list(range(2, 2 + min(arms, 10)))
     steps = list(range(20, 20 + max(1, round(arms / len(intervals)))))
@@ -201,7 +201,8 @@ def measure(arms: int, runs: int, images: int, shard: int) -> dict[str, Any]:
         config = load_config(path)
         specs, results = cell_table(config), Path(config.results)
         cells, shards = len(specs), len(shard_ranges(config))
-        found: dict[str, Any] = {"arms": cells // len(SEEDS), "cells": cells, "shards_of_a_cell": shards}
+        found: dict[str, Any] = {"arms": cells // len(SEEDS), "cells": cells}
+        found |= {"shard": shard, "shards_of_a_cell": shards}
         found["jobs"] = cells * (shards + 4) + 5  # and captions, embeddings, references, page, MLflow
         dry = ("snakemake", "-n", "--quiet", "all", "--cores", "2", "--configfile", str(path))
         print(f"{found['arms']} arms, about {found['jobs']:,} jobs", flush=True)
@@ -232,6 +233,7 @@ def measure(arms: int, runs: int, images: int, shard: int) -> dict[str, Any]:
 MARKS = ("<!-- campaign: made by benchmarks/campaign.py -->", "<!-- campaign end -->")
 # Of a size: a heading, the step that took it (or none) and what of it.
 COLUMNS = (
+    ("images a shard", lambda size: f"{size['shard']:,}"),
     ("jobs", lambda size: f"{size['jobs']:,}"),
     ("cells", lambda size: f"{size['cells']:,}"),
     ("plan, s", lambda size: _seconds(size["plan"])),
@@ -255,7 +257,10 @@ def _seconds(took: dict[str, float]) -> str:
 def table(record: dict[str, Any]) -> str:
     """The growth of a campaign in Markdown, with the machine and the version that it was measured with."""
     rows = [[heading for heading, _ in COLUMNS], ["--:"] * len(COLUMNS)]
-    rows += [[of(size) for _, of in COLUMNS] for size in sorted(record["sizes"], key=lambda size: size["jobs"])]
+    rows += [
+        [of(size) for _, of in COLUMNS]
+        for size in sorted(record["sizes"], key=lambda size: (size["shard"], size["jobs"]))
+    ]
     made = record["provenance"]
     where = f"{made['hardware']['cpu']}, {made['hardware']['cores']} cores, {made['created'][:10]}"
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -273,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", type=int, nargs="+", default=[3, 16, 64, 200], help="arms (default %(default)s)")
     parser.add_argument("--images", type=int, default=IMAGES, help="of an arm and seed (default %(default)s)")
-    parser.add_argument("--shard", type=int, default=SHARD, help="images of a shard (default %(default)s)")
+    parser.add_argument("--shard", type=int, nargs="+", default=SHARDS, help="images of a shard (default %(default)s)")
     parser.add_argument("--runs", type=int, default=2, help="of each dry run, the better counts (default %(default)s)")
     parser.add_argument("--out", type=Path, help="write a record")
     parser.add_argument("--table", type=Path, metavar="RECORD", help="measure nothing: print the table of a record")
@@ -284,10 +289,11 @@ def main() -> None:
         write_table(record, arguments.write) if arguments.write else print(table(record))
         return
     os.chdir(REPOSITORY)
-    sizes = [measure(arms, arguments.runs, arguments.images, arguments.shard) for arms in arguments.arms]
+    asked = [(arms, shard) for shard in arguments.shard for arms in arguments.arms]
+    sizes = [measure(arms, arguments.runs, arguments.images, shard) for arms, shard in asked]
     if arguments.out:
         body = {"command": " ".join(sys.argv), "targets": TARGETS, "seeds": list(SEEDS), "images": arguments.images}
-        write_record(arguments.out, "campaign", {**body, "shard": arguments.shard, "sizes": sizes})
+        write_record(arguments.out, "campaign", {**body, "sizes": sizes})
         print(arguments.out)
 
 

@@ -73,7 +73,8 @@ def test_a_run_holds_what_its_cell_says(tree: Any, published: Callable[[], dict[
     assert run.data.params["knob.interval"] == "2"
     assert run.data.params["nominal_ratio"] == run.data.params["realised_ratio"] == "0.5"
     metrics = run.data.metrics
-    assert (metrics["fid_scenes"], metrics["fid_scenes_low"], metrics["fid_scenes_high"]) == (3.08, 2.89, 3.30)
+    assert metrics["fid_scenes"] == 3.08
+    assert not [name for name in metrics if name.endswith(("_low", "_high"))], "ends stand in the note"
     assert metrics["speedup"] == 1.88 and metrics["macs_linear_G"] == 30.65 and "psnr_to_full" in metrics
     tags = run.data.tags
     assert tags["results.path"] == "cells/scenes/fora-n2/seed0" and tags["studies"] == "embedded"

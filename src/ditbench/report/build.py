@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ditbench.report import drawn, figures, tables
+from ditbench.report import drawn, drawn_before, figures, tables
 from ditbench.report.multiples import multiples_file
 from ditbench.report.page import build_page
 from ditbench.report.results import Results, load_results
@@ -44,20 +44,25 @@ def write_studies(studies: list[Study], results: Results) -> Path:
         for warning in tables.build_table(study, results).warnings:
             print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
         folder = results.root / "studies" / study.name
-        for name, content in study_files(study, results):
+        drawn_before.forget(folder)
+        table = tables.build_table(study, results)
+        for name, content in study_tables(study, table):
             write_file(folder / name, content)
+        figured = dict(study_figures(study, table, results))
+        for name, picture in figured.items():
+            write_file(folder / name, picture)
+        there = [name for name, picture in figured.items() if picture is not None]
+        drawn_before.remember(folder, drawn_before.drawn_of(study, results), there)
+        write_file(folder / "grid.png", study_grid(study, results))
     page = results.root / "report" / "index.html"
     write_file(page, build_page(studies, results).encode("utf-8"))
     return page
 
 
-def study_files(study: Study, results: Results) -> Iterator[tuple[str, bytes | None]]:
-    """The files of one study; None where there is nothing to draw yet."""
-    table = tables.build_table(study, results)
-    yield from study_tables(study, table)
-    yield from study_figures(study, table, results)
+def study_grid(study: Study, results: Results) -> bytes | None:
+    """Pictures of a study's arms for the same captions, beside each other."""
     found = collect(study, results)
-    yield "grid.png", figures.sample_grid(found.arms, found.captions, found.images) if found else None
+    return figures.sample_grid(found.arms, found.captions, found.images) if found else None
 
 
 def study_tables(study: Study, table: tables.Table) -> Iterator[tuple[str, bytes]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ditbench.report.build import study_figures, study_tables
+from ditbench.report.drawn_before import drawn_of, recall
 from ditbench.report.tables import build_table
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def tables_kept(study: Study, results: Results) -> dict[str, bytes]:
 
 def figures_kept(study: Study, results: Results) -> dict[str, bytes]:
     """The figures that its run holds; the grid of samples is the report's, and too large to keep once more."""
+    before = recall(results.root / "studies" / study.name, drawn_of(study, results))
+    if before is not None:
+        return before
     drawn = study_figures(study, build_table(study, results), results)
     return {name: content for name, content in drawn if content is not None}
 

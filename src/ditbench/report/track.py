@@ -51,7 +51,7 @@ FORMAT = 2
 ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
 LOGGED = ("spec", "images", "cost", "scores", "latency")
 # Logs of a stage that are files of their own; those of more shards are one.
-LOGS = 12
+LOGS = 4
 _LOG = re.compile(r"(.+\.seed[0-9]+)(?:\.[0-9]+-[0-9]+)?\.log")
 # Without it MLflow opens its pages for language models.
 TRAINING = "?workflowType=machine_learning"
@@ -327,14 +327,11 @@ def learning_publication(cell: Cell, results: Results, parent: str) -> Publicati
 
 
 def _metrics(cell: Cell) -> Iterator[tuple[str, float]]:
+    """One number for each measure. The ends of its interval stand in the run's note: MLflow draws none, and as metrics
+    of their own they would be two thirds of all columns and charts."""
     for measure, value in cell.values.items():
-        if measure.endswith("-ratio"):
-            continue  # ratios are params: what was asked for, not what came of it
-        name = metric_name(measure)
-        yield name, _rounded(value.value)
-        if value.low is not None and value.high is not None:
-            yield f"{name}_low", _rounded(value.low)
-            yield f"{name}_high", _rounded(value.high)
+        if not measure.endswith("-ratio"):  # ratios are params: what was asked for, not what came of it
+            yield metric_name(measure), _rounded(value.value)
 
 
 def _captions(cell: Cell, root: Path) -> tuple[str, str]:
@@ -619,8 +616,10 @@ def _publish_one(
         _tag_settings(client, there[0], settings)
         return str(there[0].info.run_id), action
     if not any(run.data.tags.get(DIGEST) == digest for run in there):
-        _create_run(client, experiment, plan, digest, settings)
+        created = _create_run(client, experiment, plan, digest, settings)
         action = "written"
+        if not there and _alone(client):
+            return created, action
     # A new run is written before the old one goes: a stop in between loses nothing, the next publication tidies up.
     # Whoever publishes last sees all and keeps the same one as everybody else would.
     runs = _runs_of(client, experiment, plan)
@@ -653,10 +652,15 @@ def _known_runs(client: MlflowClient, experiment: str, folder: str) -> dict[str,
             return found
 
 
+def _alone(client: MlflowClient) -> bool:
+    """Whether nobody else can be publishing: a store in a file is locked while somebody does (see `locked`)."""
+    return bool(client.tracking_uri.startswith("sqlite"))
+
+
 def _abandoned(client: MlflowClient, run: Any) -> bool:
     """Whether an unfinished run is nobody's: an SQLite store has one writer at a time, a server may have others."""
     created = int(run.data.tags.get("ditbench.published_ms", 0))
-    return client.tracking_uri.startswith("sqlite") or time.time() * 1000 - created > ABANDONED_MS
+    return _alone(client) or time.time() * 1000 - created > ABANDONED_MS
 
 
 def _runs_of(client: MlflowClient, experiment: str, plan: Publication) -> list[Any]:
@@ -682,8 +686,9 @@ def folder_id(root: Path) -> str:
     return path.read_text()
 
 
-def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str, settings: str) -> None:
-    from mlflow.entities import Metric, Param, RunTag
+def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str, settings: str) -> str:
+    """Writes a run; returns its id."""
+    from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
     tags = plan.tags | {KEY: plan.key, "ditbench.cell": plan.key.rpartition("/")[0], "ditbench.published_ms": str(now)}
@@ -701,17 +706,33 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
     for first in range(0, len(points), BATCH):
         client.log_batch(run_id, points[first : first + BATCH])
     _log_datasets(client, run_id, plan)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in {**plan.files, **plan.draw()}.items():
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        client.log_artifacts(run_id, folder)
+    _log_files(client, run, {**plan.files, **plan.draw()})
     if plan.model is not None:
         _register(client, run_id, plan.model)
     client.set_terminated(run_id, "FAILED" if plan.failed else "FINISHED", end_time=stamp)
     # Last of all: a run with a digest is a whole one.
-    client.log_batch(run_id, tags=[RunTag(DIGEST, digest)])
+    client.set_tag(run_id, DIGEST, digest)
+    return str(run_id)
+
+
+def _log_files(client: MlflowClient, run: Any, files: Mapping[str, bytes]) -> None:
+    """Writes a run's artifacts: straight to where they will lie, where that is a folder of this machine."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    uri = run.info.artifact_uri
+    if urlsplit(uri).scheme in ("", "file"):
+        _write_files(Path(local_file_uri_to_path(uri)), files)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _write_files(Path(folder), files)
+        client.log_artifacts(run.info.run_id, folder)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def _log_datasets(client: MlflowClient, run_id: str, plan: Publication) -> None:
