@@ -2,13 +2,13 @@
 
 uv run python benchmarks/campaign.py [--arms 3 16 64 200] [--shard 300 2500] [--out measured/campaign-cpu.json]
 
-A campaign is a sweep of FORA by interval and steps in the embedded world, with three seeds and 30,000 images
-an arm, in a hundred shards of 300 images or in twelve of 2,500. It is planned (`snakemake -n`, whole and the first of four batches); then what its jobs would leave
-is written without computing anything, in the records' own writers and with made-up numbers; then it is published to
-MLflow, published again, and drawn as tables and page; `ditbench plan` says once more what is left to do. Of the
-images only the first eight of each arm are there, and a cell's other shards are copies of the record of its first.
-Each step is a process of its own: its wall time, the processor's time (less of a guess on a machine that others use),
-and its peak of memory.
+A campaign is a sweep of FORA by interval and steps in the embedded world, with three seeds and 30,000 images an arm,
+in a hundred shards of 300 images or in twelve of 2,500. It is planned (`snakemake -n`, whole and the first of four
+batches); then what its jobs would leave is written without computing anything, in the records' own writers and with
+made-up numbers; then it is drawn as tables and page, published to MLflow, and published again; `ditbench plan` says
+once more what is left to do. Of the images only the first eight of each arm are there, and a cell's other shards are
+copies of the record of its first. Each step is a process of its own: its wall time, the processor's time (less of a
+guess on a machine that others use), and its peak of memory.
 """
 
 from __future__ import annotations

@@ -96,12 +96,22 @@ def make(tree: Tree) -> SmallRun:
     return SmallRun(tree, killed_after, status, words, page)
 
 
-def _killed(tree: Tree) -> list[str]:
+def _killed(tree: Tree, tries: int = 3) -> list[str]:
+    """Kills a run between two shards; where the machine was too busy to see it in time, once more."""
+    for _ in range(tries):
+        found = _killed_once(tree)
+        if len(found) == 1:
+            break
+        shutil.rmtree(tree.root / CELLS / "full", ignore_errors=True)
+    return found
+
+
+def _killed_once(tree: Tree) -> list[str]:
     shards = tree.root / CELLS / "full/seed0/shards"
     process = start(tree, *(str(CELLS / f"full/seed0/shards/{name}.json") for name in SHARDS), "--cores", "1")
     deadline = time.monotonic() + 300
     while not list(shards.glob("*.json")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     return sorted(path.stem for path in shards.glob("*.json"))

@@ -280,10 +280,11 @@ class Training:
 
     def _told(self, count: int) -> str:
         recent = self.history["loss"][-min(8, self.done) :]
+        changed = self.history["changed"][-1]  # -1 where there was no plan before
         left = sum(self.history["seconds"][-8:]) / len(self.history["seconds"][-8:]) * (count - self.done)
         return (
             f"{self.parts[self.part]}, batch {self.done} of {count}: off by {sum(recent) / len(recent):.4g}, "
-            f"{self.history['changed'][-1]} levels changed, {left:.0f} s left of this part"
+            f"{'its first plan' if changed < 0 else f'{changed} levels changed'}, {left:.0f} s left of this part"
         )
 
     # What training goes on from
