@@ -103,6 +103,44 @@ def test_twelve_hundredths_are_four_fifths_of_a_tenth_and_a_fifth_of_two() -> No
     assert slope.item() == pytest.approx(((second - first) * by).sum().item() / 0.1, rel=1e-9)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_two_bins_that_share_projections_are_two_that_do_not(name: str) -> None:
+    block = Block(name)
+    weights = [p.requires_grad_(True) for p in block.backbone.network.parameters()]
+    mix = mix_of(torch.tensor(0.25, dtype=torch.float64), SHARES, 12)
+    assert mix.weight is not None
+    mixed = block.out(mix)
+    apart = torch.lerp(*(block.out(Mix(kept, 0, None)) for kept in (mix.more, mix.fewer)), mix.weight)
+    assert torch.allclose(mixed, apart, atol=1e-12)
+    by = torch.randn_like(mixed)
+    found, wanted = (torch.autograd.grad((out * by).sum(), weights, allow_unused=True) for out in (mixed, apart))
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None) == (other is None)
+        # Wan's norms are of single precision whatever the rest is.
+        assert one is None or (one - other).abs().max() <= 1e-6 * max(1.0, float(other.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["pixart", "dit", "sd3", "sd3.5-medium"])
+def test_projections_are_computed_once_for_both_bins(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block(name)
+    attention = block.backbone.inner(block.backbone.layout.by_block[0].start)[0]
+    layer = attention.get_submodule("to_v")
+    seen: list[int] = []
+    real = nn.functional.linear
+
+    def linear(read: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if weight is layer.weight:
+            seen.append(read.shape[1])
+        return real(read, weight, bias)
+
+    monkeypatch.setattr(nn.functional, "linear", linear)
+    mix = mix_of(torch.tensor(0.25, dtype=torch.float64), SHARES, 12)
+    block.out(mix)
+    assert seen == [mix.more]
+    block.out(Mix(mix.fewer, 0, None))
+    assert seen == [mix.more, mix.fewer], "a layer is itself again"
+
+
 def test_at_a_bin_the_mix_is_that_bin() -> None:
     block = Block()
     ratio = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ditbench.engine.routing import gate_of, scaled_branches, scores_of
 from ditbench.engine.rows import Rows
+from ditbench.learn.shared import Shared
 
 if TYPE_CHECKING:
     from ditbench.backbones import Backbone, Stream
@@ -89,18 +90,23 @@ class RoutedForward:
         scores = scores_of(hidden, self.routers[block], self.kind)
         # The tokens of the smaller bin are among those of the larger.
         order = scores.detach().topk(max(mix.more, mix.fewer), dim=1).indices
-        found, weight = self._with(unit, entered, scores, order[:, : mix.more]), mix.weight
+        more, weight = order[:, : mix.more].sort(dim=1).values, mix.weight
         if weight is None:
-            return found
-        fewer = self._with(unit, entered, scores, order[:, : mix.fewer])
+            return self._with(unit, entered, scores, more)
+        shared = Shared(self.backbone.inner(unit.start), more)
+        with shared.kept():
+            found = self._with(unit, entered, scores, more)
+        less = order[:, : mix.fewer].sort(dim=1).values
+        with shared.given(less):
+            fewer = self._with(unit, entered, scores, less)
         text = None if found[1] is None or fewer[1] is None else _mixed(found[1], fewer[1], weight)
         return _mixed(found[0], fewer[0], weight), text
 
-    def _with(self, unit: Unit, entered: Stream, scores: Tensor, order: Tensor) -> tuple[Tensor, Tensor | None]:
-        count = order.shape[1]
-        if count == entered.tokens:
+    def _with(self, unit: Unit, entered: Stream, scores: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A block of the tokens at `index` [samples, k] (ascending); the others pass by."""
+        if index.shape[1] == entered.tokens:
             return self._through(unit, replace(entered, pending=[], fed={}), scores, None)
-        rows = Rows(order.sort(dim=1).values, entered.tokens)
+        rows = Rows(index, entered.tokens)
         part = entered.at(rows)
         hidden, text = self._through(unit, part, scores, rows)
         # Without gradients tokens are put in place, and the other bin still needs them as they were.
