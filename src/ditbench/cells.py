@@ -8,17 +8,22 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ditbench.config import Config, Count
 from ditbench.faults import Fault
+from ditbench.learn.shipped import place_of
 from ditbench.mistakes import lines_of, shown
+
+if TYPE_CHECKING:
+    from ditbench.methods import Method
 
 # The arm that all others are compared with.
 BASELINE = "full"
-# What an arm learns from where weights are random, and something stands in for what it would learn.
+# What an arm learns from where something stands in for what it would learn, as weights are random, or where it takes
+# what another has learned.
 NOTHING = "nothing"
 
 
@@ -144,6 +149,16 @@ def training_captions(config: Config) -> str | None:
         raise Fault(f"captions.train: {fault}") from fault
 
 
+def _learns_from(method: Method, config: Config) -> str | None:
+    """The name of what a method learns from before it samples, if it does."""
+    if not method.waits():
+        return None
+    if method.taken_from():
+        place_of(method.taken_from())  # says so now where nothing of that name is shipped
+        return NOTHING
+    return pairs_set(config) if method.fine_tunes else learning_set(config)
+
+
 def cell_table(config: Config) -> list[Spec]:
     """Every cell that the studies and the configuration ask for, each once."""
     from ditbench.methods import get_method, method_class
@@ -156,9 +171,7 @@ def cell_table(config: Config) -> list[Spec]:
         # Defaults are written out: a knob left at its default is the same cell as one set to it.
         method = get_method(body["method"], body["knobs"])
         body = {**body, "knobs": {name: getattr(method, name) for name in method.knobs()}}
-        body["learning"] = (
-            (pairs_set(config) if method.fine_tunes else learning_set(config)) if method.waits() else None
-        )
+        body["learning"] = _learns_from(method, config)
         key = (world, arm)
         if wanted.setdefault(key, body) != body:
             raise Fault(

@@ -265,6 +265,7 @@ def _add_assets(assets: argparse.ArgumentParser) -> None:
         ("train-backbone", _train_backbone, "train the backbone, or continue in --work"),
         ("train-mmdit", _train_mmdit, "train the second network, which reads by the backbone's text encoder"),
         ("train-judges", _train_judges, "train the judges, or continue in --work"),
+        ("ship-learned", _ship_learned, "take over what arms of a run have learned, for `shipped:ARM` in a knob"),
         ("model-card", _model_card, "write the model card from the scores of a finished run"),
     ):
         sub = steps.add_parser(name, help=text, description=text)
@@ -272,6 +273,8 @@ def _add_assets(assets: argparse.ArgumentParser) -> None:
         sub.add_argument("--folder", type=Path, default=Path("assets/scenes"), help="where the shipped files go")
         sub.add_argument("--work", type=Path, default=Path("results/assets"), help="where checkpoints are kept")
         sub.add_argument("--device", default="cpu")
+        if name == "ship-learned":
+            sub.add_argument("records", type=Path, nargs="+", help="results/…/learned/WORLD/ARM/learned.json")
         if name == "model-card":
             sub.add_argument(
                 "--config",
@@ -969,6 +972,13 @@ def _train_judges(options: argparse.Namespace) -> None:
     from ditbench.worlds.scenes.recipe.judges import train_judges
 
     train_judges(options.folder, check_device(options.device), work=options.work / "judges")
+
+
+def _ship_learned(options: argparse.Namespace) -> None:
+    from ditbench.learn.shipped import ship
+
+    for record in options.records:
+        print(ship(record, options.folder))
 
 
 def _model_card(options: argparse.Namespace) -> None:

@@ -2,6 +2,11 @@
 # What it makes lies under results/assets/scenes; a person who wants to ship it copies it to assets/scenes.
 
 QUALITY = {"quality": "configs/scenes-quality.yaml", "mmdit-quality": "configs/mmdit-quality.yaml"}
+# Of which arms what was learned is shipped, by the configuration that learns it.
+LEARNED = {
+    name: [f"{ASSETS}/{name}/learned/scenes/{arm}/learned.json" for arm in arms]
+    for name, arms in {"diffsparse": ["diffsparse-43"], "diffcr": ["diffcr-lt-30", "mod-30"]}.items()
+}
 
 
 rule backbone:
@@ -113,6 +118,31 @@ rule model_card:
         "(export DITBENCH_SCENES_ASSETS=$(cd {params.place}; pwd); {params.runs} && "
         "ditbench assets model-card --folder {params.place} --config {input.configs} "
         "--results {params.results}) 2>&1 | tee {log} >&2"
+
+
+rule shipped_learned:
+    # Plans and routers, from runs of their own; a person who wants to ship them copies them to assets/scenes/learned.
+    output:
+        expand(f"{ASSETS}/scenes/learned/{{name}}/learned.json", name=["diffsparse-43", "diffcr-lt-30", "mod-30"]),
+    params:
+        place=f"{ASSETS}/scenes",
+        records=[record for records in LEARNED.values() for record in records],
+        runs=" && ".join(
+            f"snakemake --nolock --cores {workflow.cores} --configfile configs/scenes-{name}.yaml "
+            f"--config results={ASSETS}/{name} device={CONFIG.device} -- {' '.join(records)}"
+            for name, records in LEARNED.items()
+        ),
+    log:
+        f"{LOGS}/assets/learned.log",
+    benchmark:
+        f"{BENCHMARKS}/assets/learned.tsv"
+    threads: workflow.cores
+    resources:
+        mem_mb=8000,
+        gpu=GPUS,
+    retries: 2
+    shell:
+        "({params.runs} && ditbench assets ship-learned {params.records} --folder {params.place}) 2>&1 | tee {log} >&2"
 
 
 rule assets:

@@ -62,7 +62,7 @@ def write_learned(
     stands_in = method.has_stand_in and given == RANDOM
     if not stands_in:
         need_images(body)
-    reads = not stands_in and not method.fine_tunes
+    reads = not stands_in and not method.fine_tunes and not method.taken_from()
     if reads and (captions is None or embeddings is None):
         raise Fault(f"arm {spec.arm!r} is fitted on training captions: --captions and --embeddings name their records")
     training = {"name": body["learning"], "count": 0, "sha256": ""}
@@ -126,9 +126,11 @@ def _placed(found: Mapping[str, Any], record: Path) -> dict[str, Any]:
 
 
 def learned_method(path: str | Path) -> Method:
-    """The method of a record of learning, ready to sample."""
+    """The method of a record of learning, ready to sample; `shipped:NAME` is one that ships with ditbench."""
+    from ditbench.learn.shipped import place_of
     from ditbench.methods import get_method
     from ditbench.records import read_record
 
-    record = read_record(Path(path), "learned")
-    return get_method(record["method"], record["knobs"]).knowing(_placed(record["found"], Path(path)))
+    place = place_of(str(path))
+    record = read_record(place, "learned")
+    return get_method(record["method"], record["knobs"]).knowing(_placed(record["found"], place))

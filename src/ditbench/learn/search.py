@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ditbench.faults import Fault
+from ditbench.learn.shipped import place_of
 from ditbench.learn.sparsity import School, transferred
 from ditbench.methods.plan_search import PlanSearch
 from ditbench.solve.genetic import genetic_search
@@ -30,7 +30,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     method = lesson.method
     assert isinstance(method, PlanSearch)
     if method.plan_file:
-        return transferred(Path(method.plan_file), method)
+        return transferred(place_of(method.plan_file), method)
     school = School(lesson, method, "lpips" if method.fitness == "fid" else method.fitness, method.training_seed)
     measure = _fid(school) if method.fitness == "fid" else _distance(school)
     steps, branches = school.shape.sites

@@ -80,6 +80,10 @@ class Method:
     # What another arm's learner found, whose fine-tuned weights the network wears.
     lent: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True, repr=False, hash=False)
 
+    def taken_from(self) -> str:
+        """The record of learning that is taken instead of learning anew; empty where there is something to learn."""
+        return str(getattr(self, "plan_file", "") or getattr(self, "weights_file", ""))
+
     def __post_init__(self) -> None:
         problems = [p for p in (self.problem(n, getattr(self, n)) for n in self.knobs()) if p]
         if problems:

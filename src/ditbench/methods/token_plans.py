@@ -57,7 +57,7 @@ class TokenPlan(Method):
         choices=("reuse", "taylor"),
     )
     captions: int = knob(0, "as many of the training captions are learned from; 0: all there are", least=0)
-    plan_file: str = knob("", "a record of learning whose plan is taken, instead of looking for one")
+    plan_file: str = knob("", "a record of learning whose plan is taken, or shipped:NAME, instead of looking for one")
 
     def waits(self) -> bool:
         return self.found is None

@@ -145,7 +145,9 @@ class TokenCache(Method):
     rank: int = knob(0, "v2: of additions to the last blocks, trained with the predictor (LoRA); 0: none", least=0)
     checkpointing: str = knob("off", "blocks are run again for their gradients: less memory", choices=("off", "on"))
     training_seed: int = knob(0, "of the noise of training, and of what starts at random", least=0)
-    weights_file: str = knob("", "a record of learning whose predictor is taken, instead of training one")
+    weights_file: str = knob(
+        "", "a record of learning whose predictor is taken, or shipped:NAME, instead of training one"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

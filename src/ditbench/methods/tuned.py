@@ -58,7 +58,7 @@ class Tuned(Method):
     )
     checkpointing: str = knob("off", "blocks are run again for their gradients: less memory", choices=("off", "on"))
     training_seed: int = knob(0, "of pairs, noise and what starts at random", least=0)
-    weights_file: str = knob("", "a record of learning whose weights are taken, instead of training")
+    weights_file: str = knob("", "a record of learning whose weights are taken, or shipped:NAME, instead of training")
 
     def waits(self) -> bool:
         return self.found is None

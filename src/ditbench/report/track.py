@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from ditbench.cells import NOTHING
 from ditbench.faults import Fault
 from ditbench.report import learning, study_runs
 from ditbench.report.plans import trace_of
@@ -318,7 +319,7 @@ def learning_publication(cell: Cell, results: Results, parent: str) -> Publicati
         tags={"mlflow.parentRunId": parent, "world": cell.world, FOLDER: folder_id(results.root)},
         files={"learned.json": (place / "learned.json").read_bytes()}
         | ({} if drawn is None else {"ratios.svg": drawn}),
-        captions=(str(training["name"]), str(training["sha256"])),
+        captions=None if training["name"] == NOTHING else (str(training["name"]), str(training["sha256"])),
         start_ms=start,
         end_ms=end,
         curves=learning.curves(found),
