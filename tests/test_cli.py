@@ -62,7 +62,8 @@ def test_cells_tell_their_state(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 def arms() -> list[str]:
     from ditbench.study import load_study
 
-    return [row.arm for row in load_study("embedded").rows]
+    rows = [row.arm for name in ("embedded", "embedded_learned") for row in load_study(name).rows]
+    return list(dict.fromkeys(rows))
 
 
 def test_a_plan_says_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

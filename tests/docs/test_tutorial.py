@@ -24,7 +24,7 @@ from ditbench.cells import cell_table
 from ditbench.cli import main
 from ditbench.config import check_config, read_settings
 from ditbench.worlds.scenes.world import assets_folder
-from tests.workflow.small_run import CELLS, COMMAND, RESULTS, smaller
+from tests.workflow.small_run import ARMS, CELLS, COMMAND, RESULTS, smaller
 
 if TYPE_CHECKING:
     from tests.workflow.small_run import SmallRun
@@ -124,7 +124,7 @@ def test_every_command_of_the_page_goes_well(told: list[Told]) -> None:
 def test_the_questions_are_answered_from_the_run(told: list[Told]) -> None:
     lines = said(told, "uv run ditbench cells").splitlines()
     states = {words[0].split("/")[1]: words[-1] for line in lines if (words := line.split()) and "/seed0" in line}
-    assert states == dict.fromkeys(("full", "fewer-steps-50", "fora-n2", "broken"), "done")
+    assert states == dict.fromkeys(ARMS, "done")
     shown = said(told, "uv run ditbench show fora-n2")
     assert re.search(r"scenes/fora-n2/seed0  [0-9a-f]{12}  done", shown) and "fora (interval = 2" in shown
     assert re.search(r"^fid/scenes +[\d.]+ +\[", shown, re.MULTILINE)

@@ -11,7 +11,7 @@ import pytest
 
 from ditbench.cli import main
 from tests.tiny_pipelines import one_thread
-from tests.workflow.small_run import CELLS, RESULTS, SHARDS, run
+from tests.workflow.small_run import ARMS, CELLS, RESULTS, SHARDS, run
 
 if TYPE_CHECKING:
     from tests.workflow.small_run import SmallRun
@@ -33,7 +33,7 @@ def test_a_failed_arm_is_shown_with_its_reason_and_stops_no_other(small_run: Sma
 def test_a_run_leaves_every_record_table_and_page(small_run: SmallRun) -> None:
     results = small_run.tree.root / RESULTS
     cells = small_run.tree.root / CELLS
-    for arm in ("full", "fewer-steps-50", "fora-n2", "broken"):
+    for arm in ARMS:
         for name in ("spec", "plan", "scores", "cost", "latency"):
             assert (cells / arm / f"seed0/{name}.json").exists(), f"{arm} {name}"
     cost = {arm: json.loads((cells / arm / "seed0/cost.json").read_text()) for arm in ("full", "fora-n2")}
