@@ -256,6 +256,8 @@ def _seconds(took: dict[str, float]) -> str:
 
 def table(record: dict[str, Any]) -> str:
     """The growth of a campaign in Markdown, with the machine and the version that it was measured with."""
+    for size in record["sizes"]:
+        size.setdefault("shard", record.get("shard"))  # one for all, in older records
     rows = [[heading for heading, _ in COLUMNS], ["--:"] * len(COLUMNS)]
     rows += [
         [of(size) for _, of in COLUMNS]
@@ -267,11 +269,15 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Measured on {where}, at commit {made['git'][:12]}: `{record['command']}`."])
 
 
-def write_table(record: dict[str, Any], page: Path) -> None:
-    """Makes the table of a page anew, between its two marks."""
+def write_tables(records: Sequence[dict[str, Any]], page: Path) -> None:
+    """Makes the tables of a page anew, between its two marks."""
     before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
-    page.write_text(f"{before}{MARKS[0]}\n\n{table(record)}\n\n{MARKS[1]}{after}", encoding="utf-8")
+    page.write_text(f"{before}{MARKS[0]}\n\n{_tables(records)}\n\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def _tables(records: Sequence[dict[str, Any]]) -> str:
+    return "\n\n".join(table(record) for record in records)
 
 
 def main() -> None:
@@ -281,12 +287,14 @@ def main() -> None:
     parser.add_argument("--shard", type=int, nargs="+", default=SHARDS, help="images of a shard (default %(default)s)")
     parser.add_argument("--runs", type=int, default=2, help="of each dry run, the better counts (default %(default)s)")
     parser.add_argument("--out", type=Path, help="write a record")
-    parser.add_argument("--table", type=Path, metavar="RECORD", help="measure nothing: print the table of a record")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="with --table: write it into a page instead")
+    parser.add_argument(
+        "--table", type=Path, nargs="+", metavar="RECORD", help="measure nothing: print tables of records"
+    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="with --table: write them into a page instead")
     arguments = parser.parse_args()
     if arguments.table:
-        record = json.loads(arguments.table.read_text(encoding="utf-8"))
-        write_table(record, arguments.write) if arguments.write else print(table(record))
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.table]
+        write_tables(records, arguments.write) if arguments.write else print(_tables(records))
         return
     os.chdir(REPOSITORY)
     asked = [(arms, shard) for shard in arguments.shard for arms in arguments.arms]
