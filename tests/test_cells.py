@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ditbench.cells import Spec, caption_set, cell_table, shard_ranges, studies_of
+from ditbench.cells import NOTHING, Spec, caption_set, cell_table, shard_ranges, studies_of
 from ditbench.codehash import STAGES, code_hash
 from ditbench.config import ArmConfig, Config, check_config
 from ditbench.faults import Fault
@@ -176,3 +176,29 @@ def test_a_stand_in_for_what_would_be_fitted_needs_no_captions(tmp_path: Path) -
         Fault, match="arm 'predicted' is fitted on training captions, and world pixart-sigma-512 has none"
     ):
         cell_table(check_config({**asked, "weights": {}, "learning": {"pairs": str(tmp_path)}}))
+
+
+def test_an_arm_may_take_the_plan_of_another_arm_of_its_run() -> None:
+    def table(**knobs: Any) -> dict[str, Any]:
+        arms = {
+            "planned": {"method": "diffsparse", "knobs": {"ratio": 0.4, **knobs}},
+            "taking": {"method": "diffsparse", "knobs": {"plan_file": "arm:planned", "filling": "taylor"}},
+        }
+        return {spec.arm: spec for spec in cell_table(check_config({"studies": ["embedded"], "arms": arms}))}
+
+    specs = table()
+    assert specs["taking"].learning == NOTHING and specs["planned"].learning != NOTHING
+    assert str(specs["taking"].knobs["plan_file"]).startswith("arm:planned@")
+    # A change of that arm's training changes the cells that take from it.
+    assert table(training_seed=1)["taking"].hash != specs["taking"].hash
+
+
+@pytest.mark.parametrize("name", ["plannd", "full", "other"])
+def test_an_arm_that_learns_nothing_has_nothing_to_take(name: str) -> None:
+    arms = {
+        "planned": {"method": "diffsparse", "knobs": {"ratio": 0.4}},
+        "other": {"method": "diffsparse", "knobs": {"ratio": 0.4, "plan_file": "some/learned.json"}},
+        "taking": {"method": "diffsparse", "knobs": {"ratio": 0.3, "plan_file": f"arm:{name}"}},
+    }
+    with pytest.raises(Fault, match=f"arm 'taking': plan_file: '{name}' is no arm of this run that learns.*planned"):
+        cell_table(check_config({"studies": ["embedded"], "arms": arms}))

@@ -178,3 +178,48 @@ def test_an_ablation_with_a_wrong_value_or_base_is_told(tmp_path: Path) -> None:
     body["ablations"][0]["base"] = "fora"
     with pytest.raises(Fault, match=r"ablations: no row has arm 'fora'"):
         load_study(write(tmp_path, body))
+
+
+def borrowing(**wanted: object) -> dict:
+    body = small()
+    return body | {"rows": body["rows"][:1], "rows_of": [wanted]}
+
+
+def test_rows_of_other_studies_are_taken_once(tmp_path: Path) -> None:
+    body = borrowing(study="embedded", arms=["fora-n2", "broken"], group="of others")
+    body["controls"] = ["broken"]
+    body["rows_of"].append({"study": "embedded"})
+    study = load_study(write(tmp_path, body))
+    assert [row.arm for row in study.rows] == ["full", "fora-n2", "broken", "fewer-steps-50"]
+    assert [row.group for row in study.rows] == ["", "of others", "of others", ""]
+    # The same cell by another name is the same cell.
+    body["rows"].append({"arm": "mine", "method": "fora", "label": "mine"})
+    assert [row.arm for row in load_study(write(tmp_path, body)).rows] == ["full", "mine", "broken", "fewer-steps-50"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"study": "embeded"}, "no study 'embeded'; did you mean 'embedded'"),
+        ({"study": "embedded", "arms": ["fora-2"]}, "rows_of.0: embedded has no arm 'fora-2'; did you mean 'fora-n2'"),
+        ({"study": "embedded_sdtm"}, "rows_of.0: embedded_sdtm is of world scenes-mmdit, this study of scenes"),
+        ({"study": "embedded_all"}, "rows_of.0: embedded_all takes rows of others itself; name those studies"),
+    ],
+)
+def test_rows_that_cannot_be_taken_are_told(tmp_path: Path, wanted: dict, said: str) -> None:
+    with pytest.raises(Fault, match=said):
+        load_study(write(tmp_path, borrowing(**wanted)))
+
+
+def test_an_arm_that_is_something_else_elsewhere_is_told(tmp_path: Path) -> None:
+    body = borrowing(study="embedded")
+    body["rows"].append({"arm": "fora-n2", "method": "fora", "knobs": {"interval": 5}, "label": "mine"})
+    with pytest.raises(Fault, match=r"arm 'fora-n2' is something else in embedded than in a row before"):
+        load_study(write(tmp_path, body))
+
+
+def test_the_study_of_all_methods_has_them_all() -> None:
+    methods = {row.method for row in load_study("embedded_all").rows}
+    of_others = ("embedded_caching", "embedded_merging")
+    assert {row.method for name in of_others for row in load_study(name).rows} < methods
+    assert {"diffcr", "mod", "diffsparse"} < methods

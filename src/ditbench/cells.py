@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ditbench.config import Config, Count
 from ditbench.faults import Fault
-from ditbench.learn.shipped import place_of
-from ditbench.mistakes import lines_of, shown
+from ditbench.learn.sources import ARM, KNOBS, SHIPPED, place_of
+from ditbench.mistakes import lines_of, possible, shown
 
 if TYPE_CHECKING:
     from ditbench.methods import Method
@@ -154,7 +154,8 @@ def _learns_from(method: Method, config: Config) -> str | None:
     if not method.waits():
         return None
     if method.taken_from():
-        place_of(method.taken_from())  # says so now where nothing of that name is shipped
+        if method.taken_from().startswith(SHIPPED):
+            place_of(method.taken_from())  # says so now where nothing of that name is shipped
         return NOTHING
     return pairs_set(config) if method.fine_tunes else learning_set(config)
 
@@ -215,6 +216,9 @@ def cell_table(config: Config) -> list[Spec]:
     for (world, arm), body in wanted.items():
         if body["weights_of"]:
             body["weights_of"] = _lent(world, arm, body, wanted, weights[world])
+    sources = {place: dict(body) for place, body in wanted.items()}
+    for (world, arm), body in wanted.items():
+        body["knobs"] = _taking(world, arm, body["knobs"], sources, weights[world])
     specs = [
         Spec(
             world=world,
@@ -258,6 +262,31 @@ def _lent(
         )
     spec = {"world": world, **lender, "dtype": get_world(world).dtype, "weights": weights}
     return f"{name}@{arm_hash(spec)}"
+
+
+def _taking(
+    world: str,
+    arm: str,
+    knobs: dict[str, Any],
+    arms: dict[tuple[str, str], dict[str, Any]],
+    weights: str | None,
+) -> dict[str, Any]:
+    """An arm's knobs; where one names another arm to take from, with a hash that changes with that arm's training."""
+    from ditbench.learn.job import arm_hash
+    from ditbench.methods import get_method
+    from ditbench.worlds import get_world
+
+    named = {knob: str(knobs[knob]) for knob in KNOBS if str(knobs.get(knob, "")).startswith(ARM)}
+    for knob, text in named.items():
+        name = text.removeprefix(ARM)
+        source = arms.get((world, name))
+        method = None if source is None else get_method(source["method"], source["knobs"])
+        if source is None or method is None or not method.waits() or method.taken_from():
+            those = sorted(a for (w, a), body in arms.items() if w == world and body["learning"] not in (None, NOTHING))
+            raise Fault(f"arm {arm!r}: {knob}: {name!r} is no arm of this run that learns{possible(name, those)}")
+        spec = {"world": world, **source, "dtype": get_world(world).dtype, "weights": weights}
+        knobs = {**knobs, knob: f"{ARM}{name}@{arm_hash(spec)}"}
+    return knobs
 
 
 def _arms(config: Config) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

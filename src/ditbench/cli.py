@@ -975,7 +975,7 @@ def _train_judges(options: argparse.Namespace) -> None:
 
 
 def _ship_learned(options: argparse.Namespace) -> None:
-    from ditbench.learn.shipped import ship
+    from ditbench.learn.sources import ship
 
     for record in options.records:
         print(ship(record, options.folder))

@@ -99,6 +99,14 @@ class Ablation(_Part):
     group: str = ""
 
 
+class Borrowed(_Part):
+    """Rows of another study of the same world: some of its arms, or all."""
+
+    study: Text
+    arms: Annotated[list[ArmName], Field(min_length=1)] | None = None
+    group: str | None = None  # the heading they stand under here; each its own if not given
+
+
 class Axes(_Part):
     """The two measures of the quality-versus-speed figure."""
 
@@ -120,6 +128,7 @@ class Study(_Part):
     controls: list[str] = []
     # The hash of the reference images, or its beginning: values of sets against others are not shown.
     references: Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")] | None = None
+    rows_of: list[Borrowed] = []  # rows of other studies, behind its own
     ablations: list[Ablation] = []
     source: Text | None = None  # of published values that name none
     awaits: Text | None = None  # what ditbench lacks for any row of it: the world may then be one that it has not
@@ -202,14 +211,52 @@ def load_study(name_or_path: str | Path) -> Study:
         study = Study.model_validate({"name": name_of(path), **_sourced(body)})
     except ValidationError as error:
         raise Fault(told(str(path), lines_of(error, Study, hidden=("name",)))) from error
-    problems = list(_problems(study))
-    if problems:
+    # What hangs on rows that are still to come is looked at when they are there.
+    own = study if not study.rows_of else study.model_copy(update={"figures": [], "controls": [], "ablations": []})
+    if problems := list(_problems(own)):
         raise Fault(told(str(path), problems))
+    study = study.model_copy(update={"rows": [*study.rows, *_borrowed(study, path)]})
+    if problems := list(_problems(study)):
+        raise Fault(told(str(path), [f"rows_of: {problem}" for problem in problems]))
     varied = [row for ablation in study.ablations for row in varied_rows(study, ablation)]
     whole = study.model_copy(update={"rows": [*study.rows, *varied]})
     if problems := list(_problems(whole)):
         raise Fault(told(str(path), [f"ablations: {problem}" for problem in problems]))
     return whole
+
+
+def _borrowed(study: Study, path: Path) -> Iterator[Row]:
+    """The rows that a study takes from others; what is there already, under whatever name, is not taken once more."""
+    known = {row.arm: _what_it_is(row) for row in study.rows}
+    for place, wanted in enumerate(study.rows_of):
+        where = f"{path}: rows_of.{place}"
+        source = study_path(wanted.study)
+        if "rows_of" in source.read_text(encoding="utf-8"):
+            raise Fault(f"{where}: {wanted.study} takes rows of others itself; name those studies")
+        other = load_study(source)
+        if other.world != study.world:
+            raise Fault(f"{where}: {wanted.study} is of world {other.world}, this study of {study.world}")
+        arms = [row.arm for row in other.rows]
+        for arm in wanted.arms or arms:
+            if arm not in arms:
+                raise Fault(f"{where}: {wanted.study} has no arm {arm!r}{possible(arm, arms)}")
+            row = other.row(arm)
+            what = _what_it_is(row)
+            if known.get(arm, what) != what:
+                raise Fault(f"{where}: arm {arm!r} is something else in {wanted.study} than in a row before")
+            if what not in known.values():
+                known[arm] = what
+                group = row.group if wanted.group is None else wanted.group
+                yield row.model_copy(update={"group": group, "published": {}})
+
+
+def _what_it_is(row: Row) -> tuple[Any, ...]:
+    """What of a row makes its cells, knobs at their defaults included."""
+    from ditbench.methods import get_method
+
+    method = get_method(row.method, row.knobs) if row.method else None
+    knobs = {} if method is None else {name: getattr(method, name) for name in method.knobs()}
+    return row.method or row.arm, knobs, row.steps, row.weights_of
 
 
 def _sourced(body: dict[str, Any]) -> dict[str, Any]:

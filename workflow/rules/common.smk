@@ -32,7 +32,7 @@ from ditbench.learn.job import arm_hash
 from ditbench.patience import VARIABLE as PATIENCE
 from ditbench.report.store import missing_store
 from ditbench.runs import begin_run, check_version, end_run
-from ditbench.learn.shipped import place_of
+from ditbench.learn.sources import KNOBS as SOURCES, place_of
 from ditbench.storage import claim, clear_partials
 from ditbench.study import name_of, study_path
 from ditbench.study_figures import LOOKED as LOOKED_KINDS
@@ -226,8 +226,8 @@ def arm_of(wildcards):
 def plan_file_of_arm(wildcards):
     """The record of learning that an arm takes its plan or weights from; another arm's of this run, or one there is."""
     knobs = specs_of_arm(wildcards)[0].knobs
-    named = knobs.get("plan_file") or knobs.get("weights_file")
-    return str(place_of(named)) if named else []
+    named = next((knobs[name] for name in SOURCES if knobs.get(name)), None)
+    return str(place_of(named, Path(LEARNED_RECORD.format(**wildcards)).parent)) if named else []
 
 
 def training_record(folder):

@@ -127,7 +127,7 @@ def _placed(found: Mapping[str, Any], record: Path) -> dict[str, Any]:
 
 def learned_method(path: str | Path) -> Method:
     """The method of a record of learning, ready to sample; `shipped:NAME` is one that ships with ditbench."""
-    from ditbench.learn.shipped import place_of
+    from ditbench.learn.sources import place_of
     from ditbench.methods import get_method
     from ditbench.records import read_record
 

@@ -24,7 +24,7 @@ from ditbench.faults import Fault
 from ditbench.learn.adapters import additions, widened, without_additions
 from ditbench.learn.lesson import SEED
 from ditbench.learn.mixed import Given, MixedForward
-from ditbench.learn.shipped import place_of
+from ditbench.learn.sources import place_of
 from ditbench.learn.states import read_state
 from ditbench.methods import get_method
 from ditbench.methods.tokencache import TokenCache
@@ -51,7 +51,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     if lesson.sampler.handle.weights == RANDOM:
         return untrained(school, folder)
     if method.weights_file:
-        found = taken_over(place_of(method.weights_file), method, folder)
+        found = taken_over(place_of(method.weights_file, folder), method, folder)
     else:
         found = trained(school, folder)
     read = predictor_of(tuned_tensors(str(folder / WEIGHTS), found["sha256"]), school.backbone)

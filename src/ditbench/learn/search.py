@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ditbench.faults import Fault
-from ditbench.learn.shipped import place_of
+from ditbench.learn.sources import place_of
 from ditbench.learn.sparsity import School, transferred
 from ditbench.methods.plan_search import PlanSearch
 from ditbench.solve.genetic import genetic_search
@@ -30,7 +30,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     method = lesson.method
     assert isinstance(method, PlanSearch)
     if method.plan_file:
-        return transferred(place_of(method.plan_file), method)
+        return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
     school = School(lesson, method, "lpips" if method.fitness == "fid" else method.fitness, method.training_seed)
     measure = _fid(school) if method.fitness == "fid" else _distance(school)
     steps, branches = school.shape.sites

@@ -25,8 +25,8 @@ from ditbench.learn.losses import loss_of
 from ditbench.learn.optimisers import OPTIMISERS
 from ditbench.learn.processes import Team
 from ditbench.learn.relaxed import RelaxedRun
-from ditbench.learn.shipped import place_of
 from ditbench.learn.site_times import site_times
+from ditbench.learn.sources import place_of
 from ditbench.learn.teacher import Teacher
 from ditbench.methods.diffsparse import DiffSparse
 from ditbench.methods.token_plans import TokenPlan
@@ -49,7 +49,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     method = lesson.method
     assert isinstance(method, DiffSparse)
     if method.plan_file:
-        return transferred(place_of(method.plan_file), method)
+        return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
     school = School(lesson, method, method.loss, method.training_seed)
     training = Training(school, method)
     training.recall(lesson.notebook.recall(STATE))

@@ -25,7 +25,7 @@ from ditbench.learn.diffusion import objective_of
 from ditbench.learn.lesson import SEED
 from ditbench.learn.processes import Team
 from ditbench.learn.routed import Mix, RoutedForward, mix_of
-from ditbench.learn.shipped import place_of
+from ditbench.learn.sources import place_of
 from ditbench.learn.states import read_state
 from ditbench.methods import method_class
 from ditbench.methods.diffcr import DiffCR
@@ -64,7 +64,7 @@ def fine_tuned(
     assert isinstance(method, Tuned)
     folder = lesson.notebook.path.parent
     if method.weights_file:
-        return taken_over(place_of(method.weights_file), method, folder)
+        return taken_over(place_of(method.weights_file, folder), method, folder)
     if lesson.sampler.handle.weights == RANDOM:
         return stand_in(lesson, method, folder)
     network = lesson.sampler.handle.pipeline.transformer

@@ -15,7 +15,7 @@ from ditbench.config import check_config, load_config
 from ditbench.faults import Fault
 from ditbench.generate import Sampler, Texts
 from ditbench.learn.job import learned_method, write_learned
-from ditbench.learn.shipped import place_of, ship
+from ditbench.learn.sources import place_of, ship
 from ditbench.records import read_record
 from ditbench.storage import hash_file
 from ditbench.study import load_study

@@ -1,6 +1,7 @@
-"""What methods have learned and ditbench ships: plans and routers of the embedded world, `shipped:NAME` in a knob.
+"""Where a plan or weights are taken from that another training found: what a knob `plan_file` or `weights_file` names.
 
-They were learned by runs whose configurations are in `configs/`; `ditbench assets ship-learned` took them over.
+It is another arm of the run (`arm:NAME`), what ships with ditbench (`shipped:NAME`: plans and routers of the embedded
+world, learned by configurations in `configs/`), or a record of learning by its path.
 """
 
 from __future__ import annotations
@@ -9,22 +10,31 @@ from pathlib import Path
 
 from ditbench.faults import Fault
 
-MARK = "shipped:"
+ARM, SHIPPED = "arm:", "shipped:"
 RECORD = "learned.json"
+KNOBS = ("plan_file", "weights_file")
 
 
-def place_of(text: str) -> Path:
-    """The record of learning that a knob names: `shipped:NAME`, or a file."""
-    if not text.startswith(MARK):
+def place_of(text: str, beside: Path | None = None) -> Path:
+    """The record of learning that a knob names; `beside` is the folder of the arm that takes it."""
+    if text.startswith(SHIPPED):
+        return _shipped(text.removeprefix(SHIPPED))
+    if not text.startswith(ARM):
         return Path(text)
+    if beside is None:
+        raise Fault(f"{text!r} is an arm of a run: outside of one, name its record by its path")
+    return beside.parent / text.removeprefix(ARM).partition("@")[0] / RECORD
+
+
+def _shipped(name: str) -> Path:
     from ditbench.worlds.scenes.world import assets_folder
 
     folder = assets_folder() / "learned"
-    path = folder / text.removeprefix(MARK) / RECORD
-    if not path.is_file():
-        there = ", ".join(f"{MARK}{found.parent.name}" for found in sorted(folder.glob(f"*/{RECORD}")))
-        raise Fault(f"{text!r} is not among what ships with ditbench ({there or f'nothing, in {folder}'})")
-    return path
+    there = sorted(found.parent.name for found in folder.glob(f"*/{RECORD}"))
+    if name not in there:
+        said = ", ".join(f"{SHIPPED}{found}" for found in there) or f"nothing, in {folder}"
+        raise Fault(f"'{SHIPPED}{name}' is not among what ships with ditbench ({said})")
+    return folder / name / RECORD
 
 
 def ship(record: Path, folder: Path) -> Path:
