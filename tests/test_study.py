@@ -90,7 +90,7 @@ def test_mistakes_of_a_study_are_told_like_those_of_a_configuration(tmp_path: Pa
         f"{place}: columns.1.digits: 10 must be <= 9",
         # `name` is the file's to say.
         f"{place}: nmae: unknown key. Possible: title, world, rows, columns, baseline, figure, figures, controls, "
-        "references, ablations, source, awaits, twin, notes, not_printed",
+        "references, rows_of, ablations, source, awaits, twin, notes, not_printed",
     ]
 
 
