@@ -19,7 +19,8 @@ from ditbench.records import read_record, write_record
 from ditbench.worlds import get_world
 
 COUNT, BATCH = 10, 4
-PASSING = ("provenance", "seal", "images_per_second")
+HEAD = ("schema", "provenance", "seal")
+PASSING = ("provenance", "seal", "earlier", "images_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +112,22 @@ def test_a_shard_that_was_drawn_but_not_put_together_is_not_drawn_again(
     assert seen == [] and same(shard, ready / "whole" / "shard.json")
 
 
-@pytest.mark.parametrize("broken", ["00004.zip", "00004.json"])
+def kept(folder: Path, begin: int, suffix: str) -> Path:
+    """A file of what was kept, by the place of its first image."""
+    (found,) = folder.glob(f".shard.*.parts/{begin:08d}-*{suffix}")
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".json"])
 def test_what_is_damaged_of_what_was_kept_is_drawn_again(
     ready: Path,
     stopped: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    broken: str,
+    suffix: str,
 ) -> None:
     folder = stopped()
-    file = folder / ".shard.parts" / broken
+    file = kept(folder, 4, suffix)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
@@ -129,7 +136,16 @@ def test_what_is_damaged_of_what_was_kept_is_drawn_again(
     assert [len(ids) for ids in seen] == [4, 2]
     assert same(shard, ready / "whole" / "shard.json")
     said = capfd.readouterr().err
-    assert broken in said and "going on from image 4" in said and "Traceback" not in said
+    assert "of what was kept is passed over" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("odd", ["{}", "[]", "no JSON", None])
+def test_what_nobody_kept_is_passed_over(ready: Path, stopped: Callable[..., Path], odd: str | None) -> None:
+    folder = stopped()
+    place = kept(folder, 0, ".json").with_name("00000000-odd.json")
+    place.mkdir() if odd is None else place.write_text(odd)
+    assert same(draw(ready, folder), ready / "whole" / "shard.json")
+    assert sorted(path.name for path in folder.iterdir()) == ["shard.json", "shard.zip"]
 
 
 @pytest.mark.parametrize("settings", [{"code": "of today"}, {"batch": 5}])
@@ -140,6 +156,42 @@ def test_what_was_kept_by_other_code_or_in_other_batches_is_not_gone_on_from(
     seen = batches(monkeypatch)
     draw(ready, folder, **settings)
     assert sum(map(len, seen)) == COUNT
+    assert sorted(path.name for path in folder.iterdir()) == ["shard.json", "shard.zip"]
+
+
+def test_what_was_kept_of_another_plan_is_not_gone_on_from(
+    ready: Path, stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spec has the same hash after its arm has learned anew: what it found is not in it."""
+    folder = stopped()
+    spec = {name: value for name, value in read_record(ready / "spec.json", "spec").items() if name not in HEAD}
+    other = folder / "of-another-plan"
+    other.mkdir()
+    for name in ("captions.json", "embeddings.json", "embeddings.safetensors"):
+        (other / name).write_bytes((ready / name).read_bytes())
+    write_record(other / "spec.json", "spec", {**spec, "found": {"threshold": 0.3}})
+    seen = batches(monkeypatch)
+    draw(other, folder)
+    assert sum(map(len, seen)) == COUNT
+
+
+def test_two_jobs_on_one_shard_make_one_whole_shard(
+    ready: Path, stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is at its last batch while a second draws the shard to its end, and what was kept goes."""
+    folder = stopped()
+    real = Sampler.draw
+
+    def meanwhile(self: Sampler, *given: Any) -> Any:
+        monkeypatch.setattr(Sampler, "draw", real)
+        draw(ready, folder)
+        return real(self, *given)
+
+    monkeypatch.setattr(Sampler, "draw", meanwhile)
+    with pytest.raises(Fault, match="another job was at work on the same images; run again"):
+        draw(ready, folder)
+    assert same(folder / "shard.json", ready / "whole" / "shard.json")
+    assert same(draw(ready, folder), ready / "whole" / "shard.json")
 
 
 def test_a_method_that_fails_late_loses_nothing_of_what_was_kept(

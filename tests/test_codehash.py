@@ -53,7 +53,7 @@ OTHERS = {
     "references": _CAPTION_FILES,
     "reference_set": {"generate.py", "storage.py", "judges/networks/base.py"},
     "features": {"generate.py"},  # what names the devices there are
-    "embed": _WORLD | _DRAWING,
+    "embed": _WORLD | _DRAWING | {"begun.py"},
     "spec": {
         f"engine/{name}.py" for name in ("deciders", "fills", "merging", "selectors")
     },  # a plan is made without them
@@ -62,21 +62,23 @@ OTHERS = {
         *("worlds/base.py", "backbones/pixart.py", "worlds/scenes/renderer.py", "worlds/scenes/understanding.py"),
         *_MMDIT,
         "toca_flops.py",  # of `ditbench macs` alone
+        "begun.py",  # of shards
         *("judges/networks/base.py", "judges/packages.py", "statistics.py"),  # what a loss that is a judge is made with
     },
-    "cost": _DRAWING | _MMDIT | {"worlds/base.py"},
+    "cost": _DRAWING | _MMDIT | {"worlds/base.py", "begun.py"},
     # Pictures that a new renderer draws are new references, which make new scores by themselves.
     "score": {"storage.py", "generate.py", "worlds/scenes/renderer.py", "worlds/scenes/world.py"},
-    "time": _WORLD | {"storage.py"},
+    "time": _WORLD | {"storage.py", "begun.py"},
     # A count needs a world's network; its pictures, captions and files are other stages'.
     "audit": {"storage.py", "pairs/reading.py", "noise.py", *(f"worlds/scenes/{name}.py" for name in _DRAWN), *_EYES},
     # Of the drawing of figures it needs the places of files alone.
     "look": {
+        "begun.py",
         *("backbones/stream.py", "engine/ledger.py", "learn/job.py"),
         *("report/drawn/drawing.py", "report/figures.py", "report/results.py"),
     },
-    "publish": {"storage.py", *_FIGURES},
-    "report": {"storage.py", *_FIGURES},
+    "publish": {"storage.py", "codehash.py", *_FIGURES},
+    "report": {"storage.py", "codehash.py", *_FIGURES},
     "backbone": {"worlds/scenes/recipe/mmdit.py"},
     # The pipeline is read for how it loads the text encoder.
     "mmdit": {"gradients.py", "worlds/scenes/pipeline.py"},

@@ -2,7 +2,8 @@
 
 So a shard may be as long as suits the planning: few long jobs lose no more to a kill than many short ones. What is kept
 lies in a hidden folder beside the shard, and goes when the shard is whole. A shard drawn in one go and one drawn with
-stops are equal byte for byte.
+stops are equal byte for byte. Two jobs on one shard, as when a run is started again while a job of the one before lives
+on elsewhere, cost each other time at most: parts have names of their own, and are looked at again when they are joined.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import json
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEEP_SECONDS = 60.0
+_AGAIN = "run again"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images that are kept in an archive of their own."""
+
+    archive: Path
+    sha256: str
+    count: int
 
 
 class Begun:
@@ -41,15 +54,19 @@ class Begun:
         self.trace: Trace | None = None
         self.costs: Costs | None = None
         self.seconds = 0.0
-        self._folder = out.with_name(f".{out.stem}.parts")
-        captions = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-        # As it is read back from JSON.
-        self._maker: dict[str, Any] = json.loads(json.dumps({**maker, "first": first, "captions": captions}))
-        self._parts: list[Path] = []
+        whole = json.dumps([dict(maker), first, self.ids], sort_keys=True, default=str)
+        self._maker = hashlib.sha256(whole.encode()).hexdigest()
+        self._out = out
+        self._folder = out.with_name(f".{out.stem}.{self._maker[:12]}.parts")
+        self._parts: list[_Part] = []
         self._held: list[NDArray[np.uint8]] = []
-        self._kept = 0
         self._go_on()
+        self.earlier = {"images": self.done, "seconds": self.seconds}  # of jobs before this one
         self._told = time.monotonic()
+
+    @property
+    def _kept(self) -> int:
+        return sum(part.count for part in self._parts)
 
     @property
     def done(self) -> int:
@@ -77,44 +94,44 @@ class Begun:
             return write_shard(archive, np.concatenate(self._held), self.ids, self.first)
         if self._held:
             self._keep()
-        return join_shards(archive, self._parts)
+        assert self._kept == len(self.ids)
+        for part in self._parts:
+            check_contents(part.archive, part.sha256, f"another job was at work on the same images; {_AGAIN}")
+        return join_shards(archive, [part.archive for part in self._parts])
 
     def forget(self) -> None:
-        """Removes what was kept on the way."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Removes what was kept on the way, by whomever: the shard is whole."""
+        for folder in self._out.parent.glob(f".{self._out.stem}.*.parts"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _keep(self) -> None:
         import numpy as np
 
         assert self.trace is not None and self.costs is not None
         begin, images = self._kept, np.concatenate(self._held)
-        archive = self._folder / f"{self.first + begin:05d}.zip"
+        archive = self._folder / f"{begin:08d}-{uuid.uuid4().hex[:8]}.zip"
         digest = write_shard(archive, images, self.ids[begin : begin + len(images)], self.first + begin)
         body = {"maker": self._maker, "begin": begin, "count": len(images), "file": archive.name, "sha256": digest}
         # All that was executed so far, not this part's: sums come out alike with stops and without.
         body |= {"trace": self.trace.summary(), "costs": self.costs.to_json(), "seconds": self.seconds}
         write_record(archive.with_suffix(".json"), "part", body)
-        self._parts.append(archive)
-        self._kept += len(images)
+        self._parts.append(_Part(archive, digest, len(images)))
         self._held.clear()
 
     def _go_on(self) -> None:
         """Takes up what an earlier job kept, as far as it is whole and of the same making."""
-        records = sorted(self._folder.glob("*.json"))
-        for path in records:
+        for path in sorted(self._folder.glob("*.json")):
             try:
                 record = read_record(path, "part")
+                if record["maker"] != self._maker or record["begin"] != self._kept:
+                    continue  # another job's, of other bounds
                 archive = check_contents(path.with_name(record["file"]), record["sha256"], "it is drawn again")
-            except Fault as fault:
-                print(f"{fault}: going on from image {self.first + self._kept}", file=sys.stderr, flush=True)
-                break
-            if record["maker"] != self._maker or record["begin"] != self._kept:
-                break
-            self.trace, self.costs = Trace.from_summary(record["trace"]), Costs.from_json(record["costs"])
-            self.seconds = record["seconds"]
-            self._parts.append(archive)
-            self._kept += record["count"]
-        for path in records[len(self._parts) :]:
-            path.unlink(missing_ok=True)
-        if records and not self._parts:
-            self.forget()
+                trace, costs = Trace.from_summary(record["trace"]), Costs.from_json(record["costs"])
+                part = _Part(archive, str(record["sha256"]), int(record["count"]))
+                seconds = float(record["seconds"])
+            except (Fault, OSError, LookupError, TypeError, ValueError) as error:
+                said = f"{path.name} of what was kept is passed over ({type(error).__name__}: {error})"
+                print(f"{self._out}: {said}", file=sys.stderr, flush=True)
+                continue
+            self.trace, self.costs, self.seconds = trace, costs, seconds
+            self._parts.append(part)

@@ -156,7 +156,7 @@ def _learns_from(method: Method, config: Config) -> str | None:
     if method.taken_from():
         if method.taken_from().startswith(SHIPPED):
             place_of(method.taken_from())  # says so now where nothing of that name is shipped
-        return NOTHING
+        return learning_set(config) if method.needs_captions() else NOTHING
     return pairs_set(config) if method.fine_tunes else learning_set(config)
 
 

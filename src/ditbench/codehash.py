@@ -46,11 +46,20 @@ STAGES: dict[str, tuple[str, ...]] = {
     "features": ("reference_sets.py", "storage.py", "judges/networks", "judges/weights.py"),
     "embed": ("generate.py", "heap.py"),
     "learn": (
-        *("learn/lesson.py", "learn/job.py", "learn/processes.py", "learn/states.py"),
+        *("learn/lesson.py", "learn/job.py", "learn/processes.py", "learn/sources.py", "learn/states.py"),
         *("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, *_LEDGER, "methods/base.py"),
     ),
     "spec": ("engine/layout.py", "engine/plan.py", "methods/base.py"),
-    "generate": ("generate.py", "heap.py", "sampling.py", "noise.py", "storage.py", *_LOOP, "methods/base.py"),
+    "generate": (
+        "generate.py",
+        "begun.py",
+        "heap.py",
+        "sampling.py",
+        "noise.py",
+        "storage.py",
+        *_LOOP,
+        "methods/base.py",
+    ),
     "cost": ("generate.py", "heap.py", *_LEDGER),
     "score": ("score.py", "statistics.py", "reference_sets.py", "judges"),
     "time": (
@@ -157,13 +166,13 @@ _PLANS = (
 _LEARNERS = {
     "calibration": ("engine/observer.py",),
     "dynamic": (
-        *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed", "tuning")),
+        *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed", "shared", "tuning")),
         *("engine/routing.py", "methods/diffcr.py", "pairs"),
     ),
     "merging": (),
     "routers": ("macs.py",),
     "tuning": (
-        *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed")),
+        *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed", "shared")),
         "engine/routing.py",
         "methods/diffcr.py",
         "pairs",

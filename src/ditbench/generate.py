@@ -230,7 +230,7 @@ def generate_shard(
     What an earlier job that was stopped had kept of them is not drawn again.
     """
     from ditbench.begun import Begun
-    from ditbench.records import Clock, read_record, write_record
+    from ditbench.records import SEAL, Clock, read_record, write_record
 
     clock = Clock()
     spec = read_record(spec_path, "spec")
@@ -240,7 +240,15 @@ def generate_shard(
     with clock("load"):
         sampler = Sampler(spec["world"], device, weights)
         texts = read_batch(captions_path, embeddings_path, list(range(first, last + 1)), sampler.handle.weights)
-        maker = {"spec_hash": spec["hash"], "weights": sampler.handle.weights, "batch": batch, "code": code}
+        # The whole spec: what was learned is in no hash of it.
+        maker = {name: value for name, value in spec.items() if name not in ("provenance", SEAL)}
+        maker |= {
+            "drawn_with": sampler.handle.weights,
+            "batch": batch,
+            "device": device.partition(":")[0],
+            "code": code,
+        }
+        maker |= {"embeddings": read_record(embeddings_path, "embeddings").get("sha256")}
         begun = Begun(out, first, texts.ids, maker)
     total, before = len(texts.ids), begun.done
     if before:
@@ -277,6 +285,8 @@ def generate_shard(
         "trace": begun.trace.summary(),
         "costs": begun.costs.to_json(),
     }
+    if before:
+        body["earlier"] = begun.earlier  # drawn by jobs that were stopped: the times below are of the last one
     write_record(out, "shard", body, timings=clock.seconds, code=code)
     begun.forget()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # Of records, what says when, where and how fast something was made.
-PASSING = {"provenance", "seal", "images_per_second", "judge_seconds", "seconds"}
+PASSING = {"provenance", "seal", "earlier", "images_per_second", "judge_seconds", "seconds"}
 # Of the stopwatch's, what is no time.
 OF_STOPWATCH = ("spec_hash", "batch", "mode", "rounds", "device", "decoded", "not_timed", "weights", "trace", "costs")
 # Files and folders that tell of runs, not of results; figures and pages hold dates.

@@ -238,13 +238,15 @@ def test_the_record_of_learning_is_a_plan_for_sampling(tmp_path: Path) -> None:
     assert (plan.shares[0] == 1).all()
     assert plan.shares.tolist() == found["shares"]
     # As a file for another arm, of another resolution if need be.
-    taken = get_method("diffsparse", {"plan_file": str(out)})
+    taken = get_method("diffsparse", {"plan_file": str(out), "ratio": 0.4})
     texts = read_batch(tmp_path / "captions.json", tmp_path / "embeddings.json", [0], None)
     lesson = Lesson(taken, {}, Sampler("scenes"), texts, 1, Notebook(tmp_path / "n", "x"))
-    from ditbench.learn.sparsity import learn
+    from ditbench.learn.sparsity import learn, transferred
 
     given = learn(lesson)
     assert given["shares"] == found["shares"] and given["from"]["arm"] == "ours"
+    with pytest.raises(Fault, match=r"leaves out 0\.4, this arm says ratio 0\.8; give it the same"):
+        transferred(out, get_method("diffsparse", {"plan_file": str(out), "ratio": 0.8}))  # type: ignore[arg-type]
     with pytest.raises(Fault, match="the plan is of 4 steps and 24 branches, this run has 5 and 24"):
         taken.knowing(given).plan(get_world("scenes").shape(5))
 

@@ -55,7 +55,7 @@ def test_figures_of_anything_else_are_drawn_again(
     if change == "figure":
         (folder / "pareto.svg").unlink()
     if change == "code":
-        monkeypatch.setattr(drawn_before, "_code", lambda: "of tomorrow")
+        monkeypatch.setattr(drawn_before, "code_hash", lambda stage: "of tomorrow")
     study_runs.figures_kept(study, tree.read())
     assert drawings == ["embedded", "embedded"]
 

@@ -62,7 +62,7 @@ def write_learned(
     stands_in = method.has_stand_in and given == RANDOM
     if not stands_in:
         need_images(body)
-    reads = not stands_in and not method.fine_tunes and not method.taken_from()
+    reads = not stands_in and method.needs_captions()
     if reads and (captions is None or embeddings is None):
         raise Fault(f"arm {spec.arm!r} is fitted on training captions: --captions and --embeddings name their records")
     training = {"name": body["learning"], "count": 0, "sha256": ""}

@@ -74,6 +74,9 @@ def transferred(path: Path, method: TokenPlan) -> dict[str, Any]:
     record = read_record(path, "learned")
     if "shares" not in record["found"]:
         raise Fault(f"plan_file: {path} is of {record['method']}, whose learner makes no plan of tokens")
+    told = record["knobs"].get("ratio")
+    if told is not None and told != method.ratio:
+        raise Fault(f"plan_file: {path} leaves out {told:g}, this arm says ratio {method.ratio:g}; give it the same")
     names = ("world", "method", "knobs", "arm", "arm_hash", "training", "provenance")
     return {"shares": record["found"]["shares"], "from": {name: record[name] for name in names}}
 

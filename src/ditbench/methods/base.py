@@ -69,6 +69,9 @@ class Method:
     # Whether that fine-tunes the network, on pairs of images and captions; others are fitted on captions alone.
     fine_tunes: ClassVar[bool] = False
 
+    # Whether it looks at captions even where it takes over what another training has found.
+    fits_what_it_takes: ClassVar[bool] = False
+
     # Whether that has a stand-in for what it fits, where weights are random: the method can be timed with those then.
     has_stand_in: ClassVar[bool] = False
 
@@ -83,6 +86,10 @@ class Method:
     def taken_from(self) -> str:
         """The record of learning that is taken instead of learning anew; empty where there is something to learn."""
         return str(getattr(self, "plan_file", "") or getattr(self, "weights_file", ""))
+
+    def needs_captions(self) -> bool:
+        """Whether its learner is given training captions."""
+        return not self.fine_tunes and (not self.taken_from() or self.fits_what_it_takes)
 
     def __post_init__(self) -> None:
         problems = [p for p in (self.problem(n, getattr(self, n)) for n in self.knobs()) if p]

@@ -91,6 +91,7 @@ class TokenCache(Method):
     summary: ClassVar[str] = "between full steps, tokens of little predicted weight take what was computed before"
     paper: ClassVar[str] = "arXiv 2409.18523"
     learner: ClassVar[str | None] = "predictor"
+    fits_what_it_takes: ClassVar[bool] = True  # a plan from the predictor that it takes
     has_stand_in: ClassVar[bool] = True
 
     variant: str = knob(

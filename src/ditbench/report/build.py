@@ -48,11 +48,12 @@ def write_studies(studies: list[Study], results: Results) -> Path:
         table = tables.build_table(study, results)
         for name, content in study_tables(study, table):
             write_file(folder / name, content)
+        drawn_of = drawn_before.drawn_of(study, results)  # before: what changes meanwhile is not drawn
         figured = dict(study_figures(study, table, results))
         for name, picture in figured.items():
             write_file(folder / name, picture)
         there = [name for name, picture in figured.items() if picture is not None]
-        drawn_before.remember(folder, drawn_before.drawn_of(study, results), there)
+        drawn_before.remember(folder, drawn_of, there)
         write_file(folder / "grid.png", study_grid(study, results))
     page = results.root / "report" / "index.html"
     write_file(page, build_page(studies, results).encode("utf-8"))

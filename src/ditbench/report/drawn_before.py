@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ditbench.codehash import code_hash
+from ditbench.records import environment_hash
 from ditbench.storage import replacing
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ MARK = ".figures.json"
 
 def drawn_of(study: Study, results: Results) -> str:
     """The hash of all that a study's figures are drawn of."""
-    digest = hashlib.sha256(f"{_code()} {study.model_dump_json()}".encode())
+    made_by = f"{code_hash('report')} {environment_hash()}"
+    digest = hashlib.sha256(f"{made_by} {study.model_dump_json()}".encode())
     for row in study.rows:
         for cell in results.of_arm(study.world, row.arm) if row.method else []:
             told = [cell.hash, cell.state, cell.bodies]
@@ -57,11 +59,3 @@ def recall(folder: Path, of: str) -> dict[str, bytes] | None:
         return {name: (folder / name).read_bytes() for name in mark["files"]}
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-@cache
-def _code() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -92,8 +92,8 @@ def experiment_tags(world: str, studies: Sequence[Study]) -> dict[str, str]:
     titles = "\n".join(f"- {study.title}" for study in ours)
     told = (
         f"Cells of ditbench in the world **{world}**, one run each. Studies:\n{titles}\n\n"
-        "Names ending in `_low` and `_high` are the ends of 95 % intervals (of speed and time: slowest and fastest "
-        "round). Start and duration are those of the cell's jobs. The records under `results.path` are the source; "
+        "A run's note has the 95 % intervals (of speed and time: slowest and fastest round). Start and duration are "
+        "those of the cell's jobs. The records under `results.path` are the source; "
         "tables with marks and the figure are in `report/index.html`."
     )
     tags = {"mlflow.note.content": told, "mlflow.experimentKind": "custom_model_development"}
