@@ -22,8 +22,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ditbench.faults import tell
-
 SOCKET = "DITBENCH_WARM"
 # The commands whose libraries take longer to load than to hand over.
 HEAVY = ("embed", "generate", "score", "time")
@@ -63,7 +61,8 @@ def ask(words: Sequence[str]) -> int | None:
         line.settimeout(None)
         status = _received(line, 4)
         if not status:  # for memory, most likely
-            tell("the worker of this job was killed before it had finished")
+            # Not `tell`: this module is run by itself too, where there is no package.
+            sys.stderr.write("ditbench: the worker of this job was killed before it had finished\n")
             return 137
         return int.from_bytes(status, "big")
 

@@ -51,7 +51,7 @@ def test_figures_of_anything_else_are_drawn_again(
         (tree.root / "looked" / "scenes").mkdir(parents=True)
         (tree.root / "looked" / "scenes" / "redundancy.npz").write_bytes(b"seen")
     if change == "mark":
-        (folder / drawn_before.MARK).write_text("{")
+        drawn_before.mark_of(tree.root, "embedded").write_text("{")
     if change == "figure":
         (folder / "pareto.svg").unlink()
     if change == "code":
@@ -67,7 +67,7 @@ def test_a_report_that_is_stopped_leaves_no_mark(
     monkeypatch.setattr(build, "write_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build.write_studies([embedded], tree.read())
-    assert not (tree.root / "studies" / "embedded" / drawn_before.MARK).exists()
+    assert not drawn_before.mark_of(tree.root, "embedded").exists()
 
 
 def write_sealed(path: Path, body: dict[str, Any]) -> None:

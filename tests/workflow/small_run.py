@@ -26,9 +26,8 @@ SMALL = {
     "references": "references=96",
     "stopwatch": "stopwatch={rounds: 1, batch: 2, contended: report}",
     "learning": "learning={captions: 4}",
-    "studies": "studies=[embedded, embedded_learned]",  # those of config.yaml
 }
-ARMS = ("full", "fewer-steps-50", "fora-n2", "broken", "diffsparse-43", "mod-30", "diffcr-lt-30")
+ARMS = ("full", "fewer-steps-50", "fora-n2", "broken")
 RESULTS = Path("results/small")
 CELLS = RESULTS / "cells/scenes"
 SHARDS = ("00000-00003", "00004-00007")

@@ -125,7 +125,7 @@ rule shipped_learned:
     output:
         expand(f"{ASSETS}/scenes/learned/{{name}}/learned.json", name=["diffsparse-43", "diffcr-lt-30", "mod-30"]),
     params:
-        place=f"{ASSETS}/scenes",
+        place=lambda wildcards, output: Path(output[0]).parents[2],
         records=[record for records in LEARNED.values() for record in records],
         runs=" && ".join(
             f"snakemake --nolock --cores {workflow.cores} --configfile configs/scenes-{name}.yaml "

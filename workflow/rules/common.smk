@@ -134,7 +134,9 @@ def unless_in_batches(files):
 def asks_for_cells():
     """Whether a run is asked for more than the audit and the shipped weights, which are no part of any study."""
     targets = set(workflow.dag_settings.targets)
-    return not targets or bool(targets - {"macs_audit", "backbone", "mmdit", "judge_weights", "model_card", "shipped_learned", "assets"})
+    return not targets or bool(
+        targets - {"macs_audit", "backbone", "mmdit", "judge_weights", "model_card", "shipped_learned", "assets"}
+    )
 
 
 def start_warm_process():

@@ -44,7 +44,7 @@ def write_studies(studies: list[Study], results: Results) -> Path:
         for warning in tables.build_table(study, results).warnings:
             print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
         folder = results.root / "studies" / study.name
-        drawn_before.forget(folder)
+        drawn_before.forget(results.root, study.name)
         table = tables.build_table(study, results)
         for name, content in study_tables(study, table):
             write_file(folder / name, content)
@@ -53,7 +53,7 @@ def write_studies(studies: list[Study], results: Results) -> Path:
         for name, picture in figured.items():
             write_file(folder / name, picture)
         there = [name for name, picture in figured.items() if picture is not None]
-        drawn_before.remember(folder, drawn_of, there)
+        drawn_before.remember(results.root, study.name, drawn_of, there)
         write_file(folder / "grid.png", study_grid(study, results))
     page = results.root / "report" / "index.html"
     write_file(page, build_page(studies, results).encode("utf-8"))

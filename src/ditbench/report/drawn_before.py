@@ -1,6 +1,6 @@
 """Figures that the report has drawn, for whoever wants the same ones: hundreds of cells take half a minute to draw.
 
-A mark beside them says what they were drawn of. Where a study, its cells or the code that draws is another by now, they
+A mark in the report's folder says what they were drawn of. Where a study, its cells or the code that draws is another by now, they
 are drawn again.
 """
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ditbench.report.results import Results
     from ditbench.study import Study
 
-MARK = ".figures.json"
-
 
 def drawn_of(study: Study, results: Results) -> str:
     """The hash of all that a study's figures are drawn of."""
@@ -38,24 +36,30 @@ def drawn_of(study: Study, results: Results) -> str:
     return digest.hexdigest()
 
 
-def forget(folder: Path) -> None:
-    """Takes the mark away: what lies in the folder is about to change."""
-    (folder / MARK).unlink(missing_ok=True)
+def mark_of(root: Path, study: str) -> Path:
+    """The file that says what a study's figures are drawn of."""
+    return root / "report" / "drawn" / f"{study}.json"
 
 
-def remember(folder: Path, of: str, names: Sequence[str]) -> None:
-    """Marks figures as drawn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / MARK) as partial:
+def forget(root: Path, study: str) -> None:
+    """Takes the mark away: the figures are about to change."""
+    mark_of(root, study).unlink(missing_ok=True)
+
+
+def remember(root: Path, study: str, of: str, names: Sequence[str]) -> None:
+    """Marks a study's figures as drawn."""
+    mark = mark_of(root, study)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(mark) as partial:
         Path(partial).write_text(json.dumps({"of": of, "files": list(names)}))
 
 
-def recall(folder: Path, of: str) -> dict[str, bytes] | None:
-    """The figures that lie in a folder, where they are drawn of just that."""
+def recall(root: Path, study: str, of: str) -> dict[str, bytes] | None:
+    """The figures of a study that lie in the results, where they are drawn of just that."""
     try:
-        mark = json.loads((folder / MARK).read_text())
+        mark = json.loads(mark_of(root, study).read_text())
         if mark["of"] != of:
             return None
-        return {name: (folder / name).read_bytes() for name in mark["files"]}
+        return {name: (root / "studies" / study / name).read_bytes() for name in mark["files"]}
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -27,7 +27,7 @@ def tables_kept(study: Study, results: Results) -> dict[str, bytes]:
 
 def figures_kept(study: Study, results: Results) -> dict[str, bytes]:
     """The figures that its run holds; the grid of samples is the report's, and too large to keep once more."""
-    before = recall(results.root / "studies" / study.name, drawn_of(study, results))
+    before = recall(results.root, study.name, drawn_of(study, results))
     if before is not None:
         return before
     drawn = study_figures(study, build_table(study, results), results)
