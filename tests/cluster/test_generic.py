@@ -45,19 +45,9 @@ def lines(path: Path) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_through_a_scheduler_makes_what_a_local_one_does(queue: Tree) -> None:
+def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_makes_what_a_local_one_does(queue: Tree) -> None:
     done = queue.snakemake(*words("here"))
     assert done.returncode == 0, done.stderr
-    done = queue.snakemake(*GENERIC, *words("there"))
-    assert done.returncode == 0, done.stderr
-    assert made(queue, "there") == made(queue, "here")
-    asked = lines(queue.root / "qsub.log")
-    assert len(asked) > 10, "every job goes through the scheduler"
-    assert any("mem_free=4000M" in line for line in asked) and all("h_rt=0:120:0" in line for line in asked)
-
-
-@pytest.mark.timeout(600)
-def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_goes_on(queue: Tree) -> None:
     stand_in = queue.root / "bin" / "ditbench"
     stand_in.rename(stand_in.with_name("ditbench-stand-in"))
     stand_in.write_text(HOLDING)
@@ -87,6 +77,9 @@ def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_goes_on(queue: T
     after = made(queue, "stopped")
     after.pop("published-so-far.json", None)  # what the stopped run still published
     assert after == made(queue, "here")
+    asked = lines(queue.root / "qsub.log")
+    assert len(asked) > 10, "every job goes through the scheduler"
+    assert any("mem_free=4000M" in line for line in asked) and all("h_rt=0:120:0" in line for line in asked)
 
 
 def at_work(group: int) -> bool:

@@ -1,7 +1,7 @@
 """Figures that the report has drawn, for whoever wants the same ones: hundreds of cells take half a minute to draw.
 
-A mark in the report's folder says what they were drawn of. Where a study, its cells or the code that draws is another by now, they
-are drawn again.
+A mark in the report's folder says what they were drawn of. Where a study, its cells or the code that draws is another
+by now, they are drawn again.
 """
 
 from __future__ import annotations
