@@ -40,6 +40,11 @@ def queue(tree: Tree) -> Tree:
     return tree
 
 
+def listens() -> None:
+    """A shell's background jobs, and all that they start, are deaf to an interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
@@ -59,6 +64,7 @@ def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_makes_what_a_loc
         env=queue.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=listens,
     )
     deadline = time.monotonic() + 120
     while not lines(queue.root / "begun.log") and time.monotonic() < deadline:
