@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEEP_SECONDS = 60.0
-_AGAIN = "run again"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Begun:
             self._keep()
         assert self._kept == len(self.ids)
         for part in self._parts:
-            check_contents(part.archive, part.sha256, f"another job was at work on the same images; {_AGAIN}")
+            check_contents(part.archive, part.sha256, "another job was at work on the same images; run again")
         return join_shards(archive, [part.archive for part in self._parts])
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.test_slurm import HOLDING, STUDY, made, words
+from tests.cluster.small_study import holding, made, wait_for, words
 from tests.workflow.conftest import Tree
 
 # Takes a script and resources as Grid Engine does, notes them, and prints the job's number.
@@ -32,7 +32,6 @@ GENERIC = ("--workflow-profile", "profiles/cluster-generic", "--cores", "2", "--
 @pytest.fixture(scope="module")
 def queue(tree: Tree) -> Tree:
     """The tree, on whose path a scheduler is."""
-    (tree.root / "studies" / "small.yaml").write_text(STUDY)
     for name, text in (("qsub", QSUB), ("qdel", QDEL)):
         path = tree.root / "bin" / name
         path.write_text(text)
@@ -50,39 +49,32 @@ def lines(path: Path) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_makes_what_a_local_one_does(queue: Tree) -> None:
-    done = queue.snakemake(*words("here"))
-    assert done.returncode == 0, done.stderr
-    stand_in = queue.root / "bin" / "ditbench"
-    stand_in.rename(stand_in.with_name("ditbench-stand-in"))
-    stand_in.write_text(HOLDING)
-    stand_in.chmod(0o755)
-    (queue.root / "hold").touch()
-    run = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *GENERIC, *words("stopped")],
-        cwd=queue.root,
-        env=queue.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=listens,
-    )
-    deadline = time.monotonic() + 120
-    while not lines(queue.root / "begun.log") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    run.send_signal(signal.SIGINT)
-    assert run.wait(200) != 0
-    taken_back = lines(queue.root / "qdel.log")
-    assert taken_back, "what was still in the queue is taken out of it"
-    deadline = time.monotonic() + 20
-    while (left := [job for job in taken_back if at_work(int(job))]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
-    (queue.root / "hold").unlink()
+def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_makes_what_a_local_one_does(
+    queue: Tree, local: dict[str, str]
+) -> None:
+    with holding(queue) as (_, begun):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *GENERIC, *words("stopped")],
+            cwd=queue.root,
+            env=queue.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=listens,
+        )
+        wait_for(begun, 1)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(200) != 0
+        taken_back = lines(queue.root / "qdel.log")
+        assert taken_back, "what was still in the queue is taken out of it"
+        deadline = time.monotonic() + 20
+        while (left := [job for job in taken_back if at_work(int(job))]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left
     done = queue.snakemake(*GENERIC, *words("stopped"))
     assert done.returncode == 0, done.stderr
     after = made(queue, "stopped")
     after.pop("published-so-far.json", None)  # what the stopped run still published
-    assert after == made(queue, "here")
+    assert after == local
     asked = lines(queue.root / "qsub.log")
     assert len(asked) > 10, "every job goes through the scheduler"
     assert any("mem_free=4000M" in line for line in asked) and all("h_rt=0:120:0" in line for line in asked)

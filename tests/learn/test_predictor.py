@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ditbench.backbones import Backbone
-from ditbench.caption_sets import TRAINING_SPLIT, write_captions
 from ditbench.cells import Spec
 from ditbench.engine.predicted import OfPlaces, OfTokens, tensors_of
 from ditbench.engine.run import Run, attached
 from ditbench.faults import Fault
-from ditbench.generate import Sampler, Texts, embed
+from ditbench.generate import Sampler, Texts
 from ditbench.learn.job import learned_method, write_learned
 from ditbench.learn.lesson import Lesson, Notebook
 from ditbench.learn.mixed import MixedForward
@@ -289,14 +288,6 @@ def test_training_goes_on_from_where_it_stopped(variant: str, sampler: Sampler, 
     _, other = training(sampler, tmp_path / "stopped", variant=variant, rate=0.02)
     other.recall()
     assert other.done == 0
-
-
-@pytest.fixture(scope="module")
-def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captions")
-    write_captions(get_world("scenes"), "training", 2, 0, folder / "captions.json", split=TRAINING_SPLIT)
-    embed("scenes", folder / "captions.json", folder / "embeddings.json")
-    return folder
 
 
 def learned(captions: Path, folder: Path, **knobs: Any) -> Path:

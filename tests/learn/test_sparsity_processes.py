@@ -15,21 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ditbench.caption_sets import TRAINING_SPLIT, write_captions
 from ditbench.cells import Spec
-from ditbench.generate import embed
 from ditbench.learn.sparsity import STATE
 from ditbench.methods import get_method
 from ditbench.records import read_record
-from ditbench.worlds import get_world
 
-
-@pytest.fixture(scope="module")
-def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captions")
-    write_captions(get_world("scenes"), "training", 4, 0, folder / "captions.json", split=TRAINING_SPLIT)
-    embed("scenes", folder / "captions.json", folder / "embeddings.json")
-    return folder
+CAPTIONS = 4
 
 
 def start(captions: Path, out: Path, processes: int) -> subprocess.Popen[bytes]:

@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 import ditbench
-from ditbench.caption_sets import TRAINING_SPLIT, write_captions
 from ditbench.cells import Spec
 from ditbench.faults import Fault
-from ditbench.generate import Sampler, embed, read_batch
+from ditbench.generate import Sampler, read_batch
 from ditbench.learn.job import learned_method, read_found, write_learned
 from ditbench.learn.lesson import Lesson, Notebook
 from ditbench.learn.states import read_state
@@ -38,14 +37,6 @@ DIFFCR = {**ROUTED, "ratio": 0.3, "ratio_rate": 0.1, "coefficient": 100.0}
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
     return Sampler("scenes")
-
-
-@pytest.fixture(scope="module")
-def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captions")
-    write_captions(get_world("scenes"), "training", 2, 0, folder / "captions.json", split=TRAINING_SPLIT)
-    embed("scenes", folder / "captions.json", folder / "embeddings.json")
-    return folder
 
 
 def training(sampler: Sampler, method: Any, folder: Path, weights: Any) -> Training:
