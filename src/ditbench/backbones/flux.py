@@ -159,7 +159,8 @@ class FluxBackbone(Backbone):
         if stream.site is not None:
             both = torch.cat([both[:, :text_tokens], stream.merged(both[:, text_tokens:])], dim=1)
         widened = layer.act_mlp(layer.proj_mlp(both))
-        output = layer.proj_out(torch.cat([_attended(layer.attn, stream, both), widened], dim=2))
+        attended = stream.attended(branch, lambda: _attended(layer.attn, stream, both))
+        output = layer.proj_out(torch.cat([attended, widened], dim=2))
         return Output(stream.spread(output[:, text_tokens:]), output[:, :text_tokens])
 
     def modulated_input(self, stream: Stream) -> Tensor:
@@ -228,6 +229,7 @@ class FluxBackbone(Backbone):
                     width=attention.inner_dim,
                     norm=norm_macs(layer.norm),
                     norm_once=text_tokens * norm_macs(layer.norm),
+                    attending=macs_per_token(attention.to_q, attention.to_k, attention.to_v),
                 )
                 noted["modulation.single"] = Work(macs_per_token(layer.norm.linear))
             branches.append(cost)

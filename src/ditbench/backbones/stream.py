@@ -14,6 +14,7 @@ from ditbench.engine.rows import Rows
 
 if TYPE_CHECKING:
     from ditbench.engine.merging import Site
+    from ditbench.engine.recall import RecalledAttention
     from ditbench.engine.selectors import Gathered
 
 T = TypeVar("T")
@@ -56,6 +57,10 @@ class Stream:
     pending: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
     # Of the branch that is computed now: where its tokens are merged, gathered, or looked at.
     site: Site | Gathered | None = None
+    # Of a part: which of the text's tokens are here, None: all.
+    text_rows: Rows | None = None
+    # What keeps attention from step to step, where the run wants that.
+    recalled: RecalledAttention | None = None
 
     @property
     def hidden(self) -> Tensor:
@@ -111,6 +116,19 @@ class Stream:
             whole, rows = self.origin
             self.fed[branch] = rows.take(whole.fed_to(branch))
         return self.fed[branch]
+
+    def attended(self, branch: int, attend: Callable[[], Tensor]) -> Tensor:
+        """What attention gives text and image, the text's tokens first: made, or for a part of the tokens recalled."""
+        if self.recalled is None or not self.recalled.covers(branch):
+            return attend()
+        if self.origin is None:
+            found = attend()
+            assert self.text is not None
+            self.recalled.keep(branch, found, self.text.shape[1])
+            return found
+        _, rows = self.origin
+        assert rows.samples is None, "attention is kept of all samples"
+        return self.recalled.of(branch, rows, self.text_rows)
 
     def merged(self, read: Tensor) -> Tensor:
         """What the module of a branch reads, where its tokens are merged: fewer tokens."""

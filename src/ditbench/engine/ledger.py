@@ -55,7 +55,7 @@ def bill(trace: Trace, costs: Costs) -> Bill:
     # What is computed by some of a branch's heads or channels costs that share: of projections, products and all.
     ran, computed, squares = (_by_branch(counts, trace) for counts in (trace.ran, trace.computed, trace.squares))
     whole = _by_branch(trace.whole)
-    linear = _linear(costs, computed, ran)
+    linear = _linear(costs, computed, ran) - int(trace.spared.sum())
     attention = _attention(costs, computed, squares, ran)
     whole_tokens, whole_squares = ([n * factor for n in whole] for factor in (tokens, tokens**2))
     of_whole = _linear(costs, whole_tokens, whole) + _attention(costs, whole_tokens, whole_squares, whole)
@@ -89,7 +89,7 @@ def by_site(trace: Trace, costs: Costs, counted: str = "total") -> NDArray[np.fl
             site = ([int(counts[step, branch])] for counts in (trace.computed, trace.squares, trace.ran))
             computed, squares, ran = site
             alone = Costs((cost,), costs.step)
-            macs = 0.0 if counted == "attention" else _linear(alone, computed, ran)
+            macs = 0.0 if counted == "attention" else _linear(alone, computed, ran) - int(trace.spared[step, branch])
             macs += 0.0 if counted == "linear" else _attention(alone, computed, squares, ran)
             found[step, branch] = macs * trace.widths[step, branch]
     return found / trace.samples

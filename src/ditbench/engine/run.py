@@ -23,14 +23,23 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.merging import ASK_MERGING, Apart, Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
-from ditbench.engine.selectors import Gathering, foreseeing_of, gathering_of, keys_of, narrowing_of, scaling_of
+from ditbench.engine.selectors import (
+    Gathering,
+    choosing_text_of,
+    foreseeing_of,
+    gathering_of,
+    keys_of,
+    narrowing_of,
+    recalled_of,
+    scaling_of,
+)
 from ditbench.engine.trace import Trace
 from ditbench.engine.watch import compute_watched, watcher_of
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     from ditbench.backbones import Backbone, Output, Stream
-    from ditbench.engine.costs import Costs
+    from ditbench.engine.costs import Costs, UnitCost
     from ditbench.engine.deciders import Decider
     from ditbench.engine.selectors import Selector
 
@@ -233,7 +242,10 @@ class _Pass:
         self.scaling = scaling_of(parts.selector)
         self.foreseeing = foreseeing_of(parts.selector)
         self.keys = keys_of(parts.selector)
-        self.costs = run.costs if self.foreseeing is not None or self.keys is not None else None
+        self.texts, self.recalled = choosing_text_of(parts.selector), recalled_of(parts.selector)
+        stream.recalled = self.recalled
+        asked = (self.foreseeing, self.keys, self.texts, self.recalled)
+        self.costs = run.costs if any(part is not None for part in asked) else None
         self.narrowing, self.gathering = narrowing_of(parts.selector), gathering_of(parts.selector)
         self.passing = type(parts.fill) is Pass
         last = run.plan.layout.blocks - 1
@@ -363,8 +375,13 @@ class _Pass:
         unit, fill = self.run_.plan.units[number], self.parts.fill
         if rows is not self.rows or self.part is None:
             self.rows, self.part = rows, self.stream.at(rows)
-        part = self.part
-        self._record(number, part.tokens, part.samples)
+        part, stream = self.part, self.stream
+        text_rows = None
+        if self.texts is not None and rows.samples is None and self._has_text(number):
+            assert stream.text is not None
+            text_rows = self.texts.choose_text(unit, self.step, stream)
+            part.text, part.text_rows = text_rows.take(stream.text), text_rows
+        self._record(number, part.tokens, part.samples, partly=part)
         if unit.single:
             output = self._compute(part, unit.start, rows)
             gate, text_gate = self.backbone.gates(self.stream, unit.start)
@@ -381,7 +398,7 @@ class _Pass:
         if self.refilling is not None:
             self.stream.hidden = self.refilling.refill(unit, part.hidden)
             if output.text is not None:
-                self._text_of_some(number, rows, output.text, text_gate)
+                self._text_of_some(number, rows, text_rows, output.text, text_gate)
             return
         whole = fill.complete(Key(number, "image"), self.step, rows, output.image)
         if whole is not None:
@@ -389,7 +406,7 @@ class _Pass:
         else:
             self.stream.hidden = rows.put(self.stream.hidden.contiguous(), part.hidden)
         if output.text is not None:
-            self._text_of_some(number, rows, output.text, text_gate)
+            self._text_of_some(number, rows, text_rows, output.text, text_gate)
 
     def _merged(self, number: int, count: int) -> None:
         """A branch for groups of tokens, of which all receive what their group gives out."""
@@ -447,21 +464,28 @@ class _Pass:
             if output.text is not None:
                 self.parts.fill.keep(Key(number, "text"), self.step, output.text)
 
-    def _text_of_some(self, number: int, rows: Rows, text: Tensor, gate: Tensor | None) -> None:
-        """The text's tokens are computed with any of the image's; those of samples that were left out are filled."""
+    def _text_of_some(self, number: int, rows: Rows, text_rows: Rows | None, text: Tensor, gate: Tensor | None) -> None:
+        """The text's tokens are computed with any of the image's, but where a selector chooses among them.
+
+        Those that were left out, and those of samples that were, are filled.
+        """
         key = Key(number, "text")
-        if rows.samples is None:
+        if rows.samples is None and text_rows is None:
             self.parts.fill.keep(key, self.step, text)
             self._add_text(gate, text)
         else:
             assert self.stream.text is not None
-            own = Rows.of_samples(rows.samples, self.stream.text.shape[1])
+            if rows.samples is None:
+                assert text_rows is not None
+                own = text_rows
+            else:
+                own = Rows.of_samples(rows.samples, self.stream.text.shape[1])
             whole = self.parts.fill.complete(key, self.step, own, text)
             if whole is None:
                 whole = own.put(self.stream.text.new_zeros(self.stream.text.shape), text)
             self._add_text(gate, whole)
         assert self.part is not None
-        self.part.text = self.stream.text if rows.samples is None else None
+        self.part.text, self.part.text_rows = (self.stream.text if rows.samples is None else None), None
         if rows.samples is not None:
             self.rows = self.part = None
 
@@ -492,14 +516,31 @@ class _Pass:
         assert self.stream.text is not None
         self.stream.text = self.stream.text + (text if gate is None else gate * text)
 
-    def _record(self, number: int, tokens: int, samples: int) -> None:
+    def _record(self, number: int, tokens: int, samples: int, partly: Stream | None = None) -> None:
+        """Notes what of a unit is computed; `partly`: the part of the stream, where it is not the whole."""
         unit = self.run_.plan.units[number]
         for branch in range(unit.start, unit.stop):
             width = 1.0 if self.narrowing is None else self.narrowing.width(branch, self.step)
             square = None
             if self.keys is not None and self.costs is not None:
                 square = self.keys.squares(self.costs.branches[branch], tokens, self.run_.tokens)
-            self.run_.trace.record(self.step, branch, tokens, samples, width=width, square=square)
+            spared = 0
+            if partly is not None and self.costs is not None:
+                spared, none = self._spared(self.costs.branches[branch], branch, partly)
+                square = none if square is None else square
+            self.run_.trace.record(self.step, branch, tokens, samples, width=width, square=square, spared=spared)
+
+    def _spared(self, cost: UnitCost, branch: int, part: Stream) -> tuple[int, int | None]:
+        """MACs of linear layers that a part of the tokens does without; the second as `Trace.record` has it."""
+        texts = 0 if part.text is None else part.text.shape[1]
+        spared = 0
+        if part.text_rows is not None:
+            whole = part.text_rows.tokens
+            spared = cost.once * (whole - texts) // whole
+        if self.recalled is None or not self.recalled.covers(branch):
+            return spared, None
+        spared += self.recalled.spared(cost, part.tokens + texts)
+        return spared, self.recalled.square(cost, part.tokens)
 
 
 def _difference(stream: Stream, hidden: Tensor, text: Tensor | None) -> Output:

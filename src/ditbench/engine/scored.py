@@ -59,7 +59,7 @@ class ScoredTokens:
         self.score, self.terms, self.tokens = score, terms, tokens
         self.generator = score.generator
         self._number = {unit.start: number for number, unit in enumerate(plan.units)}
-        counts = plan.counts(tokens)
+        self._counts = counts = plan.counts(tokens)
         self._needed = _watched(score, plan) if always else _needed(score, plan, counts, tokens)
         looked_at = np.ones(counts.shape, dtype=bool) if passed is None else ~passed
         # How often a unit was looked at, up to and with each step; the age of a token is a difference of these.
@@ -77,6 +77,10 @@ class ScoredTokens:
         index = self.order(unit, step, stream)[:, :count].sort(dim=1).values
         self.computing(unit, step, index)
         return Rows(torch.cat([index, index]) if self._halves(stream) == 2 else index, stream.tokens)
+
+    def count(self, unit: Unit, step: int) -> int:
+        """How many tokens of a unit its plan computes at a step."""
+        return int(self._counts[step, self._number[unit.start]])
 
     def order(self, unit: Unit, step: int, stream: Stream) -> Tensor:
         """All tokens of each sample, the first to be computed first; where halves share, of one half [samples, tokens].

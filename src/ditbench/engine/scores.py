@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ditbench.engine.chance import uniform
-from ditbench.engine.watch import entropies, map_macs, received
+from ditbench.engine.watch import entropies, map_macs
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Score(ABC):
 
     def see(self, branch: int, glance: Glance) -> int:
         """Learns from a computed branch; answers with the MACs that took."""
+        if self.sees and glance.attention is None and glance.rows is not None:
+            return 0  # computed from attention that is kept: it shows nothing new
         block = self.layout.branches[branch].block
         values, macs = self.read(glance)
         if glance.rows is None:
@@ -105,7 +107,7 @@ class AttentionReceived(Score):
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
         assert glance.attention is not None, "a branch that attends shows how"
-        return received(glance.attention)[:, glance.image], map_macs(glance.attention)
+        return glance.received[:, glance.image], map_macs(glance.attention)
 
 
 class CrossEntropy(Score):

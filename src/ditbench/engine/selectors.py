@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ditbench.engine.costs import Costs
     from ditbench.engine.keys import KeptKeys
     from ditbench.engine.layout import Unit
+    from ditbench.engine.recall import RecalledAttention
 
 
 class Selector(Protocol):
@@ -100,6 +101,25 @@ def keys_of(selector: object) -> KeptKeys | None:
     """What keeps the keys and values of tokens that are left out, where a selector has that."""
     keys: KeptKeys | None = getattr(selector, "kept_keys", None)
     return keys
+
+
+@runtime_checkable
+class ChoosingText(Protocol):
+    """A selector that chooses among the text's tokens too. Else all are computed with any of the image's."""
+
+    def choose_text(self, unit: Unit, step: int, stream: Stream) -> Rows:
+        """The text's tokens to compute in a unit of which some of the image's are."""
+
+
+def choosing_text_of(selector: object) -> ChoosingText | None:
+    """A selector as one that chooses among the text's tokens, if it does."""
+    return selector if isinstance(selector, ChoosingText) else None
+
+
+def recalled_of(selector: object) -> RecalledAttention | None:
+    """What keeps attention that tokens are computed from, where a selector has that."""
+    recalled: RecalledAttention | None = getattr(selector, "recalled", None)
+    return recalled
 
 
 def narrowing_of(selector: object) -> Narrowing | None:

@@ -28,7 +28,8 @@ class Trace:
     samples that `entered` the network, and the MACs of `selecting`, of all samples together. `noted` counts at every
     step what belongs to no branch (text projections, modulations), in samples. `cache_bytes` is the most that was kept
     from one step to the next, for one sample. `widths` are the shares of a branch's heads or channels that its tokens
-    were computed by; 1 but where a method narrows branches.
+    were computed by; 1 but where a method narrows branches. `spared` are MACs of linear layers at every site, of all
+    samples together, that its tokens did without: the text's that were left out, and attention that was kept.
     """
 
     shape: Shape
@@ -42,12 +43,15 @@ class Trace:
     cache_bytes: float = 0.0
     selecting: Counts = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     widths: NDArray[np.float64] = field(default_factory=lambda: np.ones(0))
+    spared: Counts = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         if not len(self.selecting):
             self.selecting = np.zeros(self.shape.steps, dtype=np.int64)
         if not len(self.widths):
             self.widths = np.ones(self.shape.sites)
+        if not len(self.spared):
+            self.spared = np.zeros(self.shape.sites, dtype=np.int64)
 
     @classmethod
     def empty(cls, shape: Shape) -> Trace:
@@ -55,13 +59,22 @@ class Trace:
         return cls(shape, **sites, entered=np.zeros(shape.steps, dtype=np.int64))
 
     def record(
-        self, step: int, branch: int, tokens: int, samples: int, width: float = 1.0, square: int | None = None
+        self,
+        step: int,
+        branch: int,
+        tokens: int,
+        samples: int,
+        width: float = 1.0,
+        square: int | None = None,
+        spared: int = 0,
     ) -> None:
         """Notes that `tokens` tokens of each of `samples` samples were computed at a site, by a share of its width.
 
-        `square` stands for their number squared where they attend to more than themselves.
+        `square` stands for their number squared where they attend to more than themselves, or to nothing; `spared` MACs
+        of linear layers were not needed for a sample.
         """
         self._widen(step, branch, width)
+        self.spared[step, branch] += spared * samples
         self.computed[step, branch] += tokens * samples
         self.squares[step, branch] += (tokens * tokens if square is None else square) * samples
         self.ran[step, branch] += samples
@@ -95,7 +108,12 @@ class Trace:
 
     def repeat(self, like: int, step: int) -> None:
         """Counts for `step` what was counted for the step `like`."""
-        for counts in (*(getattr(self, name) for name in (*_SITES, *_STEPS)), *self.noted.values(), self.widths):
+        for counts in (
+            *(getattr(self, name) for name in (*_SITES, *_STEPS)),
+            *self.noted.values(),
+            self.widths,
+            self.spared,
+        ):
             counts[step] = counts[like]
 
     def add(self, other: Trace) -> None:
@@ -106,6 +124,7 @@ class Trace:
             self._widen(step, branch, float(other.widths[step, branch]))
         for name in (*_SITES, *_STEPS):
             getattr(self, name)[...] += getattr(other, name)
+        self.spared += other.spared
         self.samples += other.samples
         for name, counts in other.noted.items():
             self._noted(name)[...] += counts
@@ -137,6 +156,7 @@ class Trace:
             "noted": {name: counts.tolist() for name, counts in sorted(self.noted.items())},
             "cache_bytes": self.cache_bytes,
             **({"widths": self.widths.tolist()} if self.narrowed else {}),
+            **({"spared": self.spared.tolist()} if self.spared.any() else {}),
         }
 
     @classmethod
@@ -147,6 +167,7 @@ class Trace:
         noted = {name: np.asarray(values, dtype=np.int64) for name, values in body["noted"].items()}
         rest: Any = {"samples": body["samples"], "noted": noted, "cache_bytes": body["cache_bytes"]}
         rest["widths"] = np.asarray(body.get("widths", []), dtype=np.float64)
+        rest["spared"] = np.asarray(body.get("spared", []), dtype=np.int64)
         return cls(shape, **counts, **rest)
 
 

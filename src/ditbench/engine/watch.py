@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -38,7 +39,8 @@ class Glance:
     """One computed branch, as a selector sees it.
 
     `stream` holds the tokens that were computed: all of them, or `rows` of the whole. `attention` is None for a branch
-    that does not attend. Where image and text attend jointly, the image's tokens are `image` of the kernel's.
+    that does not attend, or whose attention is kept from another step. Where image and text attend jointly, the image's
+    tokens are `image` of the kernel's. `like`: the same branch as another selector sees it.
     """
 
     stream: Stream
@@ -46,6 +48,15 @@ class Glance:
     output: Output
     attention: Attention | None
     image: slice
+    like: Glance | None = None
+
+    @cached_property
+    def received(self) -> Tensor:
+        """The attention that every key receives; the map is made once, whoever asks."""
+        if self.like is not None:
+            return self.like.received
+        assert self.attention is not None, "a branch that attends shows how"
+        return received(self.attention)
 
 
 @runtime_checkable

@@ -54,6 +54,7 @@ class DuCa(ToCa):
             schedule,
             weighted and self.fresh > 0,
             self.variant == "repo",
+            self.lead or None,
         )
 
     def passed(self, shape: Shape) -> NDArray[np.bool_]:

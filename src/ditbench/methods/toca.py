@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ditbench.engine.layout import Shape
+from ditbench.engine.layout import Layout, Shape
 from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import Method, knob
@@ -38,7 +38,9 @@ class Schedule(NamedTuple):
     The ratio of tokens at a site is the product of the method's, of `time` (a line of count / steps), of `depth` (of
     block / last block) and of its branch's factor in `branches`, 0 where the branch is reused whole. A full step
     decides the steps to the next one: N / `interval` (a line of count / steps), and 2 within `sensitive`. `down`: the
-    count is that of samplers that count to 0.
+    count is that of samplers that count to 0. `lead` steps are full before intervals are counted. `deep`: what counts
+    as the last block, where that is not the network's, and blocks of another kind are then counted anew. `text`: among
+    the text's tokens is chosen too.
     """
 
     time: Line
@@ -51,6 +53,9 @@ class Schedule(NamedTuple):
     bonus: float = 0.0
     cell: int = 1
     shared: bool = False
+    lead: int = 1
+    deep: int | None = None
+    text: bool = False
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -87,6 +92,16 @@ SCHEDULES: dict[str, Schedule] = {
         bonus=0.6,
         cell=2,
     ),
+    # FLUX, 50 steps: attention is kept, in single-stream blocks too. Published code counts the blocks of both kinds as
+    # if each had the 28 of PixArt and DiT.
+    "flux": Schedule(
+        time=Line(1, 0),
+        depth=Line(1.5, -1),
+        branches={"attn": 0.0, "mlp": 0.4, "single": 1.6},
+        lead=3,
+        deep=27,
+        text=True,
+    ),
     # None was published for MMDiT, nor for Wan, which has PixArt's branches and gets PixArt's. Here
     # attention is reused, one ratio holds for all else, and there is no bonus.
     "flat": Schedule(
@@ -100,13 +115,12 @@ SCHEDULES: dict[str, Schedule] = {
 def schedule_of(name: str, shape: Shape) -> Schedule:
     """A published schedule by its name, or the one that fits a network where that is `auto`."""
     names = shape.layout.names
-    if "single" in names:
-        raise Fault(
-            "toca and duca recompute tokens of an MLP beside cached attention; FLUX's single-stream blocks compute "
-            "both in one branch, whose tokens cannot be recomputed from cached attention in ditbench yet"
-        )
     if name == "auto":
-        own = {("self", "cross", "mlp"): "pixart", ("self", "mlp"): "ddpm250" if shape.steps > 100 else "ddim50"}
+        own = {
+            ("self", "cross", "mlp"): "pixart",
+            ("self", "mlp"): "ddpm250" if shape.steps > 100 else "ddim50",
+            ("attn", "mlp", "single"): "flux",
+        }
         name = own.get(names, "flat")
     schedule = SCHEDULES[name]
     unknown = [branch for branch in names if branch not in schedule.branches]
@@ -125,23 +139,28 @@ class Cycle(NamedTuple):
     phase: NDArray[np.int64]
 
 
-def cycle_of(steps: int, blocks: int, interval: int, schedule: Schedule, weighted: bool, flips: bool) -> Cycle:
+def cycle_of(
+    steps: int, blocks: int, interval: int, schedule: Schedule, weighted: bool, flips: bool, lead: int | None = None
+) -> Cycle:
     """The full steps, counted as published.
 
     With `flips`, as in the published code, every block of a step decides anew, and the first block of a full step has
     changed the interval meanwhile: where the new one does not divide the count, that step's other blocks are not
-    computed whole. Without, a step is full in all blocks or in none.
+    computed whole. Without, a step is full in all blocks or in none. `lead`: as many full steps come first, where that
+    is not the schedule's.
     """
+    led = (schedule.lead if lead is None else lead) - 1
     whole = np.zeros((steps, blocks), dtype=bool)
     phase = np.zeros((steps, blocks), dtype=np.int64)
     every = interval
     for step in range(steps):
-        count = steps - 1 - step if schedule.down else step
+        # Intervals are counted from the last of the steps that lead.
+        count = steps - 1 - step if schedule.down else step - led
         for block in range(blocks):
             if block and not flips:
                 whole[step, block], phase[step, block] = whole[step, 0], phase[step, 0]
                 continue
-            full = step == 0 or count % every == 0
+            full = step <= led or count % every == 0
             whole[step, block], phase[step, block] = full, 0 if full else count % every
             if block == 0 and full and weighted:
                 every = _next_interval(interval, count / steps, schedule)
@@ -161,12 +180,23 @@ def fresh_shares(shape: Shape, fresh: float, schedule: Schedule) -> NDArray[np.f
     layout, step = shape.layout, np.arange(shape.steps)
     count = shape.steps - 1 - step if schedule.down else step
     in_time = np.asarray(schedule.time(count / shape.steps))
-    in_depth = np.asarray(schedule.depth(layout.block_of / max(layout.blocks - 1, 1)))
+    in_depth = np.asarray(schedule.depth(_depth(layout, schedule)))
     of_branch = np.array([schedule.branches[name] for name in layout.name_of])
     ratio = (fresh * np.outer(np.broadcast_to(in_time, shape.steps), in_depth * of_branch)).clip(0, 1)
     # Truncated to whole tokens, as published.
     shares: NDArray[np.float64] = np.floor(ratio * shape.tokens + 1e-9) / shape.tokens
     return shares
+
+
+def _depth(layout: Layout, schedule: Schedule) -> NDArray[np.float64]:
+    """How deep every branch lies: 1 in the block that the schedule takes for the last."""
+    block = layout.block_of.astype(np.float64)
+    if schedule.deep is None:
+        return block / max(layout.blocks - 1, 1)
+    other = layout.name_of == "single"
+    if other.any():
+        block[other] -= block[other].min()
+    return block / schedule.deep
 
 
 @dataclass(frozen=True)
@@ -178,7 +208,9 @@ class ToCa(Method):
 
     `repo` counts as the published code does, in which a full step may reach the first block only; in `paper` a step is
     full or not. Where a video pipeline calls its network for one branch of guidance after the other, each selects for
-    itself.
+    itself. On FLUX tokens of the text are chosen as those of the image are, each by themselves, and single-stream
+    blocks compute the chosen tokens' MLP beside the attention that they kept; where the ratio reaches 1 a block is
+    computed whole, its attention too.
     """
 
     name: ClassVar[str] = "toca"
@@ -195,6 +227,7 @@ class ToCa(Method):
         "weighted", "longer and shorter intervals as published, or all the same", choices=("weighted", "uniform")
     )
     score: str = knob("auto", "what tokens are chosen by; auto: the schedule's", choices=SCORES)
+    lead: int = knob(0, "full steps at the start, before intervals are counted; 0: the schedule's", least=0)
     age: float = knob(0.25, "weight of a token's age in intervals (the paper's third term)", least=0)
     bonus: float = knob(OWN, "share that the best of a neighbourhood gains; -1: the schedule's", least=-1)
     cell: int = knob(-1, "side of a neighbourhood in tokens; -1: the schedule's", least=-1)
@@ -213,6 +246,7 @@ class ToCa(Method):
             schedule_of(self.schedule, shape),
             weighted,
             self.variant == "repo",
+            self.lead or None,
         )
 
     def plan(self, shape: Shape) -> Plan:
@@ -225,6 +259,8 @@ class ToCa(Method):
         return None
 
     def selector(self, shape: Shape, generator: Generator) -> Selector:
+        from ditbench.engine.joint import JointTokens
+        from ditbench.engine.recall import RecalledAttention
         from ditbench.engine.scored import ScoredTokens, Terms
         from ditbench.engine.scores import score_of
 
@@ -235,8 +271,18 @@ class ToCa(Method):
             cell=own.cell if self.cell < 1 else self.cell,
             shared=own.shared if self.guidance == "auto" else self.guidance == "shared",
         )
-        score = score_of(self.own_score(own), shape.layout, generator)
-        return ScoredTokens(score, self.plan(shape), shape.tokens, terms, self.passed(shape))
+
+        def among(tokens: int, terms: Terms) -> ScoredTokens:
+            score = score_of(self.own_score(own), shape.layout, generator)
+            plan = self.plan(replace(shape, tokens=tokens))
+            return ScoredTokens(score, plan, tokens, terms, self.passed(shape))
+
+        image = among(shape.tokens, terms)
+        if not own.text:
+            return image
+        recalled = RecalledAttention(np.flatnonzero(shape.layout.name_of == "single").tolist())
+        # A text has no neighbourhoods.
+        return JointTokens(image, lambda tokens: among(tokens, replace(terms, bonus=0.0, cell=1)), recalled)
 
     def own_bonus(self, schedule: Schedule) -> float:
         """What the best of a neighbourhood gains where nobody says."""
