@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent
 _ENGINE = (
     *("layout", "plan", "rows", "run", "merging", "trace", "costs"),
     *("fills", "forecasts", "trajectory", "selectors", "scores", "scored", "watch", "chance", "deciders", "changes"),
-    *("guidance", "drafts", "keys", "outfit"),
+    *("guidance", "drafts", "keys", "recall", "joint", "outfit"),
 )
 # Parts of the engine that only the methods run which import them.
 _PARTS = {

@@ -21,10 +21,11 @@ from ditbench.engine.matching import (
     whole_windows,
     window_similarity,
 )
-from ditbench.engine.merging import Groups, Merge
+from ditbench.engine.merging import Groups, Merge, Site
 from ditbench.engine.plan import Plan
 from ditbench.engine.ranked import page_rank
 from ditbench.engine.run import Parts, Run, attached
+from ditbench.faults import Fault
 from tests.backbones.networks import inputs, make
 
 FAMILIES = ("pixart", "dit", "sd3", "sd3.5-medium", "flux-dev", "wan")
@@ -179,8 +180,8 @@ def test_page_rank_is_the_eigenvector() -> None:
 class _Pairs:
     """Every second token joins the one before it; looks at nothing."""
 
-    def __init__(self, mean: bool = True) -> None:
-        self.mean = mean
+    def __init__(self, mean: bool = True, attends_whole: bool = False) -> None:
+        self.mean, self.attends_whole = mean, attends_whole
         self.seen: list[tuple[int, int]] = []
 
     def looks(self, branch: int, step: int) -> bool:
@@ -232,6 +233,30 @@ def test_looking_on_changes_no_bit_and_what_is_merged_is_billed(name: str) -> No
         assert run.trace.computed[1, branch] == 2 * 0.75 * run.tokens
         assert run.trace.selecting.tolist() == [0, 7]
         assert pairs.seen == [(0, unit) for unit in range(sites[1])]
+
+
+def test_a_single_stream_block_merges_its_mlp_alone() -> None:
+    """Worked out with the network's own modules: all tokens attend, pairs of them share what the MLP gives out."""
+    backbone = make("flux-schnell", torch.float64)
+    branch = len(backbone.layout) - 1
+    layer = backbone.network.single_transformer_blocks[-1]
+    stream = backbone.enter(**inputs(backbone, "flux-schnell", 0, 2))
+    assert stream.text is not None
+    text, tokens = stream.text.shape[1], stream.tokens
+    attended: list[torch.Tensor] = []
+    layer.attn.register_forward_hook(lambda module, args, output: attended.append(output))
+    stream.site = Site(_Pairs(attends_whole=True), branch, 0, tokens // 2)
+    output = backbone.compute(stream, branch)
+    both = torch.cat([stream.text, stream.hidden], dim=1)
+    shift, scale, _ = layer.norm.linear(layer.norm.silu(stream.condition("embedded")))[:, None].chunk(3, dim=2)
+    read = layer.norm.norm(both) * (1 + scale) + shift
+    means = (read[:, text::2] + read[:, text + 1 :: 2]) / 2
+    widened = torch.cat([read[:, :text], means.repeat_interleave(2, dim=1)], dim=1)
+    expected = layer.proj_out(torch.cat([attended[0], layer.act_mlp(layer.proj_mlp(widened))], dim=2))
+    torch.testing.assert_close(torch.cat([output.text, output.image], dim=1), expected)
+    layer.proj_out = torch.nn.Sequential(layer.proj_out)
+    with pytest.raises(Fault, match="fuse adapters first"):
+        backbone.compute(stream, branch)
 
 
 @pytest.mark.parametrize("name", ["pixart", "dit", "sd3"])

@@ -11,12 +11,16 @@ from diffusers import PixArtTransformer2DModel
 
 from ditbench.backbones import Backbone
 from ditbench.backbones.families import backbone_of
-from ditbench.engine.layout import Layout, Shape
-from ditbench.engine.run import attached
+from ditbench.engine.fills import Pass
+from ditbench.engine.layout import Branch, Layout, Shape
+from ditbench.engine.ledger import by_site
+from ditbench.engine.plan import Plan
+from ditbench.engine.run import Parts, Run, attached
 from ditbench.faults import Fault
 from ditbench.macs import count_macs
 from ditbench.methods import Method, get_method
 from ditbench.sampling import run_of
+from tests.backbones.networks import make
 
 STEPS, SIDE = 5, 16
 MMDIT = Shape(50, Layout.regular(24, ("attn", "mlp")), 4096)
@@ -214,6 +218,103 @@ def test_toma_makes_its_weights_as_often_as_it_says(backbone: Backbone) -> None:
     assert seldom[1] == seldom[3] < seldom[2] < seldom[0]
 
 
-def test_flux_cannot_merge_an_mlp_alone() -> None:
-    with pytest.raises(Fault, match="single-stream blocks"):
-        get_method("sdtm").plan(Shape(20, Layout.regular(2, ("single",)), 256))
+FLUX = Layout((Branch(0, "attn"), Branch(0, "mlp"), Branch(1, "single")))
+
+
+def test_sdtm_leaves_flux_s_attention_whole_in_both_stages() -> None:
+    counts = get_method("sdtm", {"multiple": 1}).plan(Shape(20, FLUX, 256)).counts(256)
+    assert (counts[:, 0] == 256).all()
+    assert (counts[:, 1:] < 256).all()
+    with pytest.raises(Fault, match="has no FLUX"):
+        get_method("sdtm", {"variant": "repo"}).plan(Shape(20, FLUX, 256))
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("sdtm", {"multiple": 1, "ratio": 0.4}),
+        ("sdtm", {"ratio": 0.4, "multiple": 1, "adjusting": "threshold", "structure_threshold": -0.5, "detail_threshold": 0.2}),
+        ("tomesd", {"pattern": "every", "where": "mlp"}),
+        ("sito", {"where": "mlp"}),
+        ("toma", {"where": "mlp", "tile": 2}),
+    ],
+)
+def test_flux_merges_the_mlp_alone_and_leaves_nothing_behind(name: str, knobs: dict[str, Any]) -> None:
+    backbone = make("flux-schnell")
+
+    def answers(samples: int) -> tuple[list[torch.Tensor], Any]:
+        torch.manual_seed(0)
+        given = [backbone.example_inputs(2, (8, 8), 5, torch.float32, "cpu") for _ in range(STEPS)]
+        run = run_of(get_method(name, knobs), backbone, backbone.shape(STEPS, **given[0]))
+        found = []
+        for inputs in given:
+            own = {
+                key: value[:samples] if torch.is_tensor(value) and len(value) == 2 else value
+                for key, value in inputs.items()
+            }
+            with attached(run):
+                found.append(backbone.network(**own)[0])
+        return found, run
+
+    found, run = answers(2)
+    again, _ = answers(2)
+    one, _ = answers(1)
+    assert all(torch.isfinite(answer).all() for answer in found)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    singles = backbone.layout.name_of == "single"
+    assert (run.trace.whole[:, backbone.layout.name_of == "attn"] == 2).all()
+    assert (run.trace.computed[:, singles] < 2 * 16).any()
+    # Products of attention are those of a run that merges nothing.
+    pairs = by_site(run.trace, run.costs, "attention")[:, singles]
+    assert (pairs == 2 * 24 * (16 + 5) ** 2).all()
+    if name == "sdtm":
+        for mine, alone in zip(found, one, strict=True):
+            torch.testing.assert_close(mine[:1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_sdtm_looks_at_the_attention_of_the_very_block_whose_mlp_it_merges() -> None:
+    """In the second stage of a single-stream block the tokens that go are those that its own attention passes by."""
+    backbone = make("flux-schnell")
+    given = backbone.example_inputs(1, (8, 8), 5, torch.float32, "cpu")
+    shape = backbone.shape(1, **given)
+    method = get_method("sdtm", {"multiple": 1, "ratio": 0.3, "deviation": 0.0, "detail_age": 0.0})
+    chosen: dict[int, torch.Tensor] = {}
+    received: dict[int, torch.Tensor] = {}
+    selector = method.selector(shape, torch.Generator())
+    selector._structure = 0  # the second stage from the first step
+    selector._watched = [(shape.layout.name_of != "mlp").tolist()]
+    inattentive = selector._inattentive
+
+    def spied(stream: Any, read: torch.Tensor, windows: Any, gone: int) -> Any:
+        merge = inattentive(stream, read, windows, gone)
+        chosen[len(chosen)] = merge.away[0].nonzero().flatten()
+        received[len(received)] = selector._received[0]
+        return merge
+
+    selector._inattentive = spied
+    counts = np.where(np.isin(shape.layout.name_of, ("mlp", "single")), 12 / 16, 1.0)[None]
+    plan = Plan(shape.layout, shape.layout.by_branch, counts)
+    run = Run(backbone, plan, 16, lambda: Parts(Pass(), selector))
+    with attached(run):
+        backbone.network(**given)
+    assert len(chosen) == 4  # two MLPs and two single-stream blocks
+    for number, gone in chosen.items():
+        assert sorted(gone.tolist()) == sorted(received[number].argsort()[:4].tolist())
+    # Each block has its own.
+    assert len({tuple(values.tolist()) for values in received.values()}) == 4
+
+
+def test_flux_costs_what_sdtm_s_table_prints() -> None:
+    """Table S2: 595.2 T whole and 386.5 T, MLPs alone: with their half of the output projections."""
+    steps, width = 20, 3072
+    layout = Layout(
+        (*(Branch(b, n) for b in range(19) for n in ("attn", "mlp")), *(Branch(19 + b, "single") for b in range(38)))
+    )
+    shape = Shape(steps, layout, 4096)
+    counts = get_method("sdtm", {"ratio": 0.543}).plan(shape).counts(4096)
+    per_token = {"attn": (4, 0), "mlp": (0, 8), "single": (4, 8)}
+    total = 0
+    for number, (_, name) in enumerate(layout.branches):
+        attends, widens = (factor * width**2 for factor in per_token[name])
+        total += steps * (4096 + 512) * attends + int(counts[:, number].sum() + steps * 512) * widens
+    assert total / 1e12 == pytest.approx(386.5, rel=2e-3)

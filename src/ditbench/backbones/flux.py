@@ -15,12 +15,14 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
+from torch.nn import functional
 
 from ditbench.backbones import Backbone
 from ditbench.backbones.linear import macs_per_token, norm_macs
 from ditbench.backbones.stream import Output, Stream
 from ditbench.engine.costs import Costs, UnitCost, Work
 from ditbench.engine.layout import Branch, Layout
+from ditbench.engine.merging import Site
 from ditbench.faults import Fault
 
 if TYPE_CHECKING:
@@ -156,6 +158,8 @@ class FluxBackbone(Backbone):
             return Output(image, layer.ff_context(by_text(layer.norm2_context(stream.text))))
         text_tokens = stream.text.shape[1]
         both = by_image(layer.norm.norm(torch.cat([stream.text, stream.hidden], dim=1)))
+        if isinstance(stream.site, Site) and stream.site.attends_whole:
+            return _with_merged_mlp(layer, stream, both, text_tokens)
         if stream.site is not None:
             both = torch.cat([both[:, :text_tokens], stream.merged(both[:, text_tokens:])], dim=1)
         widened = layer.act_mlp(layer.proj_mlp(both))
@@ -230,6 +234,8 @@ class FluxBackbone(Backbone):
                     norm=norm_macs(layer.norm),
                     norm_once=text_tokens * norm_macs(layer.norm),
                     attending=macs_per_token(attention.to_q, attention.to_k, attention.to_v),
+                    apart=macs_per_token(attention.to_q, attention.to_k, attention.to_v)
+                    + attention.inner_dim * layer.proj_out.out_features,
                 )
                 noted["modulation.single"] = Work(macs_per_token(layer.norm.linear))
             branches.append(cost)
@@ -270,6 +276,27 @@ class FluxBackbone(Backbone):
 
 def _clipped(hidden: Tensor) -> Tensor:
     return hidden.clip(-FLOAT16_MAX, FLOAT16_MAX) if hidden.dtype == torch.float16 else hidden
+
+
+def _with_merged_mlp(layer: Any, stream: Stream, both: Tensor, text_tokens: int) -> Output:
+    """A single-stream block in which all tokens attend, and the image's are merged for the MLP alone.
+
+    The output projection is linear: each of its two halves projects as many tokens as it is given.
+    """
+    if type(layer.proj_out) is not torch.nn.Linear:
+        raise Fault(
+            f"the output projection of a single-stream block is a {type(layer.proj_out).__name__}: the MLP alone can "
+            "be merged where that is a plain linear layer (fuse adapters first: pipe.fuse_lora(), then "
+            "pipe.unload_lora_weights())"
+        )
+    attended = _attended(layer.attn, stream, both)
+    fewer = torch.cat([both[:, :text_tokens], stream.merged(both[:, text_tokens:])], dim=1)
+    widened = layer.act_mlp(layer.proj_mlp(fewer))
+    weight, width = layer.proj_out.weight, attended.shape[-1]
+    output = functional.linear(attended, weight[:, :width], layer.proj_out.bias)
+    of_mlp = functional.linear(widened, weight[:, width:])
+    image = output[:, text_tokens:] + stream.spread(of_mlp[:, text_tokens:])
+    return Output(image, output[:, :text_tokens] + of_mlp[:, :text_tokens])
 
 
 def _attended(attention: Any, stream: Stream, hidden: Tensor, text: Tensor | None = None) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ditbench.engine.merging import Site
     from ditbench.engine.recall import RecalledAttention
     from ditbench.engine.selectors import Gathered
+    from ditbench.engine.watch import Attention
 
 T = TypeVar("T")
 
@@ -61,6 +62,8 @@ class Stream:
     text_rows: Rows | None = None
     # What keeps attention from step to step, where the run wants that.
     recalled: RecalledAttention | None = None
+    # What the fused kernel was given in the branch that is computed now, where a selector looks on.
+    seen: list[Attention] = field(default_factory=list)
 
     @property
     def hidden(self) -> Tensor:

@@ -23,7 +23,8 @@ class UnitCost:
     and values of a text, or all that a text's own tokens cost). `keys`: how many keys an image token attends to;
     "computed" = the computed tokens and `joined` text tokens, which attend to the same keys. `width`: of queries and
     values. `norm` and `norm_once`: thop's term for LayerNorms, per computed token and once. `attending`: what of
-    `per_token` a token of image or text does without where attention is kept from another step.
+    `per_token` a token of image or text does without where attention is kept from another step. `apart`: what of it a
+    token costs that attends, but has its MLP computed with others'.
     """
 
     per_token: int
@@ -34,6 +35,7 @@ class UnitCost:
     norm: int = 0
     norm_once: int = 0
     attending: int = 0
+    apart: int = 0
 
     def macs(self, tokens: int) -> int:
         """Linear layers and products of attention for so many computed tokens of one sample."""

@@ -33,6 +33,10 @@ class EachImage:
         for image in range(images):
             yield torch.arange(image, stream.samples, images, device=stream.device), self._each[image]
 
+    @property
+    def attends_whole(self) -> bool:
+        return self._each[0].attends_whole
+
     def looks(self, branch: int, step: int) -> bool:
         return self._each[0].looks(branch, step)
 

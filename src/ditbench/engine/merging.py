@@ -117,6 +117,10 @@ class Groups:
 class Merging(Protocol):
     """A selector that does not choose tokens to compute but merges them."""
 
+    @property
+    def attends_whole(self) -> bool:
+        """In branches that join attention and MLP (FLUX's single-stream blocks): whether all tokens attend."""
+
     def looks(self, branch: int, step: int) -> bool:
         """Whether it wants to see what a branch reads that computes all tokens."""
 
@@ -160,6 +164,11 @@ class Site:
     tokens: int = field(default=0, init=False)
     merge: Merge | None = field(default=None, init=False)
     _positions: tuple[Tensor, ...] = field(default=(), init=False)
+
+    @property
+    def attends_whole(self) -> bool:
+        """Whether a branch that joins attention and MLP merges its tokens for the MLP alone."""
+        return self.merging.attends_whole
 
     def before(self, stream: Stream, read: Tensor) -> Tensor:
         """What the module reads instead; rotary positions become those of the tokens that stand for groups."""

@@ -245,7 +245,8 @@ class _Pass:
         self.texts, self.recalled = choosing_text_of(parts.selector), recalled_of(parts.selector)
         stream.recalled = self.recalled
         asked = (self.foreseeing, self.keys, self.texts, self.recalled)
-        self.costs = run.costs if any(part is not None for part in asked) else None
+        wanted = any(part is not None for part in asked) or (self.merging is not None and self.merging.attends_whole)
+        self.costs = run.costs if wanted else None
         self.narrowing, self.gathering = narrowing_of(parts.selector), gathering_of(parts.selector)
         self.passing = type(parts.fill) is Pass
         last = run.plan.layout.blocks - 1
@@ -416,7 +417,7 @@ class _Pass:
         stream.site = site = Site(self.merging, unit.start, self.step, count)
         output = self._compute(stream, unit.start)
         stream.site = None
-        self._record(number, site.tokens, stream.samples)
+        self._record(number, site.tokens, stream.samples, site=site)
         self.run_.trace.selecting[self.step] += self.merging.macs()
         if self.blending is None or site.merge is None:
             self.backbone.add(stream, unit.start, output)
@@ -440,7 +441,7 @@ class _Pass:
             part = stream.at(Rows.of_samples(samples, stream.tokens))
             part.site = site = Site(merging, unit.start, self.step, ASK_MERGING)
             found.append((samples, self._compute(part, unit.start)))
-            self._record(number, site.tokens, part.samples)
+            self._record(number, site.tokens, part.samples, site=site)
         self.run_.trace.selecting[self.step] += self.merging.macs()
         order = torch.cat([samples for samples, _ in found]).argsort()
         image = torch.cat([output.image for _, output in found])[order]
@@ -516,7 +517,9 @@ class _Pass:
         assert self.stream.text is not None
         self.stream.text = self.stream.text + (text if gate is None else gate * text)
 
-    def _record(self, number: int, tokens: int, samples: int, partly: Stream | None = None) -> None:
+    def _record(
+        self, number: int, tokens: int, samples: int, partly: Stream | None = None, site: Site | None = None
+    ) -> None:
         """Notes what of a unit is computed; `partly`: the part of the stream, where it is not the whole."""
         unit = self.run_.plan.units[number]
         for branch in range(unit.start, unit.stop):
@@ -528,7 +531,16 @@ class _Pass:
             if partly is not None and self.costs is not None:
                 spared, none = self._spared(self.costs.branches[branch], branch, partly)
                 square = none if square is None else square
+            if site is not None and site.attends_whole and self.costs is not None:
+                spared, square = self._attending_besides(self.costs.branches[branch], tokens)
             self.run_.trace.record(self.step, branch, tokens, samples, width=width, square=square, spared=spared)
+
+    def _attending_besides(self, cost: UnitCost, tokens: int) -> tuple[int, int | None]:
+        """The same where all tokens attend and `tokens` go through the MLP: more than those cost, so less than none."""
+        if not cost.apart:
+            return 0, None
+        whole = self.run_.tokens
+        return -cost.apart * (whole - tokens), whole * whole + 2 * cost.joined * (whole - tokens)
 
     def _spared(self, cost: UnitCost, branch: int, part: Stream) -> tuple[int, int | None]:
         """MACs of linear layers that a part of the tokens does without; the second as `Trace.record` has it."""

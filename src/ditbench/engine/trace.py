@@ -29,7 +29,8 @@ class Trace:
     step what belongs to no branch (text projections, modulations), in samples. `cache_bytes` is the most that was kept
     from one step to the next, for one sample. `widths` are the shares of a branch's heads or channels that its tokens
     were computed by; 1 but where a method narrows branches. `spared` are MACs of linear layers at every site, of all
-    samples together, that its tokens did without: the text's that were left out, and attention that was kept.
+    samples together, that its tokens did without: the text's that were left out, and attention that was kept. They are
+    negative where tokens attend that do not count as computed.
     """
 
     shape: Shape

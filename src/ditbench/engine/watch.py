@@ -168,7 +168,9 @@ def compute_watched(
     if watcher is None or not watcher.watches(branch, step):
         return backbone.compute(stream, branch), 0
     with attending(stream.samples) as seen:
+        stream.seen = seen
         output = backbone.compute(stream, branch)
+        stream.seen = []
     attention = seen[0] if seen else None
     keys = attention.keys.shape[2] if attention is not None else stream.tokens
     first = keys - stream.tokens if backbone.text_leads else 0

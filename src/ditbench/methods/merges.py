@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ditbench.engine.layout import Layout, Shape
 from ditbench.engine.plan import Plan
-from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from ditbench.backbones import Stream
     from ditbench.engine.merging import Merge
 
-# Branches by what they do, whatever a family calls them. FLUX's single-stream blocks do both in one.
+# Branches by what they do, whatever a family calls them. FLUX's single-stream blocks do both in one; their MLP can be
+# merged alone.
 KINDS = {
     "attention": ("self", "attn", "attn2", "single"),
     "cross": ("cross",),
@@ -38,11 +38,6 @@ WHERE = {
 def merged_branches(layout: Layout, where: str) -> NDArray[np.bool_]:
     """Which branches of a network are merged."""
     names = {name for kind in WHERE[where] for name in KINDS[kind]}
-    if "single" in layout.names and where == "mlp":
-        raise Fault(
-            "FLUX's single-stream blocks compute attention and MLP in one branch: merging the MLP alone is not "
-            "possible there; merge attention as well"
-        )
     return np.isin(layout.name_of, sorted(names))
 
 
@@ -66,10 +61,12 @@ def similarity_sums(features: Tensor) -> Tensor:
 class BlockMatching:
     """A selector that matches the tokens of each block once a step. State of one run.
 
-    `plan` says what is merged; `match_block` is what a subclass brings.
+    `plan` says what is merged; `match_block` is what a subclass brings. `attends_whole`: where a branch joins attention
+    and MLP, its MLP alone is merged.
     """
 
-    def __init__(self, plan: Plan, tokens: int) -> None:
+    def __init__(self, plan: Plan, tokens: int, attends_whole: bool = False) -> None:
+        self.attends_whole = attends_whole
         layout = plan.layout
         fewer = plan.counts(tokens) != tokens
         self._first = [layout.span(block, block + 1).start for block in layout.block_of.tolist()]

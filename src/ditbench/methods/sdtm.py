@@ -35,7 +35,8 @@ class SDTM(Method):
 
     In the first stage the windows whose tokens are most alike become one token each. In the second, for the MLP alone,
     the tokens that receive least attention join the most alike of the others, one of their own window if there is any.
-    Tokens that have long been merged are merged rather. The text is never merged.
+    Tokens that have long been merged are merged rather. The text is never merged. FLUX's attention is left whole in
+    both stages, as published: of its single-stream blocks the MLP alone is merged.
 
     The supplement and the published code are two variants. The code looks at no attention: of each window the token
     that was merged longest is a destination, and those of the others that are most like one join it; every third step
@@ -105,6 +106,11 @@ class SDTM(Method):
         own = CACHED if self.variant == "repo" else 0.0
         return own if self.cached == OWN else self.cached
 
+    @staticmethod
+    def attends_whole(shape: Shape) -> bool:
+        """Whether attention is left whole at all steps: FLUX's, whose positions do not bear merging."""
+        return "single" in shape.layout.names
+
     def structure_steps(self, steps: int) -> int:
         """How many steps the first stage has: all up to the one at the switch."""
         return min(int(self.switch * steps + 1e-9) + 1, steps)
@@ -126,9 +132,12 @@ class SDTM(Method):
         return gone
 
     def plan(self, shape: Shape) -> Plan:
+        if self.attends_whole(shape) and self.variant == "repo":
+            raise Fault("variant: the published code of SDTM has no FLUX; take variant: paper")
         first = np.arange(shape.steps) < self.structure_steps(shape.steps)
         left = 1 - self.merged_away(shape) / shape.tokens
-        structure = merging_plan(shape, left[:, None], merged_branches(shape.layout, "attention+mlp"))
+        early = "mlp" if self.attends_whole(shape) else "attention+mlp"
+        structure = merging_plan(shape, left[:, None], merged_branches(shape.layout, early))
         detail = merging_plan(shape, left[:, None], merged_branches(shape.layout, "mlp"))
         shares = np.where(first[:, None], structure.shares, detail.shares)
         if self.adjusting == "threshold":
@@ -153,13 +162,15 @@ class Matching(BlockMatching):
 
     def __init__(self, method: SDTM, shape: Shape, generator: Generator) -> None:
         plan = method.plan(shape)
-        super().__init__(plan, shape.tokens)
+        super().__init__(plan, shape.tokens, method.attends_whole(shape))
         self.method, self.generator = method, generator
         self._structure = method.structure_steps(shape.steps)
         names = shape.layout.name_of
         attends = np.isin(names, ("self", "attn", "single"))
         fewer = plan.counts(shape.tokens) != shape.tokens
-        merges_mlp = [bool(step[names == "mlp"].any()) for step in fewer]
+        merges_mlp = [bool(step[np.isin(names, ("mlp", "single"))].any()) for step in fewer]
+        # Branches that attend and are merged in one: they show their attention while they compute.
+        self._at_once: list[bool] = (names == "single").tolist()
         # Attention received is asked for where the second stage merges, by the paper.
         self._watched = [
             [bool(a) and step >= self._structure and merges_mlp[step] and method.variant == "paper" for a in attends]
@@ -174,6 +185,8 @@ class Matching(BlockMatching):
     def see(self, branch: int, step: int, glance: Glance) -> int:
         from ditbench.engine.watch import map_macs, received
 
+        if self._at_once[branch]:
+            return 0
         assert glance.attention is not None
         self._received = received(glance.attention)[:, glance.image]
         return map_macs(glance.attention)
@@ -188,6 +201,8 @@ class Matching(BlockMatching):
         if step < self._structure:
             merge = self._structural(stream, step, branch, read, windows, gone)
         elif self.method.variant == "paper":
+            if self._at_once[branch]:
+                self._look_at_once(stream, read)
             merge = self._inattentive(stream, read, windows, gone)
         else:
             assert gone is not None
@@ -220,6 +235,14 @@ class Matching(BlockMatching):
     def _passing(self, priority: Tensor, stage: int) -> int:
         """How many pass the stage's threshold, in the sample of which fewest do."""
         return int((priority >= self.method.thresholds[stage]).sum(1).min())
+
+    def _look_at_once(self, stream: Stream, read: Tensor) -> None:
+        """Attention that was received in this very branch, in which the text's tokens come first."""
+        from ditbench.engine.watch import map_macs, received
+
+        (attention,) = stream.seen
+        self._received = received(attention)[:, -read.shape[1] :]
+        self.count_macs(map_macs(attention))
 
     def _inattentive(self, stream: Stream, read: Tensor, windows: Windows, gone: int | None) -> Merge:
         from ditbench.engine.matching import nearest

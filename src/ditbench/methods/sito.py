@@ -58,7 +58,7 @@ class _Matching(BlockMatching):
     """Base tokens by similarity to all and chance; alike in what entered the block."""
 
     def __init__(self, plan: Plan, tokens: int, method: SiTo, generator: Generator) -> None:
-        super().__init__(plan, tokens)
+        super().__init__(plan, tokens, method.where == "mlp")
         self.method, self.generator = method, generator
 
     def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:

@@ -66,7 +66,7 @@ class _Matching(BlockMatching):
     """One matching for all blocks and some steps."""
 
     def __init__(self, plan: Plan, tokens: int, method: ToMA) -> None:
-        super().__init__(plan, tokens)
+        super().__init__(plan, tokens, method.where == "mlp")
         self.method = method
         self._destinations: Tensor | None = None
         self._weights: Weighted | None = None

@@ -66,14 +66,14 @@ class ToMeSD(Method):
         return Pass()
 
     def selector(self, shape: Shape, generator: Generator) -> Merging:
-        return _Matching(self.plan(shape), shape.tokens, self.side, generator)
+        return _Matching(self.plan(shape), shape.tokens, self.side, generator, self.where == "mlp")
 
 
 class _Matching(BlockMatching):
     """Destinations by chance; alike in what entered the block."""
 
-    def __init__(self, plan: Plan, tokens: int, side: int, generator: Generator) -> None:
-        super().__init__(plan, tokens)
+    def __init__(self, plan: Plan, tokens: int, side: int, generator: Generator, attends_whole: bool) -> None:
+        super().__init__(plan, tokens, attends_whole)
         self.side, self.generator = side, generator
 
     def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:
