@@ -63,6 +63,7 @@ OTHERS = {
         *_MMDIT,
         "toca_flops.py",  # of `ditbench macs` alone
         "begun.py",  # of shards
+        "learn/real.py",  # of searches alone
         *("judges/networks/base.py", "judges/packages.py", "statistics.py"),  # what a loss that is a judge is made with
     },
     "cost": _DRAWING | _MMDIT | {"worlds/base.py", "begun.py"},

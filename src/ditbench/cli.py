@@ -196,6 +196,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch", type=_count, default=16)
     _add_judge_weights(sub)
     sub.add_argument("--pairs", help="images with captions to fine-tune on; the world's own without")
+    _references_to(sub, "real images that a search compares with")
     sub = add("spec", _spec, "write a cell's spec and plan", "out", "code")
     sub.add_argument("--spec", required=True, help="the spec as JSON")
     sub.add_argument("--learned", type=Path, help="record of what its method learned")
@@ -207,9 +208,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch", type=int, default=16)
     add("cost", _cost, "bill what a cell's traces say was executed", "spec", "shards", "out", "code")
     sub = add("score", _score, "judge a cell's images", "spec", "shards", "captions", "device", "out", "code")
-    sub.add_argument("--references", type=Path, help="the world's reference images, where it has any")
-    sub.add_argument("--features", type=Path, nargs="*", default=[], help="records of the references' features")
-    sub.add_argument("--statistics", type=Path, help="statistics of references in an .npz file")
+    _references_to(sub, "the world's reference images, where it has any")
     sub.add_argument("--judges", nargs="*", help="which judges; the world's that have their weights if none is named")
     _add_judge_weights(sub)
     sub.add_argument("--full-shards", type=Path, nargs="*", help="shards of the full arm, for paired measures")
@@ -256,6 +255,14 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], Any]] = {
     "shards": lambda p: p.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards' records"),
 }
 CONFIG = Path("config.yaml")
+
+
+def _references_to(sub: argparse.ArgumentParser, what: str) -> None:
+    sub.add_argument("--references", type=Path, help=what)
+    sub.add_argument("--features", type=Path, nargs="*", default=[], help="records of the references' features")
+    sub.add_argument("--statistics", type=Path, help="statistics of references in an .npz file")
+
+
 _DRAWING = ("captions", "device", "weights")
 
 
@@ -770,6 +777,7 @@ def _learn(options: argparse.Namespace) -> None:
     spec = Spec.read(options.spec, "--spec")
     with noted(options.out, "learning", options.out.parent):
         from ditbench.learn.job import write_learned
+        from ditbench.learn.real import RealImages
 
         write_learned(
             spec,
@@ -782,6 +790,7 @@ def _learn(options: argparse.Namespace) -> None:
             options.code,
             _judge_places(options),
             options.pairs,
+            RealImages(options.references, options.features, options.statistics) if options.references else None,
         )
 
 

@@ -179,7 +179,10 @@ _LEARNERS = {
     ),
     "predictor": ("learn/mixed.py", "learn/adapters.py"),
     "sparsity": _PLANS,
-    "search": ("learn/sparsity.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
+    "search": (
+        *("learn/sparsity.py", "learn/real.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
+        *("judges/inception_fid.py", "judges/references.py", "judges/sets.py", "judges/networks", "reference_sets.py"),
+    ),
 }
 
 

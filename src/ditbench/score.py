@@ -5,18 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.judges import Judge, Pictures, Result, default_judges, get_judge
+from ditbench.judges.references import check_networks, read_references
 from ditbench.judges.registry import Given
-from ditbench.judges.sets import SetJudge
 from ditbench.patience import progress
 from ditbench.records import Clock, read_record, write_record
-from ditbench.reference_sets import ReferenceSet
-from ditbench.storage import check_contents, hash_file, images_of, replacing
+from ditbench.storage import hash_file, images_of, replacing
 from ditbench.weights import need_images, need_one_weights
 from ditbench.worlds import get_world
 
@@ -60,7 +58,7 @@ def score_cell(
         rate = get_world(spec["world"]).frames_per_second
         pictures = Pictures.read(_zips(shard_jsons, "shard"), captions, rate)
         references = read_references(references_json, features, statistics)
-        _check_networks(chosen, references, features)
+        check_networks(chosen, references, features)
         full = None
         if full_shard_jsons:
             full = Pictures.read(_zips(full_shard_jsons, "shard"), captions, rate)
@@ -82,45 +80,6 @@ def score_cell(
         "judge_weights": {key: digest for member in chosen for key, digest in member.weights_read().items()},
     }
     write_record(out, "scores", body, timings=clock.seconds, code=code)
-
-
-def read_references(
-    record_path: Path | None, features: Sequence[Path] = (), statistics: Path | None = None
-) -> Pictures:
-    """What is known of the reference images: themselves, if they lie beside their record, features and moments."""
-    from safetensors.numpy import load_file
-
-    if record_path is None:
-        return Pictures.none()
-    record = read_record(record_path, "references")
-    archive = record_path.with_suffix(".zip")
-    names = [f"reference{i}" for i in range(record["count"] or 0)]
-    if archive.is_file():
-        seen = Pictures.read([images_of(record_path, record)])
-    else:
-        seen = replace(Pictures.none(), ids=names)
-    kept = {}
-    for path in features:
-        body = read_record(path, "features")
-        if body["references"] != record["sha256"]:
-            raise Fault(f"{path} is of other references than {record_path}; delete it and run again")
-        remedy = f"delete {path} and run again to make it anew"
-        kept[body["network"]] = load_file(check_contents(path.with_name(body["file"]), body.get("sha256"), remedy))
-    moments = ReferenceSet(statistics=statistics).moments() if statistics is not None else {}
-    return replace(seen, kept=kept, moments=moments, mark=record["sha256"])
-
-
-def _check_networks(judges: Sequence[Judge], references: Pictures, features: Sequence[Path]) -> None:
-    """A Fault where features of the references are of another file of weights than those of the pictures will be."""
-    weights = {body["network"]: body["weights"] for body in (read_record(path, "features") for path in features)}
-    for member in judges:
-        if not isinstance(member, SetJudge) or member.network_name not in weights:
-            continue
-        if member.network.identity != weights[member.network_name]:
-            raise Fault(
-                f"judge {member.name}: the references' features are of other weights than {member.network.place}; "
-                f"delete the references' {member.network_name}.json and run again"
-            )
 
 
 def _reference_set(record_path: Path | None) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ QDEL = """#!/bin/sh
 for job; do echo "$job" >> qdel.log; kill -KILL "-$job"; done
 """
 GENERIC = ("--workflow-profile", "profiles/cluster-generic", "--cores", "2", "--latency-wait", "10")
+GENERIC += ("--seconds-between-status-checks", "1")  # jobs take a moment
 
 
 @pytest.fixture(scope="module")

@@ -65,15 +65,15 @@ def test_awaiting_rows_make_no_cells(tmp_path: Path) -> None:
     captions.write_text("".join(f"a picture of {i} things\n" for i in range(4)), encoding="utf-8")
     config = check_config(
         {
-            "studies": ["sdtm-table-s2-flux"],
-            "world": "flux-dev-1024",
+            "studies": ["diffsparse-table3"],
+            "world": "wan2.1-1.3b-256",
             "images": 4,
-            "captions": {"file": str(captions)},
-            "weights": {"flux-dev-1024": "random"},
+            "captions": {"file": str(captions), "train": {"file": str(captions)}},
+            "weights": {"wan2.1-1.3b-256": "random"},
         }
     )
     arms = {spec.arm for spec in cell_table(config)}
-    assert "full" in arms and not any("sdtm" in arm for arm in arms)
+    assert "full" in arms and not any("duca" in arm for arm in arms)
 
 
 def test_the_command_prints_or_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

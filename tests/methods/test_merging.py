@@ -233,7 +233,16 @@ def test_sdtm_leaves_flux_s_attention_whole_in_both_stages() -> None:
     ("name", "knobs"),
     [
         ("sdtm", {"multiple": 1, "ratio": 0.4}),
-        ("sdtm", {"ratio": 0.4, "multiple": 1, "adjusting": "threshold", "structure_threshold": -0.5, "detail_threshold": 0.2}),
+        (
+            "sdtm",
+            {
+                "ratio": 0.4,
+                "multiple": 1,
+                "adjusting": "threshold",
+                "structure_threshold": -0.5,
+                "detail_threshold": 0.2,
+            },
+        ),
         ("tomesd", {"pattern": "every", "where": "mlp"}),
         ("sito", {"where": "mlp"}),
         ("toma", {"where": "mlp", "tile": 2}),

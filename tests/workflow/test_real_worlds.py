@@ -57,6 +57,32 @@ def test_random_weights_plan_neither_images_nor_embeddings_nor_scores(tree: Tree
     assert all(call.split("--shards ")[1].split()[0].endswith("latency.json") for call in billed)
 
 
+def test_a_search_by_fid_compares_with_the_references_of_its_run(tree: Tree) -> None:
+    write_study(tree.root, "own", "flux-schnell-256", "fid")
+    (tree.root / "photos").mkdir()
+    for name in ("photos/a.png", "photos/b.png", "inception.pt"):
+        (tree.root / name).write_bytes(b"")
+    body = {
+        "world": "flux-schnell-256",
+        "captions": {"file": "captions.txt", "train": {"file": "captions.txt"}},
+        "references": {"folder": "photos"},
+    }
+    arms = {
+        name: {"method": "plan-search", "knobs": {"fitness": fitness, "search": "random", "measurements": 2}}
+        for name, fitness in (("by-fid", "fid"), ("by-lpips", "lpips"))
+    }
+    words = settings(tree.root, ["own"], {}, arms=arms, judge_weights={"inception": "inception.pt"}, **body)
+    for arm, own in (("by-fid", {"references": 1, "features": 1}), ("by-lpips", {})):
+        learned = f"results/learned/flux-schnell-256/{arm}/learned.json"
+        jobs = tree.planned(*words, "--", learned)
+        assert jobs == {"training_captions": 1, "embeddings": 1, "learn": 1, **own}
+    done = tree.snakemake(*words, "--", "results/learned/flux-schnell-256/by-fid/learned.json")
+    assert done.returncode == 0, done.stderr
+    (call,) = [call for call in tree.calls() if call.startswith("learn ")]
+    place = "results/references/flux-schnell-256/"
+    assert f"--references {place}" in call and "/inception.json" in call.split("--features ")[1].split()[0]
+
+
 def test_a_text_world_without_captions_is_refused_before_any_job(tree: Tree) -> None:
     write_study(tree.root, "own", "flux-schnell-256", "psnr-to-full")
     done = tree.snakemake("-n", *settings(tree.root, ["own"], {}, captions={}))

@@ -29,6 +29,7 @@ from ditbench.forecast import effort
 from ditbench.judges import default_judges, networks_of
 from ditbench.judges.registry import judge_identities
 from ditbench.learn.job import arm_hash
+from ditbench.methods import get_method
 from ditbench.patience import VARIABLE as PATIENCE
 from ditbench.report.store import missing_store
 from ditbench.runs import begin_run, check_version, end_run
@@ -360,6 +361,31 @@ def reference_features(wildcards):
         return []
     names = CONFIG.judges or default_judges(wildcards.world, CONFIG.judge_weights, references_known(wildcards))
     return [FEATURES_RECORD.format(world=wildcards.world, network=network) for network in networks_of(names)]
+
+
+def compares_with_references(wildcards):
+    """Whether an arm learns by a distance to real images that are not its world's own."""
+    spec = specs_of_arm(wildcards)[0]
+    return not isinstance(CONFIG.references, int) and get_method(spec.method, spec.knobs).compares_with_real_images
+
+
+def fitness_references(wildcards):
+    """The record of the references that an arm compares with while it learns."""
+    return reference_record(wildcards) if compares_with_references(wildcards) else []
+
+
+def fitness_features(wildcards):
+    """The features of these references in the network that FID is of."""
+    if not compares_with_references(wildcards) or references_known(wildcards) != "images":
+        return []
+    return [FEATURES_RECORD.format(world=wildcards.world, network="inception")]
+
+
+def real_images_option(wildcards, input):
+    """The same as `ditbench learn` takes them."""
+    if not input.references:
+        return ""
+    return f"--references {input.references} --features {input.features} {reference_statistics()}"
 
 
 def timed_batches():

@@ -27,6 +27,8 @@ rule learn:
         captions=training_record("captions"),
         embeddings=training_record("embeddings"),
         plan=plan_file_of_arm,
+        references=fitness_references,
+        features=fitness_features,
     output:
         LEARNED_RECORD,
     params:
@@ -37,6 +39,7 @@ rule learn:
         weights=weights_option,
         judge_weights=judge_weights_option(),
         pairs=pairs_option(),
+        real=real_images_option,
         training=fitted_on,
         device=CONFIG.device,
     log:
@@ -52,5 +55,5 @@ rule learn:
     shell:
         "OMP_NUM_THREADS={threads} ditbench learn --spec {params.spec:q} {params.training} "
         "--batch {params.batch} --device {params.device} {params.weights} "
-        "{params.judge_weights} {params.pairs} "
+        "{params.judge_weights} {params.pairs} {params.real} "
         "--out {output} --code {params.code} 2> >(tee {log} >&2)"

@@ -215,8 +215,8 @@ class _Cell:
 
         from ditbench.cells import reference_set
         from ditbench.judges import Pictures
+        from ditbench.judges.references import read_references
         from ditbench.records import read_record
-        from ditbench.score import read_references
 
         shards = [path.with_name(read_record(path, "shard")["file"]) for path in self.cell.shards]
         record = self.results.root / "references" / self.cell.world / f"{reference_set(self.config)}.json"

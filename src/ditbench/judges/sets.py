@@ -69,20 +69,21 @@ class FrechetJudge(SetJudge):
 
     def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
         super().__init__(device, places)
-        self._to: tuple[str, FrechetTo] | None = None
+        self._prepared: tuple[str, FrechetTo] | None = None
 
     def measure(self, pictures: Pictures, references: Pictures, full: Pictures | None = None) -> list[Result]:
         mine = self.features(pictures, "pictures")
-        value, left_out = self._prepared(references).leaving_out(mine)
+        value, left_out = self.to(references).leaving_out(mine)
         estimate = jackknife(value, left_out, len(pictures), floor=0.0)
         return [Result(self.measure_name, "", "lower", estimate, left_out=left_out)]
 
-    def _prepared(self, references: Pictures) -> FrechetTo:
-        if self._to is None or self._to[0] != references.mark:
+    def to(self, references: Pictures) -> FrechetTo:
+        """The distance to the references, worked out as far as they go."""
+        if self._prepared is None or self._prepared[0] != references.mark:
             moments = references.moments.get(self.part)
             to = FrechetTo.of(*moments) if moments else FrechetTo(self.features(references, "references"))
-            self._to = references.mark, to
-        return self._to[1]
+            self._prepared = references.mark, to
+        return self._prepared[1]
 
 
 def weights_of(name: str) -> tuple[Weights, ...]:

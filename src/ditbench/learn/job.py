@@ -13,6 +13,7 @@ from ditbench.faults import Fault
 
 if TYPE_CHECKING:
     from ditbench.cells import Spec
+    from ditbench.learn.real import RealImages
     from ditbench.methods import Method
 
 # Of a spec what learning hangs on: not the seed and the captions that its cells draw from.
@@ -36,6 +37,7 @@ def write_learned(
     code: str | None = None,
     judge_places: Mapping[str, str] | None = None,
     pairs: str | None = None,
+    real_images: RealImages | None = None,
 ) -> None:
     """Fits an arm's method on training captions and writes what was found.
 
@@ -76,7 +78,7 @@ def write_learned(
             texts = read_batch(captions, embeddings, range(training["count"]), sampler.handle.weights)
     stamp = f"{training['sha256']} {code}"
     notebook = Notebook(out.with_suffix(".notes.json"), f"{arm_hash(body)} {stamp}")
-    lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, pairs, stamp)
+    lesson = Lesson(method, body, sampler, texts, batch, notebook, judge_places or {}, pairs, real_images, stamp)
     with clock("compute"):
         found = importlib.import_module(f"ditbench.learn.{method.learner}").learn(lesson)
     if team.rank:

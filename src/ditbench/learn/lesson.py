@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ditbench.engine.ledger import Bill
     from ditbench.engine.trace import Trace
     from ditbench.generate import Sampler, Texts
+    from ditbench.learn.real import RealImages
     from ditbench.methods import Method
 
 # Learning draws from noise of its own: no evaluation has this seed by default.
@@ -82,6 +83,8 @@ class Lesson:
     judge_places: Mapping[str, str] = field(default_factory=dict)
     # Where images with captions are that networks are fine-tuned on; None: the world's own.
     pairs: str | None = None
+    # What real images a search may compare with; None: the world's own, where it has any.
+    real_images: RealImages | None = None
     # What else results hang on: the captions and the code.
     stamp: str = ""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ditbench.faults import Fault
+from ditbench.learn.real import fid_to_references
 from ditbench.learn.sources import place_of
 from ditbench.learn.sparsity import School, transferred
 from ditbench.methods.plan_search import PlanSearch
@@ -18,8 +20,6 @@ from ditbench.solve.random_search import random_search
 from ditbench.statistics import FrechetTo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ditbench.learn.lesson import Lesson
 
 KEPT = 0.5  # of a population, as parents of the next
@@ -43,8 +43,8 @@ def learn(lesson: Lesson) -> dict[str, Any]:
 
     def fitness(choice: NDArray[np.int64]) -> float:
         nonlocal tried
-        name = hashlib.sha256(choice.astype(np.int8).tobytes()).hexdigest()[:16]
-        found = float(lesson.notebook.once(name, lambda: measure(levels_of(choice))))
+        name = hashlib.sha256(choice.astype(np.int8).tobytes() + measure.mark.encode()).hexdigest()[:16]
+        found = float(lesson.notebook.once(name, lambda: measure.of(levels_of(choice))))
         tried += 1
         lesson.say(f"plan {tried} of {method.measurements}: {method.fitness} {found:.4g}")
         return found
@@ -67,48 +67,60 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         "left_out": budget.used(levels),
         "fitness": found.fitness,
         "history": {"best": found.history},
+        **({"compared_with": measure.mark} if measure.mark else {}),
     }
 
 
-def _images(school: School, levels: NDArray[np.int64]) -> list[torch.Tensor]:
-    """Images from -1 to 1 of all training captions under a plan, some at a time."""
+class _Measure(NamedTuple):
+    """How good the images of a plan are, lower is better; `mark` tells a measure from others of its name."""
+
+    of: Callable[[NDArray[np.int64]], float]
+    mark: str = ""
+
+
+def _images(school: School, levels: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """Images [n, height, width, 3] of all training captions under a plan, some at a time; of videos the frames."""
     method = school.method.knowing({"shares": school.budget.candidates[levels].tolist()})
     found = []
     for part in school.lesson.batches():
         images, _ = school.sampler.run(method, school.lesson.spec["steps"], school.seed, part)
-        if images.ndim == 5:
-            images = images.reshape(-1, *images.shape[2:])
-        found.append(torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1)
+        found.append(images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images)
     return found
 
 
-def _distance(school: School) -> Callable[[NDArray[np.int64]], float]:
+def _pixels(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Images as [n, 3, height, width]."""
+    return torch.from_numpy(images).movedim(-1, 1).float()
+
+
+def _distance(school: School) -> _Measure:
     """The mean loss to the full network's images."""
     device = school.sampler.device
 
     @torch.no_grad()
     def measure(levels: NDArray[np.int64]) -> float:
-        pairs = zip(_images(school, levels), school.lesson.batches(), strict=True)
-        return float(torch.cat([school.loss(own.to(device), school.originals(part)) for own, part in pairs]).mean())
+        found = []
+        for images, part in zip(_images(school, levels), school.lesson.batches(), strict=True):
+            own = _pixels(images).to(device) / 127.5 - 1
+            found.append(school.loss(own, school.originals(part)))
+        return float(torch.cat(found).mean())
 
-    return measure
+    return _Measure(measure)
 
 
-def _fid(school: School) -> Callable[[NDArray[np.int64]], float]:
-    """The Frechet distance to as many real images, in the features of the world's own FID."""
+def _fid(school: School) -> _Measure:
+    """The Frechet distance to real images: in the features of the world's own FID, or as the judge inception-fid."""
     features = school.world.frechet_features(school.sampler.device)
-    if features is None or not school.world.has_references:
-        raise Fault(
-            f"fitness: fid needs real images of world {school.world.name}, which has none here; "
-            "take lpips, the distance to the full network's images"
-        )
+    if features is None:
+        real = fid_to_references(school.lesson)
+        return _Measure(lambda levels: real.of(np.concatenate(_images(school, levels))), real.mark)
     count = max(len(school.lesson.texts.ids), 2)
     # Other scenes than any evaluation compares with: their seed is nobody else's.
-    real = torch.from_numpy(school.world.references(count, school.seed)).movedim(-1, 1).float()
-    to = FrechetTo(features(real).double().cpu().numpy())
+    renders = _pixels(school.world.references(count, school.seed))
+    to = FrechetTo(features(renders).double().cpu().numpy())
 
     def measure(levels: NDArray[np.int64]) -> float:
-        own = torch.cat([features((images + 1) * 127.5) for images in _images(school, levels)])
+        own = torch.cat([features(_pixels(images)) for images in _images(school, levels)])
         return to(own.double().cpu().numpy())
 
-    return measure
+    return _Measure(measure)

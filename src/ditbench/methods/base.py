@@ -87,6 +87,11 @@ class Method:
         """The record of learning that is taken instead of learning anew; empty where there is something to learn."""
         return str(getattr(self, "plan_file", "") or getattr(self, "weights_file", ""))
 
+    @property
+    def compares_with_real_images(self) -> bool:
+        """Whether its learner needs real images, in worlds that render none: the run's references."""
+        return False
+
     def needs_captions(self) -> bool:
         """Whether its learner is given training captions."""
         return not self.fine_tunes and (not self.taken_from() or self.fits_what_it_takes)

@@ -33,6 +33,10 @@ class PlanSearch(TokenPlan):
     )
     training_seed: int = knob(0, "of the search and of the images' noise", least=0)
 
+    @property
+    def compares_with_real_images(self) -> bool:
+        return self.fitness == "fid" and not self.plan_file
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.budget != "tokens":
