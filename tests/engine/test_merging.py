@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -254,9 +255,14 @@ def test_a_single_stream_block_merges_its_mlp_alone() -> None:
     widened = torch.cat([read[:, :text], means.repeat_interleave(2, dim=1)], dim=1)
     expected = layer.proj_out(torch.cat([attended[0], layer.act_mlp(layer.proj_mlp(widened))], dim=2))
     torch.testing.assert_close(torch.cat([output.text, output.image], dim=1), expected)
-    layer.proj_out = torch.nn.Sequential(layer.proj_out)
-    with pytest.raises(Fault, match="fuse adapters first"):
-        backbone.compute(stream, branch)
+    whole = layer.proj_out
+    # An adapter around it, hooks that move its weight, a weight in another type than what it reads.
+    hooked, other = copy.deepcopy(whole), copy.deepcopy(whole).float()
+    hooked.register_forward_pre_hook(lambda module, args: None)
+    for strange, told in ((torch.nn.Sequential(whole), "Sequential"), (hooked, "Linear"), (other, "float32")):
+        layer.proj_out = strange
+        with pytest.raises(Fault, match=f"not a .*{told}.*fuse adapters"):
+            backbone.compute(stream, branch)
 
 
 @pytest.mark.parametrize("name", ["pixart", "dit", "sd3"])

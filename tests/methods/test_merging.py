@@ -16,6 +16,7 @@ from ditbench.engine.layout import Branch, Layout, Shape
 from ditbench.engine.ledger import by_site
 from ditbench.engine.plan import Plan
 from ditbench.engine.run import Parts, Run, attached
+from ditbench.engine.scored import grid_of
 from ditbench.faults import Fault
 from ditbench.macs import count_macs
 from ditbench.methods import Method, get_method
@@ -311,6 +312,12 @@ def test_sdtm_looks_at_the_attention_of_the_very_block_whose_mlp_it_merges() -> 
         assert sorted(gone.tolist()) == sorted(received[number].argsort()[:4].tolist())
     # Each block has its own.
     assert len({tuple(values.tolist()) for values in received.values()}) == 4
+
+
+def test_flux_knows_its_grid_where_it_is_not_square() -> None:
+    backbone = make("flux-schnell")
+    given = backbone.example_inputs(1, (8, 32), 5, torch.float32, "cpu")
+    assert grid_of(backbone.enter(**given)) == (4, 16)
 
 
 def test_flux_costs_what_sdtm_s_table_prints() -> None:

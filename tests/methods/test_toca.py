@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from ditbench.engine.layout import Branch, Layout, Shape
 from ditbench.engine.ledger import by_site
 from ditbench.engine.recall import RecalledAttention
 from ditbench.engine.rows import Rows
-from ditbench.engine.run import attached
+from ditbench.engine.run import Run, attached
+from ditbench.engine.watch import received
 from ditbench.faults import Fault
 from ditbench.macs import count_macs
 from ditbench.methods import get_method
@@ -19,6 +22,12 @@ from ditbench.sampling import run_of
 from tests.backbones.networks import NETWORKS, TEXT, inputs, make
 
 DIT = Shape(50, Layout.regular(28, ("self", "mlp")), 256)
+FLUX = Layout(
+    (
+        *(Branch(b, name) for b in range(19) for name in ("attn", "mlp")),
+        *(Branch(19 + b, "single") for b in range(38)),
+    )
+)
 PIXART = Shape(20, Layout.regular(28, ("self", "cross", "mlp")), 256)
 STEPS = 6
 
@@ -149,18 +158,15 @@ def test_they_run_on_every_family(method: str, name: str) -> None:
 
 
 def test_flux_begins_with_full_steps_and_counts_each_kind_of_block_anew() -> None:
-    layout = Layout(
-        (*(Branch(b, n) for b in range(19) for n in ("attn", "mlp")), *(Branch(19 + b, "single") for b in range(38)))
-    )
     method = get_method("toca", {"interval": 4, "fresh": 0.1})
-    counts = method.plan(Shape(50, layout, 4096)).counts(4096)
+    counts = method.plan(Shape(50, FLUX, 4096)).counts(4096)
     full = [0, 1, 2, *range(6, 50, 4)]
     assert np.flatnonzero((counts == 4096).all(axis=1)).tolist() == full and len(full) == 14
-    of = {name: counts[3, layout.name_of == name].tolist() for name in layout.names}
+    of = {name: counts[3, FLUX.name_of == name].tolist() for name in FLUX.names}
     assert set(of["attn"]) == {0}
     assert of["mlp"] == [int(4096 * 0.04 * (1.5 - block / 27)) for block in range(19)]
     assert of["single"] == [int(4096 * 0.16 * (1.5 - block / 27)) for block in range(38)]
-    led = get_method("toca", {"interval": 2, "lead": 1}).plan(Shape(4, layout, 256))
+    led = get_method("toca", {"interval": 2, "lead": 1}).plan(Shape(4, FLUX, 256))
     assert led.shares[:, 1].round(2).tolist() == [1, led.shares[1, 1].round(2), 1, led.shares[1, 1].round(2)]
 
 
@@ -197,28 +203,96 @@ def test_flux_s_chosen_tokens_are_those_of_a_step_worked_out_by_hand() -> None:
     backbone = make("flux-schnell")
     branch = len(backbone.layout) - 1
     layer = backbone.network.single_transformer_blocks[-1]
-    recalled = RecalledAttention([branch])
+    sites = np.zeros((2, branch + 1), dtype=bool)
+    sites[0] = True
+    recalled = RecalledAttention([branch], sites, ~sites)
     before, after = (backbone.enter(**inputs(backbone, "flux-schnell", step, 2)) for step in (0, 1))
     before.recalled = after.recalled = recalled
     kept: list[torch.Tensor] = []
     layer.attn.register_forward_hook(lambda module, args, output: kept.append(output))
     backbone.compute(before, branch)
-    index = torch.tensor([[0, 5, 7], [1, 2, 11]])
-    rows, text_rows = Rows(index, after.tokens), Rows(torch.tensor([[1, 4], [0, 2]]), TEXT)
-    part = after.at(rows)
-    assert after.text is not None
-    part.text, part.text_rows = text_rows.take(after.text), text_rows
-    output = backbone.compute(part, branch)
+    recalled.begin(1)
+    # Of the first image two tokens are of the text, of the second one.
+    index = torch.tensor([[1, 4, 5, 12], [2, 6, 7, 16]])
+    output = backbone.compute(after.together(Rows(index, TEXT + after.tokens)), branch)
     assert len(kept) == 1, "attention is not made anew"
-    assert output.text is not None
-    for sample in range(2):
-        chosen = torch.cat([text_rows.index[sample], TEXT + index[sample]])
+    assert after.text is not None
+    for sample, chosen in enumerate(index):
         tokens = torch.cat([after.text[sample], after.hidden[sample]])[chosen]
         shift, scale, _ = layer.norm.linear(layer.norm.silu(after.condition("embedded")[sample])).chunk(3)
         widened = layer.act_mlp(layer.proj_mlp(layer.norm.norm(tokens) * (1 + scale) + shift))
         by_hand = layer.proj_out(torch.cat([kept[0][sample][chosen], widened], dim=1))
-        torch.testing.assert_close(output.text[sample], by_hand[:2])
-        torch.testing.assert_close(output.image[sample], by_hand[2:])
+        torch.testing.assert_close(output.image[sample], by_hand)
+
+
+def test_flux_s_single_stream_blocks_choose_among_text_and_image_together() -> None:
+    """As published: one norm over all tokens, and the highest sums of attention received and age."""
+    backbone = make("flux-dev")
+    shape = backbone.shape(3, **inputs(backbone, "flux-dev", 0, 2))
+    knobs = {"interval": 3, "fresh": 0.3, "lead": 1}
+    run = run_of(get_method("toca", knobs), backbone, shape)
+    selector = run.branches[0].selector
+    branch = len(shape.layout) - 1
+    maps: list[torch.Tensor] = []
+    chosen: list[tuple[int, torch.Tensor]] = []
+    see = selector.see
+
+    def seen(number: int, step: int, glance: Any) -> int:
+        if number == branch and step == 0:
+            maps.append(received(glance.attention))
+        return see(number, step, glance)
+
+    choose = selector.choose_both
+
+    def choosing(unit: Any, step: int, stream: Any) -> Rows:
+        rows = choose(unit, step, stream)
+        chosen.append((unit.start, rows.index))
+        return rows
+
+    selector.see, selector.choose_both = seen, choosing
+    for step in range(3):
+        with attached(run):
+            backbone.network(**inputs(backbone, "flux-dev", step, 2))
+    own = [index for number, index in chosen if number == branch]
+    age = torch.zeros_like(maps[0])
+    count = int(0.3 * 1.6 * (1.5 - 1 / 27) * (TEXT + shape.tokens))
+    for index in own:
+        age += 1
+        total = maps[0] / maps[0].norm(dim=1, keepdim=True) + 0.25 / 3 * age
+        expected = total.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
+        assert torch.equal(index, expected)
+        age.scatter_(1, index, 0)
+    of_text = [(index < TEXT).sum(1).tolist() for index in own]
+    assert len({tuple(counts) for counts in of_text}) > 1 or len(set(of_text[0])) > 1, "the text's share is not fixed"
+
+
+def test_flux_keeps_attention_where_the_ratio_reaches_one_and_only_where_it_is_asked_for() -> None:
+    backbone = make("flux-schnell")
+    given = inputs(backbone, "flux-schnell", 0, 1)
+
+    def ran(steps: int, **knobs: object) -> Run:
+        run = run_of(get_method("toca", knobs), backbone, backbone.shape(steps, **given))
+        for step in range(steps):
+            with attached(run):
+                backbone.network(**inputs(backbone, "flux-schnell", step, 1))
+        return run
+
+    most = ran(2, interval=2, fresh=1.0, lead=1)
+    singles = backbone.layout.name_of == "single"
+    assert (most.trace.computed[1, singles] == most.tokens).all()
+    assert not by_site(most.trace, most.costs, "attention")[1].any()
+    assert (by_site(most.trace, most.costs, "linear")[1, singles] == 9 * 24**2 * (most.tokens + TEXT)).all()
+    assert ran(2, interval=2, lead=1).trace.cache_bytes > 0
+    assert ran(3, lead=3).trace.cache_bytes == 0
+
+
+def test_flux_without_tokens_is_fora_to_the_first_step() -> None:
+    backbone = make("flux-schnell")
+    shape = backbone.shape(50, **inputs(backbone, "flux-schnell", 0, 1))
+    toca, fora = get_method("toca", {"fresh": 0.0}).plan(shape), get_method("fora", {"interval": 3}).plan(shape)
+    assert np.array_equal(toca.shares, fora.shares)
+    with pytest.raises(Fault, match="take `auto`"):
+        get_method("toca", {"schedule": "flat"}).plan(shape)
 
 
 def test_flux_is_billed_for_the_tokens_of_image_and_text_and_for_no_attention() -> None:
@@ -233,15 +307,28 @@ def test_flux_is_billed_for_the_tokens_of_image_and_text_and_for_no_attention() 
     found, pairs = by_site(run.trace, costs, "linear")[1], by_site(run.trace, costs, "attention")[1]
     assert not pairs.any()
     for number, (block, name) in enumerate(shape.layout.branches):
-        if name == "attn":
-            assert found[number] == 0
-            continue
         depth = block - 2 if name == "single" else block
-        ratio = 0.2 * (1.5 - depth / 27) * {"mlp": 0.4, "single": 1.6}[name]
-        tokens = int(ratio * shape.tokens) + int(ratio * TEXT)
+        ratio = 0.2 * (1.5 - depth / 27) * {"attn": 0, "mlp": 0.4, "single": 1.6}[name]
         # A single-stream block has 4 of its 7 input projections left, and its output projection of 5.
-        per_token = {"mlp": 8, "single": 9}[name] * width**2
-        assert found[number] == tokens * per_token
+        tokens = int(ratio * shape.tokens) + int(ratio * TEXT) if name == "mlp" else int(ratio * (shape.tokens + TEXT))
+        assert found[number] == tokens * {"attn": 0, "mlp": 8, "single": 9}[name] * width**2
+
+
+@pytest.mark.parametrize(("interval", "printed"), [(4, 1263.22), (5, 1126.76), (6, 990.30)])
+def test_flux_dev_costs_what_toca_s_own_page_says(interval: int, printed: float) -> None:
+    """50 steps at 1024 x 1024 with 512 text tokens, in FLOPs, with the projections that its code repeats."""
+    method = get_method("toca", {"interval": interval, "fresh": 0.1})
+    whole = count_macs("flux-dev-1024", get_method("full"), steps=1)
+    per_token = np.vectorize({"attn": 0, "mlp": 8, "single": 9}.get)(FLUX.name_of) * 3072**2
+    total = 0.0
+    image, text, both = (method.plan(Shape(50, FLUX, tokens)).counts(tokens) for tokens in (4096, 512, 4608))
+    computed = np.where(FLUX.name_of == "single", both, image + text)
+    for step in range(50):
+        if (image[step] == 4096).all():
+            total += whole["linear"] + whole["attention"]
+        else:
+            total += float((computed[step] * per_token).sum()) + 19 * 4608 * 3072**2 + whole["outside"]
+    assert 2 * total / 1e12 == pytest.approx(printed, rel=2e-4)
 
 
 def test_a_skipped_step_hands_on_what_the_last_block_gave() -> None:

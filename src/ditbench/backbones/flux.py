@@ -9,6 +9,8 @@ outputs that are reused or completed are added as they are.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -35,9 +37,26 @@ PACKED = 2
 FLOAT16_MAX = 65504
 
 
-class _Setting(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Setting:
     rotary: Tables  # cosines and sines of the text's tokens and then the image's, [text + tokens, head width]
     return_dict: bool
+    places: Tensor  # of the image's tokens: 0, row and column, [tokens, 3]
+    grids: dict[int, tuple[int, int] | None]  # of so many tokens, as they last were
+
+    @cached_property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the image's tokens; None where their places have no values.
+
+        It waits for the device. A graph that is recorded cannot, and takes what was found when it was tried before.
+        """
+        if self.places.is_meta:
+            return None
+        recording = self.places.is_cuda and torch.cuda.is_current_stream_capturing()
+        if not recording:
+            _, rows, columns = (int(last) + 1 for last in self.places.amax(0))
+            self.grids[len(self.places)] = (rows, columns) if rows * columns == len(self.places) else None
+        return self.grids.get(len(self.places))
 
 
 class _Modulation(NamedTuple):
@@ -60,6 +79,7 @@ class FluxBackbone(Backbone):
     def __init__(self, network: FluxTransformer2DModel) -> None:
         self.network = network
         self._doubles = len(network.transformer_blocks)
+        self._grids: dict[int, tuple[int, int] | None] = {}
         double = [Branch(block, name) for block in range(self._doubles) for name in ("attn", "mlp")]
         single = [Branch(self._doubles + n, "single") for n in range(len(network.single_transformer_blocks))]
         self.layout = Layout((*double, *single))
@@ -113,14 +133,14 @@ class FluxBackbone(Backbone):
         embedded = network.time_text_embed(*scales, pooled_projections)
         text = network.context_embedder(encoder_hidden_states)
         # Older pipelines give positions for every sample, all the same.
-        ids = torch.cat([table[0] if table.ndim == 3 else table for table in (txt_ids, img_ids)])
-        cosines, sines = network.pos_embed(ids)
+        text_ids, image_ids = (table[0] if table.ndim == 3 else table for table in (txt_ids, img_ids))
+        cosines, sines = network.pos_embed(torch.cat([text_ids, image_ids]))
         return Stream(
             hidden,
             text=text,
             conditions={"embedded": embedded},
             positions=(cosines[text.shape[1] :], sines[text.shape[1] :]),
-            setting=_Setting((cosines, sines), return_dict),
+            setting=_Setting((cosines, sines), return_dict, image_ids, self._grids),
         )
 
     def _modulation(self, stream: Stream, branch: int) -> tuple[_Modulation, _Modulation]:
@@ -283,11 +303,12 @@ def _with_merged_mlp(layer: Any, stream: Stream, both: Tensor, text_tokens: int)
 
     The output projection is linear: each of its two halves projects as many tokens as it is given.
     """
-    if type(layer.proj_out) is not torch.nn.Linear:
+    if not _plain(layer.proj_out, both):
         raise Fault(
-            f"the output projection of a single-stream block is a {type(layer.proj_out).__name__}: the MLP alone can "
-            "be merged where that is a plain linear layer (fuse adapters first: pipe.fuse_lora(), then "
-            "pipe.unload_lora_weights())"
+            "the MLP alone of FLUX's single-stream blocks can be merged where their output projection is a plain "
+            f"linear layer on the device and in the type of what it reads, not a {_told(layer.proj_out)}: "
+            "fuse adapters (pipe.fuse_lora(), then pipe.unload_lora_weights()), load it unquantised, and move the "
+            "pipeline to the device as a whole"
         )
     attended = _attended(layer.attn, stream, both)
     fewer = torch.cat([both[:, :text_tokens], stream.merged(both[:, text_tokens:])], dim=1)
@@ -297,6 +318,21 @@ def _with_merged_mlp(layer: Any, stream: Stream, both: Tensor, text_tokens: int)
     of_mlp = functional.linear(widened, weight[:, width:])
     image = output[:, text_tokens:] + stream.spread(of_mlp[:, text_tokens:])
     return Output(image, output[:, :text_tokens] + of_mlp[:, :text_tokens])
+
+
+def _plain(layer: Any, read: Tensor) -> bool:
+    """Whether a linear layer is its weight and bias and nothing else: parts of it can be used by themselves then."""
+    if type(layer) is not torch.nn.Linear:
+        return False
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or "_hf_hook" in vars(layer) or "forward" in vars(layer)
+    fits = (layer.weight.device, layer.weight.dtype) == (read.device, read.dtype)
+    return not hooked and fits
+
+
+def _told(layer: Any) -> str:
+    weight = getattr(layer, "weight", None)
+    where = f" of {weight.dtype} on {weight.device}" if torch.is_tensor(weight) else ""
+    return f"{type(layer).__module__}.{type(layer).__qualname__}{where}"
 
 
 def _attended(attention: Any, stream: Stream, hidden: Tensor, text: Tensor | None = None) -> Any:

@@ -126,12 +126,18 @@ class Stream:
             return attend()
         if self.origin is None:
             found = attend()
-            assert self.text is not None
-            self.recalled.keep(branch, found, self.text.shape[1])
+            self.recalled.keep(branch, found)
             return found
         _, rows = self.origin
-        assert rows.samples is None, "attention is kept of all samples"
-        return self.recalled.of(branch, rows, self.text_rows)
+        return self.recalled.of(branch, rows)
+
+    def together(self, rows: Rows) -> Stream:
+        """The same forward for some tokens of text and image, the text's first, all where the image's are."""
+        assert self.text is not None
+        both = torch.cat([self.text, self.hidden], dim=1)
+        part = replace(self, given=rows.take(both), text=both[:, :0], pending=[], fed={}, origin=(self, rows))
+        part.positions = ()
+        return part
 
     def merged(self, read: Tensor) -> Tensor:
         """What the module of a branch reads, where its tokens are merged: fewer tokens."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """Whose output: the unit by its place in the plan, and its `image` or its `text` tokens."""
+    """Whose output: the unit by its place in the plan, and its `image` or its `text` tokens, or `both` together."""
 
     unit: int
     stream: str

@@ -244,6 +244,8 @@ class _Pass:
         self.keys = keys_of(parts.selector)
         self.texts, self.recalled = choosing_text_of(parts.selector), recalled_of(parts.selector)
         stream.recalled = self.recalled
+        if self.recalled is not None:
+            self.recalled.begin(self.step)
         asked = (self.foreseeing, self.keys, self.texts, self.recalled)
         wanted = any(part is not None for part in asked) or (self.merging is not None and self.merging.attends_whole)
         self.costs = run.costs if wanted else None
@@ -269,6 +271,9 @@ class _Pass:
             if unit.start == self.last_block:
                 self._check(unit.start)
             count = counts[number]
+            if self.recalled is not None and count != 0 and self.recalled.recalls(unit.start):
+                self._together(number, count)
+                continue
             if count == self.run_.tokens:
                 self._whole(number, keeps[number])
                 continue
@@ -328,7 +333,7 @@ class _Pass:
         unit, stream = self.run_.plan.units[number], self.stream
         self.rows = self.part = None
         self._record(number, stream.tokens, stream.samples)
-        keep = keep and not self.passing
+        keep = (keep or (self.recalled is not None and self.recalled.needed(unit.start))) and not self.passing
         if self.scaling is not None:
             self.scaling.enter(unit, self.step, stream)
         if unit.single:
@@ -348,16 +353,27 @@ class _Pass:
             given = _difference(stream, *before) if keep else None
         if keep and self.replacing is not None:
             self.replacing.keep_stream(number, self.step, stream)
-        if keep and given is not None:
+        if keep and given is not None and self._lies_together(unit.start) and given.text is not None:
+            self.parts.fill.keep(Key(number, "both"), self.step, torch.cat([given.text, given.image], dim=1))
+        elif keep and given is not None:
             self.parts.fill.keep(Key(number, "image"), self.step, given.image)
             if given.text is not None:
                 self.parts.fill.keep(Key(number, "text"), self.step, given.text)
+
+    def _lies_together(self, branch: int) -> bool:
+        """Whether tokens of text and image are chosen and kept together."""
+        return self.recalled is not None and self.recalled.covers(branch)
 
     def _leave_out(self, number: int) -> None:
         """A unit of which nothing is computed."""
         self.rows = self.part = None
         if self.replacing is not None:
             self.replacing.replace(number, self.step, self.stream)
+            return
+        if self._lies_together(self.run_.plan.units[number].start):
+            both = self.parts.fill.supply(Key(number, "both"), self.step)
+            if both is not None:
+                self._add_both(number, both)
             return
         image = self.parts.fill.supply(Key(number, "image"), self.step)
         text = None
@@ -370,6 +386,29 @@ class _Pass:
             self.stream.defer(gate, image)
         if text is not None:
             self._add_text(text_gate, text)
+
+    def _together(self, number: int, count: int) -> None:
+        """A branch for some tokens of text and image, from attention that is kept."""
+        unit, stream = self.run_.plan.units[number], self.stream
+        assert self.texts is not None and self.recalled is not None and self.costs is not None
+        self.rows = self.part = None
+        rows = self.texts.choose_both(unit, self.step, stream)
+        part = stream.together(rows)
+        spared, square = self.recalled.bill(self.costs.branches[unit.start], count, part.tokens)
+        trace = self.run_.trace
+        trace.record(self.step, unit.start, count, part.samples, square=square, spared=spared, whole=False)
+        output = self._compute(part, unit.start, rows)
+        both = self.parts.fill.complete(Key(number, "both"), self.step, rows, output.image)
+        assert both is not None, "what keeps attention reuses what its branches gave out"
+        self._add_both(number, both)
+
+    def _add_both(self, number: int, both: Tensor) -> None:
+        """Adds what a branch gives out for text and image, the text's first."""
+        assert self.stream.text is not None
+        text = self.stream.text.shape[1]
+        gate, text_gate = self._gates(number)
+        self.stream.defer(gate, both[:, text:])
+        self._add_text(text_gate, both[:, :text])
 
     def _some(self, number: int, rows: Rows) -> None:
         """A unit for some tokens of each sample, or for all tokens of some samples."""
@@ -529,30 +568,27 @@ class _Pass:
                 square = self.keys.squares(self.costs.branches[branch], tokens, self.run_.tokens)
             spared = 0
             if partly is not None and self.costs is not None:
-                spared, none = self._spared(self.costs.branches[branch], branch, partly)
-                square = none if square is None else square
+                spared = self._spared(self.costs.branches[branch], partly)
             if site is not None and site.attends_whole and self.costs is not None:
                 spared, square = self._attending_besides(self.costs.branches[branch], tokens)
             self.run_.trace.record(self.step, branch, tokens, samples, width=width, square=square, spared=spared)
 
     def _attending_besides(self, cost: UnitCost, tokens: int) -> tuple[int, int | None]:
-        """The same where all tokens attend and `tokens` go through the MLP: more than those cost, so less than none."""
+        """Of a branch in which all tokens attend and `tokens` go through the MLP: what it costs less (so less than
+        none), and what stands for their square.
+        """
         if not cost.apart:
             return 0, None
         whole = self.run_.tokens
         return -cost.apart * (whole - tokens), whole * whole + 2 * cost.joined * (whole - tokens)
 
-    def _spared(self, cost: UnitCost, branch: int, part: Stream) -> tuple[int, int | None]:
-        """MACs of linear layers that a part of the tokens does without; the second as `Trace.record` has it."""
-        texts = 0 if part.text is None else part.text.shape[1]
-        spared = 0
-        if part.text_rows is not None:
-            whole = part.text_rows.tokens
-            spared = cost.once * (whole - texts) // whole
-        if self.recalled is None or not self.recalled.covers(branch):
-            return spared, None
-        spared += self.recalled.spared(cost, part.tokens + texts)
-        return spared, self.recalled.square(cost, part.tokens)
+    @staticmethod
+    def _spared(cost: UnitCost, part: Stream) -> int:
+        """MACs of linear layers that tokens of the text would cost which are not computed."""
+        if part.text is None or part.text_rows is None:
+            return 0
+        whole = part.text_rows.tokens
+        return cost.once * (whole - part.text.shape[1]) // whole
 
 
 def _difference(stream: Stream, hidden: Tensor, text: Tensor | None) -> Output:

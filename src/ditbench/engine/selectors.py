@@ -110,6 +110,9 @@ class ChoosingText(Protocol):
     def choose_text(self, unit: Unit, step: int, stream: Stream) -> Rows:
         """The text's tokens to compute in a unit of which some of the image's are."""
 
+    def choose_both(self, unit: Unit, step: int, stream: Stream) -> Rows:
+        """Tokens of text and image, the text's first, to compute from attention that is kept."""
+
 
 def choosing_text_of(selector: object) -> ChoosingText | None:
     """A selector as one that chooses among the text's tokens, if it does."""

@@ -68,18 +68,19 @@ class Trace:
         width: float = 1.0,
         square: int | None = None,
         spared: int = 0,
+        whole: bool = True,
     ) -> None:
         """Notes that `tokens` tokens of each of `samples` samples were computed at a site, by a share of its width.
 
         `square` stands for their number squared where they attend to more than themselves, or to nothing; `spared` MACs
-        of linear layers were not needed for a sample.
+        of linear layers were not needed for a sample. Without `whole` not even all tokens are the whole branch.
         """
         self._widen(step, branch, width)
         self.spared[step, branch] += spared * samples
         self.computed[step, branch] += tokens * samples
         self.squares[step, branch] += (tokens * tokens if square is None else square) * samples
         self.ran[step, branch] += samples
-        if tokens == self.shape.tokens and width == 1:
+        if whole and tokens == self.shape.tokens and width == 1:
             self.whole[step, branch] += samples
 
     def _widen(self, step: int, branch: int, width: float) -> None:

@@ -36,7 +36,10 @@ class DuCa(ToCa):
     paper: ClassVar[str] = "arXiv 2412.18911"
 
     fresh: float = knob(
-        0.75, "the ratio of tokens computed; published: 0.75 for PixArt-alpha, 0.05 for DiT", least=0, most=1
+        0.75,
+        "the ratio of tokens computed; published: 0.75 for PixArt-alpha, 0.05 for DiT; for FLUX ToCa's is 0.1",
+        least=0,
+        most=1,
     )
     variant: str = knob("paper", "random tokens and whole full steps, or as in the code", choices=("paper", "repo"))
     intervals: str = knob(
@@ -54,7 +57,7 @@ class DuCa(ToCa):
             schedule,
             weighted and self.fresh > 0,
             self.variant == "repo",
-            self.lead or None,
+            self.leading(),
         )
 
     def passed(self, shape: Shape) -> NDArray[np.bool_]:

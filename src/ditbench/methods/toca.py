@@ -127,7 +127,7 @@ def schedule_of(name: str, shape: Shape) -> Schedule:
     if unknown:
         raise Fault(
             f"schedule: {name!r} says nothing of branch {unknown[0]!r} (this network has {', '.join(names)}); "
-            "take `flat`, or `auto`"
+            + ("take `auto`" if name == "flat" else "take `flat`, or `auto`")
         )
     return schedule
 
@@ -208,9 +208,8 @@ class ToCa(Method):
 
     `repo` counts as the published code does, in which a full step may reach the first block only; in `paper` a step is
     full or not. Where a video pipeline calls its network for one branch of guidance after the other, each selects for
-    itself. On FLUX tokens of the text are chosen as those of the image are, each by themselves, and single-stream
-    blocks compute the chosen tokens' MLP beside the attention that they kept; where the ratio reaches 1 a block is
-    computed whole, its attention too.
+    itself. On FLUX tokens of the text are chosen as those of the image are: each by themselves, and together in
+    single-stream blocks, which compute the chosen tokens' MLP beside the attention that they kept.
     """
 
     name: ClassVar[str] = "toca"
@@ -219,7 +218,10 @@ class ToCa(Method):
 
     interval: int = knob(3, "steps from one full step to the next, before they are weighted (the paper's N)", least=1)
     fresh: float = knob(
-        0.3, "the ratio of tokens computed (1 - R); published: 0.3 for PixArt-alpha, 0.07 for DiT", least=0, most=1
+        0.3,
+        "the ratio of tokens computed (1 - R); published: 0.3 for PixArt-alpha, 0.07 for DiT, 0.1 for FLUX",
+        least=0,
+        most=1,
     )
     variant: str = knob("paper", "whether a full step reaches all blocks, or as in the code", choices=("paper", "repo"))
     schedule: str = knob("auto", "how the ratio changes with time, depth and branch", choices=("auto", *SCHEDULES))
@@ -246,8 +248,12 @@ class ToCa(Method):
             schedule_of(self.schedule, shape),
             weighted,
             self.variant == "repo",
-            self.lead or None,
+            self.leading(),
         )
+
+    def leading(self) -> int | None:
+        """The full steps at the start; None: the schedule's. Without tokens published code is FORA in this too."""
+        return self.lead or (None if self.fresh > 0 else 1)
 
     def plan(self, shape: Shape) -> Plan:
         shares = fresh_shares(shape, self.fresh, schedule_of(self.schedule, shape))
@@ -280,7 +286,9 @@ class ToCa(Method):
         image = among(shape.tokens, terms)
         if not own.text:
             return image
-        recalled = RecalledAttention(np.flatnonzero(shape.layout.name_of == "single").tolist())
+        whole = self.cycle(shape).whole[:, shape.layout.block_of]
+        some = ~whole & (self.plan(shape).shares > 0)
+        recalled = RecalledAttention(np.flatnonzero(shape.layout.name_of == "single").tolist(), whole, some)
         # A text has no neighbourhoods.
         return JointTokens(image, lambda tokens: among(tokens, replace(terms, bonus=0.0, cell=1)), recalled)
 
