@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ditbench.faults import Fault
-from ditbench.study import load_study
+from ditbench.study import arm_name, load_study
 
 
 def small() -> dict:
@@ -223,3 +223,55 @@ def test_the_study_of_all_methods_has_them_all() -> None:
     of_others = ("embedded_caching", "embedded_merging")
     assert {row.method for name in of_others for row in load_study(name).rows} < methods
     assert {"diffcr", "mod", "diffsparse"} < methods
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"baseline": "fora-n3"}, "baseline: differences and speed-ups are measured to the arm full"),
+        ({"twin": "embeded"}, "twin: no study 'embeded'; did you mean 'embedded'?"),
+        ({"references": 123456789012}, "references: a hash of digits alone must stand in quotes"),
+        (
+            {"columns": [{"measure": "speedup", "label": "s", "unit": "T"}]},
+            "columns.0.unit: speedup cannot be shown in T",
+        ),
+        (
+            {"columns": [{"measure": "cache-bytes", "label": "c", "unit": "ms"}]},
+            "columns.0.unit: cache-bytes cannot be shown in ms; it can be MB or GB, or be left out",
+        ),
+        (
+            {"columns": [{"measure": "fid/scenes", "label": "FID", "unit": "T"}]},
+            "columns.0.unit: fid/scenes cannot be shown in T",
+        ),
+    ],
+)
+def test_what_would_be_told_wrongly_later_is_refused(tmp_path: Path, change: dict, said: str) -> None:
+    with pytest.raises(Fault) as caught:
+        load_study(write(tmp_path, {**small(), "figure": None, **change}))
+    assert said in str(caught.value)
+
+
+def test_a_published_number_without_a_source_is_told_as_that(tmp_path: Path) -> None:
+    body = small()
+    body["rows"][1]["published"] = {"speedup": 1.5, "fid/scenes": float("nan")}
+    body["columns"][0]["digits"] = 12
+    with pytest.raises(Fault) as caught:
+        load_study(write(tmp_path, body))
+    told = str(caught.value)
+    assert "rows.1.published.speedup: 1.5 has no source; name the `source` of all published values" in told
+    assert "columns.0.digits: 12 must be <= 9" in told
+    with pytest.raises(Fault, match="nan must be a finite number"):
+        load_study(write(tmp_path, {**body, "source": "a paper"}))
+
+
+def test_a_key_given_twice_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, small())
+    path.write_text(path.read_text() + "baseline: full\n")
+    with pytest.raises(Fault, match="baseline: given twice, in lines"):
+        load_study(path)
+
+
+def test_names_of_arms_that_vary_much_stay_apart() -> None:
+    point = {f"a_knob_with_a_long_name_{i}": i for i in range(5)}
+    names = {arm_name("base", point | {"last": value}) for value in range(10)}
+    assert len(names) == 10 and all(len(name) <= 80 for name in names)

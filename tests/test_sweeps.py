@@ -75,3 +75,27 @@ def test_fifty_arms_are_their_own_cells() -> None:
     config = swept(method="toca", knobs={"fresh": {"from": 0.02, "to": 1.0, "by": 0.02}})
     assert len(cell_table(config)) == 4 + 50
     print(f"planned in {time.monotonic() - began:.2f} s")
+
+
+def test_the_usual_number_of_steps_makes_no_other_arm() -> None:
+    config = swept(method="fora", knobs={"interval": 2}, steps=[10, 20])
+    rows = run_studies(config)[-1].rows[1:]
+    assert [(row.arm, row.steps) for row in rows] == [("fora-n2", None), ("by.steps-20", 20)]
+    assert len(cell_table(config)) == len(cell_table(check_config({}))) + 1
+
+
+def test_many_knobs_make_as_many_arms_as_there_are_combinations() -> None:
+    knobs = {
+        "interval": [1, 2, 3],
+        "order": [1, 2],
+        "weights_file": ["shipped:diffcr-lt-30"],
+        "coefficient": [0.3, 0.4],
+    }
+    knobs |= {"router_rate": [0.001], "checkpointing": ["off"], "guidance": ["separate"], "training_seed": [0, 1]}
+    config = swept(method="diffcr", knobs=knobs)
+    assert len(run_studies(config)[-1].rows) == 1 + 3 * 2 * 2 * 2
+
+
+def test_a_range_to_nowhere_is_told() -> None:
+    with pytest.raises(Fault, match="finite number"):
+        swept(method="fora", knobs={"interval": {"from": 2, "to": float("nan"), "by": 1}})

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ditbench.reference_sets import ReferenceSet
 
 
+# Of files and folders that users name.
+_PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand; what a user can mend is one sentence and exit status 2."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -51,6 +55,9 @@ def run_here(words: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("DITBENCH_DEBUG"):
             raise
+        if isinstance(error, _PLACES) and error.filename is not None:
+            tell(f"{words[0]}: {error.filename}: {str(error.strerror).lower()}")
+            return 2
         tell(f"{words[0]} failed with {sentence_of(error)}")
         return 1
     finally:
@@ -111,14 +118,14 @@ def parser() -> argparse.ArgumentParser:
         "record", type=Path, metavar="RECORD", help="of its learning: results/learned/WORLD/ARM/learned.json"
     )
     sub.add_argument("--caption", required=True)
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_from_zero, default=0)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf file")
     sub = add(
         "redundancy", _redundancy, "draw where tokens are alike while images are drawn", "device", "weights", "json"
     )
     sub.add_argument("world", metavar="WORLD")
     sub.add_argument("--captions", type=_count, default=16, help="of the world (default %(default)s)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_from_zero, default=0)
     sub.add_argument("--batch", type=_count, default=8, help="images drawn at once (default %(default)s)")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf file")
     sub = add("recommend", _recommend, "say which arm to take, from what is finished", "config", "results", "json")
@@ -131,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("cells", nargs="*", metavar="CELL", help="all finished cells if none is named")
     sub.add_argument("--images", type=_count, default=8, help="images of each cell that are drawn again")
-    sub.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    sub.add_argument("--seed", type=_from_zero, default=0, help="of the choice of images")
     sub.add_argument("--device", help="the configuration's if not given")
     sub.add_argument("--sets", action="store_true", help="judges of whole sets too, over all stored images")
     sub = add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
@@ -167,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("captions", _captions, "write the captions of a run", "world", "out", "code")
     sub.add_argument("--name", required=True, help="name of the caption set")
     sub.add_argument("--count", type=int, required=True)
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_from_zero, default=0)
     sub.add_argument("--split", choices=("evaluation", "train"), default="evaluation", help="of the world's own")
     add_words(sub)
     sub = add("overlap", _overlap, "compare captions with those that something was fitted on", "captions", "code")
@@ -226,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--socket", type=Path, required=True, help="where commands find it ($DITBENCH_WARM)")
     sub.add_argument("--run", type=int, required=True, help="the process with which it ends")
     sub = add("mlflow", _mlflow, "start the MLflow pages on this run's store, until Ctrl+C", "config", "results")
-    sub.add_argument("--port", type=_count, default=5000, help="5000 if not given; the next free one if it is taken")
+    sub.add_argument("--port", type=_port, default=5000, help="5000 if not given; the next free one if it is taken")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine alone if not given")
     _add_assets(add("assets", lambda options: options.step(options), "make the shipped weights of the embedded world"))
     return top
@@ -598,7 +605,7 @@ def _recommend(options: argparse.Namespace) -> None:
         raise Fault(
             f"none of the configuration's studies names a measure of quality of world {world}: give one as --measure"
         )
-    loss = recommend.parse_loss(options.quality_loss) if options.quality_loss else None
+    loss = recommend.parse_loss(options.quality_loss) if options.quality_loss is not None else None
     wish = recommend.Wish(world, measure, options.speedup, loss)
     controls = {name for study in studies for name in study.controls}
     advice = recommend.recommend(load(config, options.results), wish, controls)
@@ -626,6 +633,7 @@ def _plan(options: argparse.Namespace) -> None:
     from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
     from ditbench.forecast import forecast, speed_of_macs, told
+    from ditbench.judges.registry import need_judges
     from ditbench.worlds import get_world
 
     config = _configured(options)
@@ -639,6 +647,7 @@ def _plan(options: argparse.Namespace) -> None:
     worlds = dict.fromkeys(spec.world for spec in cell_table(config))
     for world in worlds:
         get_world(world).need_weights(config.weights.get(world))
+    need_judges(config.judges or (), config.judge_weights, config.images)
     refuse_overlap(config.captions, config.images, map(get_world, worlds))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")
@@ -656,6 +665,18 @@ def _speedup(text: str) -> float:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _from_zero(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a number from 1 to 65535")
     return int(text)
 
 

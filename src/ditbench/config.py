@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ditbench.faults import Fault
-from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, told
+from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, repeated_keys, told
 
 Count = Annotated[int, Field(ge=1)]
 Device = Annotated[str, Field(pattern=DEVICE)]
@@ -125,9 +125,9 @@ class ArmConfig(_Part):
 class RangeConfig(_Part):
     """Numbers `from` one `to` another, `by` a step; both ends belong to it."""
 
-    first: int | float = Field(alias="from")
-    to: int | float
-    by: Annotated[int | float, Field(gt=0)]
+    first: Annotated[int | float, Field(alias="from", allow_inf_nan=False)]
+    to: Annotated[int | float, Field(allow_inf_nan=False)]
+    by: Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
 
     @model_validator(mode="after")
     def _upwards(self) -> RangeConfig:
@@ -196,7 +196,7 @@ def read_settings(path: str | Path) -> Any:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        twice = list(_repeated(yaml.compose(text, Loader=yaml.SafeLoader)))
+        twice = list(repeated_keys(text))
         body = yaml.safe_load(text)
     except FileNotFoundError:
         raise Fault(f"no configuration file {path}") from None
@@ -219,18 +219,6 @@ def origins_of(files: Iterable[str | Path], given: Iterable[str] = ()) -> dict[s
         body = read_settings(name)
         found |= dict.fromkeys(body if isinstance(body, dict) else (), str(name))
     return found | dict.fromkeys(given, "--config")
-
-
-def _repeated(node: Any, place: str = "") -> Iterator[str]:
-    """Keys that stand twice in one mapping: YAML would keep the last one and say nothing."""
-    pairs = node.value if getattr(node, "id", "") == "mapping" else []
-    first: dict[str, int] = {}
-    for key, value in pairs:
-        name, line = f"{place}{key.value}", key.start_mark.line + 1
-        if name in first:
-            yield f"{name}: given twice, in lines {first[name]} and {line}; keep one"
-        first.setdefault(name, line)
-        yield from _repeated(value, f"{name}.")
 
 
 def keep_settings(config: Config) -> str:

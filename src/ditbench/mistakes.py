@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -97,3 +97,25 @@ def _names(kind: Any) -> list[str]:
     if issubclass(kind, BaseModel):
         return [field.alias or name for name, field in kind.model_fields.items()]
     return [field.name for field in fields(kind)]
+
+
+def repeated_keys(text: str) -> Iterator[str]:
+    """Keys that stand twice in one mapping of a YAML text: it would keep the last one and say nothing."""
+    import yaml
+
+    yield from _repeated(yaml.compose(text, Loader=yaml.SafeLoader), "")
+
+
+def _repeated(node: Any, place: str) -> Iterator[str]:
+    kind = getattr(node, "id", "")
+    if kind == "sequence":
+        for number, value in enumerate(node.value):
+            yield from _repeated(value, f"{place}{number}.")
+        return
+    first: dict[str, int] = {}
+    for key, value in node.value if kind == "mapping" else ():
+        name, line = f"{place}{key.value}", key.start_mark.line + 1
+        if name in first:
+            yield f"{name}: given twice, in lines {first[name]} and {line}; keep one"
+        first.setdefault(name, line)
+        yield from _repeated(value, f"{name}.")

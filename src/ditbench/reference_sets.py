@@ -122,7 +122,7 @@ class ReferenceSet:
         try:
             with np.load(self.statistics, allow_pickle=False) as body:
                 held = {name: np.asarray(body[name], dtype=np.float64) for name in body.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
             raise Fault(f"references.statistics: {self.statistics} cannot be read as .npz ({error})") from error
         found = {part: (held[a], held[b]) for part, (a, b) in MOMENTS.items() if a in held and b in held}
         if not found:

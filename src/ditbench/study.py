@@ -9,6 +9,7 @@ A file in a folder is called with it: `studies/diffsparse/table1.yaml` is the st
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -19,28 +20,32 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ditbench.faults import Fault
-from ditbench.mistakes import ARM, lines_of, possible, shown, told
+from ditbench.mistakes import ARM, lines_of, possible, repeated_keys, shown, told
 from ditbench.study_figures import Figure
 from ditbench.study_figures import problems as problems_of_figures
 
-# Measures that no judge gives: where each comes from is the business of report/results.py.
-COSTS = (
-    "macs-linear",
-    "macs-attention",
-    "macs-thop",  # as the thop tool counts: linear layers and LayerNorms
-    "macs-total",
-    "macs-selecting",  # of choosing tokens or finding which are alike: in no other column
-    "cache-bytes",  # kept between steps, for one sample
-    "speedup",
-    "seconds-per-image",
-    "peak-memory",  # GB on a GPU; none on a CPU
-    "latency-p50",  # seconds of a sampling run of the main batch
-    "latency-p90",
-    "forward-ms",  # the median call of the network
-    "energy-per-image",  # joules, where the device tells them
-    "nominal-ratio",
-    "realised-ratio",
-)
+# Measures that no judge gives, each with its unit: where it comes from is the business of report/results.py.
+COSTS = {
+    "macs-linear": "G",
+    "macs-attention": "G",
+    "macs-thop": "G",  # as the thop tool counts: linear layers and LayerNorms
+    "macs-total": "G",
+    "macs-selecting": "G",  # of choosing tokens or finding which are alike: in no other column
+    "cache-bytes": "B",  # kept between steps, for one sample
+    "speedup": "x",
+    "seconds-per-image": "s",
+    "peak-memory": "GB",  # on a GPU; none on a CPU
+    "latency-p50": "s",  # of a sampling run of the main batch
+    "latency-p90": "s",
+    "forward-ms": "ms",  # the median call of the network
+    "energy-per-image": "J",  # where the device tells it
+    "nominal-ratio": "",
+    "realised-ratio": "",
+}
+# A measure's own unit and a column's, and what turns one into the other.
+FACTORS = {("G", "T"): 1e-3, ("B", "MB"): 1e-6, ("B", "GB"): 1e-9, ("s", "ms"): 1e3, ("", "%"): 1e2}
+ARM_LENGTH = 80
+BASELINE = "full"
 
 # Of the main mode and batch, and of others that were timed besides: speedup-b16, speedup-compiled, speedup-graphs-b1.
 _SPEEDUPS = re.compile(r"speedup(-(compiled|graphs|eager))?(-b[0-9]+)?")
@@ -51,7 +56,7 @@ def is_cost(measure: str) -> bool:
     return measure in COSTS or _SPEEDUPS.fullmatch(measure) is not None
 
 
-ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
+ArmName = Annotated[str, Field(pattern=ARM, max_length=ARM_LENGTH)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -62,7 +67,7 @@ class _Part(BaseModel):
 class Published(_Part):
     """A value that others printed, with its source; never mixed with what was measured here."""
 
-    value: float
+    value: Annotated[float, Field(allow_inf_nan=False)]
     source: Text
 
 
@@ -200,17 +205,24 @@ def load_study(name_or_path: str | Path) -> Study:
     if problem := not_of_arms(path):
         raise Fault(f"{path}: {problem}")
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        body = yaml.safe_load(text)
+        repeated = list(repeated_keys(text))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if repeated:
+        raise Fault(told(str(path), repeated))
     if not isinstance(body, dict):
         raise Fault(f"{path} must hold keys and values (title, world, rows, columns, …), not {shown(body)}")
     if "name" in body:
         raise Fault(f"{path}: name: a study is called like its file ({name_of(path)}); remove the key")
+    body, unclear = _cleared(_sourced(body))
     try:
-        study = Study.model_validate({"name": name_of(path), **_sourced(body)})
+        study = Study.model_validate({"name": name_of(path), **body})
     except ValidationError as error:
-        raise Fault(told(str(path), lines_of(error, Study, hidden=("name",)))) from error
+        raise Fault(told(str(path), [*unclear, *lines_of(error, Study, hidden=("name",))])) from error
+    if unclear:
+        raise Fault(told(str(path), unclear))
     # What hangs on rows that are still to come is looked at when they are there.
     own = study if not study.rows_of else study.model_copy(update={"figures": [], "controls": [], "ablations": []})
     if problems := list(_problems(own)):
@@ -274,6 +286,26 @@ def _sourced_row(row: Any, source: str) -> Any:
     return {**row, "published": values | {m: {"value": float(v), "source": source} for m, v in plain.items()}}
 
 
+def _cleared(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What YAML makes something else of than was meant, told in words of the file; a stand-in takes its place."""
+    unclear: list[str] = []
+    if isinstance(body.get("references"), int):
+        unclear.append("references: a hash of digits alone must stand in quotes, else it is a number")
+        body = {**body, "references": None}
+    rows = body.get("rows")
+    for place, row in enumerate(rows if isinstance(rows, list) else ()):
+        values = row.get("published") if isinstance(row, dict) else None
+        for measure, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                unclear.append(
+                    f"rows.{place}.published.{measure}: {value} has no source; name the `source` of all published "
+                    f"values of the study, or of this one: {{value: {value}, source: …}}"
+                )
+    if unclear and isinstance(rows, list):
+        body = {**body, "rows": [_sourced_row(row, "-") for row in rows]}
+    return body, unclear
+
+
 def varied_rows(study: Study, ablation: Ablation) -> Iterator[Row]:
     """The rows of an ablation; the point where the base stands already is not made once more."""
     from ditbench.methods import get_method
@@ -300,9 +332,13 @@ def varied_rows(study: Study, ablation: Ablation) -> Iterator[Row]:
 
 
 def arm_name(base: str, point: dict[str, Any]) -> str:
-    """The name of an arm that varies another: `toca.fresh-0.3`."""
+    """The name of an arm that varies another: `toca.fresh-0.3`; a longer one ends in a hash of what it varies."""
     parts = [f"{knob}-{value}".lower() for knob, value in point.items()]
-    return ".".join([base, *(re.sub(r"[^a-z0-9._-]+", "-", part).strip("-") for part in parts)])[:80]
+    name = ".".join([base, *(re.sub(r"[^a-z0-9._-]+", "-", part).strip("-") for part in parts)])
+    if len(name) <= ARM_LENGTH:
+        return name
+    mark = hashlib.sha256(repr(sorted(point.items(), key=str)).encode()).hexdigest()[:8]
+    return f"{name[: ARM_LENGTH - 9].rstrip('.-_')}-{mark}"
 
 
 def _judged_as(world: str) -> str:
@@ -349,6 +385,19 @@ def _problems(study: Study) -> Iterator[str]:
             known = measures_of(study.world)
             if measure not in known:
                 yield f"columns.{i}.measure: nothing measures {measure!r}{possible(measure, [*COSTS, *known])}"
+    for i, column in enumerate(study.columns):
+        own = "x" if _SPEEDUPS.fullmatch(column.measure) else COSTS.get(column.measure, "")
+        if column.unit and column.unit != own and (own, column.unit) not in FACTORS:
+            units = [unit for of, unit in FACTORS if of == own]
+            can = f"it can be {' or '.join(units)}, or be left out" if units else "leave it out"
+            yield f"columns.{i}.unit: {column.measure} cannot be shown in {column.unit}; {can}"
+    if study.baseline not in (None, BASELINE):
+        yield (
+            f"baseline: differences and speed-ups are measured to the arm {BASELINE}; a study stands on it or on none "
+            f"(null), not on {study.baseline!r}"
+        )
+    if study.twin is not None and study.twin not in study_names():
+        yield f"twin: no study {study.twin!r}{possible(study.twin, study_names())}"
     axes = (("x", study.figure.x), ("y", study.figure.y)) if study.figure else ()
     for axis, measure in axes:
         if measure not in measures:

@@ -14,9 +14,9 @@ from typing import Any
 
 from ditbench.config import ArmConfig, Config, RangeConfig, SweepConfig
 from ditbench.faults import Fault
-from ditbench.study import Axes, Column, Row, Study, arm_name, load_study
+from ditbench.study import BASELINE, Axes, Column, Row, Study, arm_name, load_study
+from ditbench.worlds import get_world
 
-BASELINE = "full"
 # Where no study of the world says what its columns are.
 COLUMNS = (
     Column(measure="macs-linear", label="MACs, G (linear, one CFG branch)", digits=2),
@@ -40,7 +40,8 @@ def run_studies(config: Config) -> list[Study]:
 def sweep_study(name: str, sweep: SweepConfig, config: Config, studies: list[Study]) -> Study:
     """The study of a sweep; points that arms of `studies` and of the configuration hold keep their names."""
     alike = next((study for study in studies if study.world == config.world), None)
-    known = {_identity(arm): arm_ for arm_, arm in _arms(config, studies)}
+    usual = get_world(config.world).default_steps
+    known = {_identity(arm, usual): (name_, arm.steps) for name_, arm in _arms(config, studies)}
     label = alike.row(alike.baseline).label if alike and alike.baseline else BASELINE
     rows = [Row(arm=BASELINE, method=BASELINE, label=label)]
     varied = [knob for knob, values in sweep.knobs.items() if isinstance(values, list | RangeConfig)]
@@ -50,9 +51,10 @@ def sweep_study(name: str, sweep: SweepConfig, config: Config, studies: list[Stu
         steps = point.pop("steps", None)
         arm = ArmConfig(method=sweep.method, knobs=point, steps=steps)
         chosen = {knob: value for knob, value in {**point, "steps": steps}.items() if knob in varied}
+        own, steps = known.get(_identity(arm, usual), (arm_name(name, chosen), steps))
         rows.append(
             Row(
-                arm=known.get(_identity(arm)) or arm_name(name, chosen),
+                arm=own,
                 method=sweep.method,
                 knobs=point,
                 steps=steps,
@@ -97,11 +99,10 @@ def _arms(config: Config, studies: list[Study]) -> Iterator[tuple[str, ArmConfig
     yield from config.arms.items()
 
 
-def _identity(arm: ArmConfig) -> str:
-    """What an arm computes: its method with all knobs, those left at their defaults too, and its steps."""
+def _identity(arm: ArmConfig, usual: int) -> str:
+    """What an arm computes: its method with all knobs, and its steps, those left at their defaults too."""
     from ditbench.methods import get_method
 
     method = get_method(arm.method, arm.knobs)
-    return repr(
-        (arm.method, sorted((knob, getattr(method, knob)) for knob in method.knobs()), arm.steps, arm.weights_of)
-    )
+    knobs = sorted((knob, getattr(method, knob)) for knob in method.knobs())
+    return repr((arm.method, knobs, arm.steps or usual, arm.weights_of))

@@ -205,6 +205,23 @@ def test_quality_is_counted_in_its_own_direction(results: Results) -> None:
     assert json.loads(json.dumps(recommend.as_data(advice)))["choices"][0]["indistinguishable_from_full"] is True
 
 
+def test_a_loss_has_an_interval_and_a_speed_of_a_busy_machine_is_told_as_that(tree: Fabricated) -> None:
+    advice = recommend.recommend(tree.read(), Wish("scenes", "relations/scenes", speedup=1.8), controls={"broken"})
+    choice = advice.choices[0]
+    paired = tree.read().of_arm("scenes", choice.arm)[0].differences["relations/scenes"]
+    # More is better: what the difference falls by is lost.
+    assert choice.loss_ends == pytest.approx((-paired.high / 0.942, -paired.low / 0.942))
+    low, high = choice.loss_ends
+    assert f"[{low:.1%}, {high:.1%}]" in recommend.told(advice)
+    assert recommend.as_data(advice)["choices"][0]["loss_interval"] == choice.loss_ends
+    assert "contended" not in recommend.told(advice) and recommend.as_data(advice)["choices"][0]["contended"] is None
+    cell = tree.read().of_arm("scenes", choice.arm)[0]
+    cell.bodies["latency"] |= {"contended": True, "note": "others used 60 % of the processor"}
+    cells = [cell if other.arm == cell.arm else other for other in tree.read().cells]
+    busy = recommend.recommend(replace(tree.read(), cells=tuple(cells)), advice.wish, {"broken"})
+    assert "do not trust these speeds: fewer-steps-50 (others used 60 % of the processor)" in recommend.told(busy)
+
+
 def test_arms_that_are_not_finished_are_named(tree: Fabricated) -> None:
     tree.remove("fewer-steps-50", "latency.json")
     advice = recommend.recommend(tree.read(), Wish("scenes", FID, speedup=1.8), controls={"broken"})

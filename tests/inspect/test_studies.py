@@ -82,6 +82,7 @@ def test_the_command_prints_or_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["study", "sdtm/table-s2-flux", "--config", str(path)]) == 0
     assert "595.2" in capsys.readouterr().out
     assert main(["study", "sdtm-table-s2-flux", "--config", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["study", "sdtm-table-s2-flux", "--config", str(path), "--out", str(path / "in a file")]) == 2
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == sorted(f"table.{form}" for form in FORMS)
     assert main(["studies"]) == 0
     assert "diffsparse-table1" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +247,29 @@ def test_cells_that_are_not_finished_are_refused(made: tuple[Config, Path], insi
     finally:
         latency.write_bytes(kept)
     assert Psnr.of_sets is False
+
+
+def test_what_one_cell_lacks_is_told_and_no_other_is_held_up(
+    made: tuple[Config, Path], inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, root = made
+    found = load(config, root)
+    alone = replace(found, cells=tuple(cell for cell in found.cells if cell.arm != "full"))
+    report = verify(config, alone, alone.cells, 2, 0, "cpu")
+    assert report.equal
+    (cell,) = report.cells
+    assert any(
+        text.startswith("psnr: it compares with the arm full, of which there are no images")
+        for text in cell.passed_over
+    )
+    broken = found.cells[1].shards[0]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-20])
+    try:
+        report = verify(config, found, found.cells, 2, 0, "cpu")
+    finally:
+        broken.write_bytes(whole)
+    verdicts = {cell.cell: cell.checks for cell in report.cells}
+    assert len(verdicts) == 2 and not report.equal
+    (damaged,) = next(checks for name, checks in verdicts.items() if "random" in name)
+    assert damaged.verdict == "differs" and str(broken) in damaged.detail

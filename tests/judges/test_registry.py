@@ -6,7 +6,7 @@ import pytest
 
 from ditbench.faults import Fault
 from ditbench.judges import Judge, Weights, default_judges, get_judge, judge_names, judges_of
-from ditbench.judges.registry import judge_classes, weight_keys
+from ditbench.judges.registry import judge_classes, need_judges, weight_keys
 
 
 def test_judges_are_found_and_serve_the_worlds_that_name_them() -> None:
@@ -27,6 +27,31 @@ def test_weights_that_are_missing_are_one_sentence(tmp_path: Path) -> None:
         weights.need({"some-net": str(tmp_path / "net.pt")}, "x")
     (tmp_path / "net.pt").write_bytes(b"")
     assert weights.need({"some-net": str(tmp_path / "net.pt")}, "x") == tmp_path / "net.pt"
+
+
+def test_weights_may_be_of_a_repository_in_the_hub_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--owner--net" / "snapshots" / "abc"
+    (snapshot / "inner").mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (snapshot / "inner" / "net.pt").write_bytes(b"x")
+    plain = Weights("some-net", "a network", "https://example.org")
+    assert plain.find({"some-net": "owner/net:inner/net.pt"}) == snapshot / "inner" / "net.pt"
+    of_file = Weights("some-net", "a network", "https://example.org", file="inner/net.pt")
+    assert of_file.find({"some-net": "owner/net"}) == snapshot / "inner" / "net.pt"
+    with pytest.raises(Fault, match="say which file it is, owner/net:FILE"):
+        plain.find({"some-net": "owner/net"})
+    with pytest.raises(Fault, match=r"`hf download owner/other inner/net.pt` gets it"):
+        of_file.find({"some-net": "owner/other"})
+
+
+def test_what_a_judge_lacks_is_told_before_a_run() -> None:
+    need_judges(["fid", "clip"], {}, 3)
+    with pytest.raises(Fault, match="judge fid needs 3 images of a cell or more, `images` asks for 2"):
+        need_judges(["clip", "fid"], {}, 2)
+    with pytest.raises(Fault, match=r"judge lpips needs .*judge_weights: {alexnet: PATH}"):
+        need_judges(["lpips"], {}, 100)
 
 
 def test_judges_without_their_weights_do_not_run_by_themselves() -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -475,3 +476,25 @@ def test_a_cells_picture_is_drawn_only_for_a_new_run(
     shard.write_text(shard.read_text().replace(json.loads(shard.read_text())["sha256"], "1" * 64))
     assert actions(published())["fora-n2"] == "replaced"
     assert drawn[len(ARMS) :] == ["fora-n2"]
+
+
+def test_seeds_of_an_arm_lie_beneath_a_run_of_their_means(
+    fabricate: Callable[..., Any], embedded: Study, empty_store: Path
+) -> None:
+    tree = fabricate((0, 1))
+    shutil.copyfile(empty_store, tree.root / "mlflow.db")
+    for _ in range(2):
+        track.publish_results(tree.read(), [embedded], uri_of(tree.root))
+    runs = {run.info.run_name: run for run in runs_of(tree.root)}
+    assert len(runs_of(tree.root)) == len(runs) == 3 * len(ARMS)
+    whole, seeds = runs["fora-n2"], [runs[f"fora-n2 seed{seed}"] for seed in (0, 1)]
+    assert "mlflow.parentRunId" not in whole.data.tags
+    assert {run.data.tags["mlflow.parentRunId"] for run in seeds} == {whole.info.run_id}
+    assert whole.data.params["seed"] == "0, 1" and whole.data.params["knobs"] == seeds[0].data.params["knobs"]
+    name = metric_name("fid/scenes")
+    assert whole.data.metrics[name] == pytest.approx(sum(run.data.metrics[name] for run in seeds) / 2)
+    # One seed again: what stood above them goes.
+    alone = replace(tree.read(), cells=tuple(cell for cell in tree.read().cells if cell.seed == 0))
+    track.publish_results(alone, [embedded], uri_of(tree.root))
+    assert [name for name in ARMS if name in {run.info.run_name for run in runs_of(tree.root)}] == ARMS
+    assert not any(run.info.run_id == whole.info.run_id for run in runs_of(tree.root))

@@ -27,7 +27,7 @@ from ditbench.config import check_config, keep_settings, origins_of, retyped
 from ditbench.faults import Fault
 from ditbench.forecast import effort
 from ditbench.judges import default_judges, networks_of
-from ditbench.judges.registry import judge_identities
+from ditbench.judges.registry import judge_identities, need_judges
 from ditbench.learn.job import arm_hash
 from ditbench.methods import get_method
 from ditbench.patience import VARIABLE as PATIENCE
@@ -122,6 +122,8 @@ def claim_results():
         check_version(RESULTS)
         clear_partials(RESULTS)
         if asks_for_cells():
+            if any(map(draws_images, SPECS.values())):
+                need_judges(JUDGES, CONFIG.judge_weights, CONFIG.images)
             begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
     except Fault as fault:
         raise WorkflowError(str(fault))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.inspect.cells import cell_name
-from ditbench.inspect.show import decimals, value_data, with_interval
+from ditbench.inspect.show import OF_INTERVALS, decimals, value_data, with_interval
 from ditbench.report.comparable import of_sets, reference_mark
 from ditbench.storage import check_contents
 
@@ -244,7 +244,7 @@ def told(found: Diff) -> str:
         lines += ["", title]
         lines += [f"  {c.place}: {_shown(c.first)} -> {_shown(c.second)}" for c in changes] or ["  the same"]
     lines += ["", "what was measured"]
-    lines += _table(found.measures) or ["  no measure that both have"]
+    lines += [*_table(found.measures), f"  {OF_INTERVALS}"] if found.measures else ["  no measure that both have"]
     for place, names in zip(("first", "second"), found.alone, strict=True):
         if names:
             lines.append(f"  only of the {place}: {', '.join(names)}")
@@ -257,7 +257,7 @@ def _table(measures: list[Comparison]) -> list[str]:
     """A line for each measure, below what its columns are."""
     if not measures:
         return []
-    rows = [("measure", "first, 95 % interval", "second", "second - first, 95 % interval, same captions")]
+    rows = [("measure", "first, interval", "second", "second - first, 95 % interval, same captions")]
     rows += [_row(m) for m in measures]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

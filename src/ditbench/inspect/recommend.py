@@ -45,6 +45,8 @@ class Choice:
     quality: Value
     loss: float
     same: bool | None  # not distinguishable from full; None where nobody has compared
+    loss_ends: tuple[float, float] | None = None  # the 95 % interval of the loss
+    contended: str = ""  # what else the machine did while the arm was timed
     seeds: tuple[int, ...] = (0,)
     each: tuple[float, ...] = ()  # the quality of each of these seeds
     learned: str | None = None  # the record of what its method learned
@@ -184,6 +186,12 @@ def _refused(cell: Cell) -> str:
     return str(cell.bodies.get("latency", {}).get("refused") or "")
 
 
+def _contended(cell: Cell) -> str:
+    """What the stopwatch says of others on the machine, where it reported a speed all the same."""
+    latency = cell.bodies.get("latency", {})
+    return str(latency.get("note") or "others used it") if latency.get("contended") else ""
+
+
 def _choice(
     judged: Sequence[Cell], timed: Sequence[Cell], wish: Wish, baseline: dict[int, Cell], results: Results
 ) -> Choice:
@@ -194,6 +202,11 @@ def _choice(
     paired = mean_difference(judged, wish.measure)
     first = judged[0]
     spec = first.spec
+    ends = None
+    if paired is not None and full.value:
+        sign = (1 if full.direction == "lower" else -1) / abs(full.value)
+        low, high = sorted((sign * paired.low, sign * paired.high))
+        ends = (low, high)
     return Choice(
         first.arm,
         spec["method"],
@@ -203,6 +216,8 @@ def _choice(
         quality,
         change if full.direction == "lower" else -change,
         None if paired is None else not paired.distinguishable,
+        loss_ends=ends,
+        contended=next(filter(None, map(_contended, timed)), ""),
         seeds=tuple(cell.seed for cell in judged),
         each=tuple(cell.values[wish.measure].value for cell in judged),
         learned=_record(results, first.world, first.arm) if spec.get("learning") else None,
@@ -247,6 +262,8 @@ def as_data(advice: Advice) -> dict[str, Any]:
             "speedup": _ends(choice.speedup),
             "quality": _ends(choice.quality),
             "loss": choice.loss,
+            "loss_interval": choice.loss_ends,
+            "contended": choice.contended or None,
             "indistinguishable_from_full": choice.same,
             "seeds": dict(zip(map(str, choice.seeds), choice.each, strict=True)),
             "apply": choice.line,
@@ -265,6 +282,18 @@ def as_data(advice: Advice) -> dict[str, Any]:
         "seeds": list(advice.seeds),
         "lacking": advice.lacking,
     }
+
+
+def _loss_ends(choice: Choice) -> str:
+    """The interval of a loss, as what is lost or gained."""
+    if choice.loss_ends is None:
+        return ""
+    low, high = choice.loss_ends if choice.loss >= 0 else (-choice.loss_ends[1], -choice.loss_ends[0])
+    return f" [{low:.1%}, {high:.1%}]"
+
+
+def _why(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{arm} ({why})" for arm, why in reasons.items())
 
 
 def _by_seed(choice: Choice, digits: int) -> list[str]:
@@ -299,7 +328,8 @@ def told(advice: Advice) -> str:
         lines += [
             "",
             f"{choice.arm}: {with_interval(choice.speedup, 2)} times as fast, {wish.measure} "
-            f"{with_interval(choice.quality, digits)}, {way} {abs(choice.loss):.1%}{verdict[choice.same]}",
+            f"{with_interval(choice.quality, digits)}, {way} {abs(choice.loss):.1%}{_loss_ends(choice)}"
+            f"{verdict[choice.same]}",
             *_by_seed(choice, digits),
             f"    {choice.line}",
         ]
@@ -310,6 +340,8 @@ def told(advice: Advice) -> str:
         ]
         if unsure:
             lines += ["", f"in their slowest round {', '.join(unsure)} fell short of the speed asked for"]
+    if busy := {c.arm: c.contended for c in shown if c.contended}:
+        lines += ["", f"timed while the machine was contended, so do not trust these speeds: {_why(busy)}"]
     if advice.untimed:
         for why in dict.fromkeys(advice.untimed.values()):
             arms = ", ".join(arm for arm, reason in advice.untimed.items() if reason == why)

@@ -78,7 +78,7 @@ def told(cell: Cell, root: Path) -> str:
 
 def _measures(cell: Cell) -> Iterator[str]:
     width = max(len(name) for name in cell.values)
-    yield f"{'measure'.ljust(width)}  {'value':>12}  {'95 % interval':>24}  {'n':>6}  difference to full"
+    yield f"{'measure'.ljust(width)}  {'value':>12}  {'interval':>24}  {'n':>6}  difference to full"
     for name, value in cell.values.items():
         digits = decimals(value.value)
         interval = ""
@@ -92,6 +92,10 @@ def _measures(cell: Cell) -> Iterator[str]:
         unit = f" {value.unit}" if value.unit else ""
         shown = f"{value.value:.{digits}f}{unit}"
         yield f"{name.ljust(width)}  {shown:>12}  {interval:>24}  {value.n or '':>6}  {difference}".rstrip()
+    yield OF_INTERVALS
+
+
+OF_INTERVALS = "Intervals are 95 % ones; those of speed and time, the slowest and the fastest round."
 
 
 def with_interval(value: Value, digits: int) -> str:

@@ -53,9 +53,18 @@ def write(study: Study, results: Results, folder: Path) -> list[Path]:
 
 def write_figures(study: Study, results: Results, folder: Path) -> Iterator[str]:
     """Draws a study's figures into a folder; a line for each says where it is, and what it lacks."""
+    from ditbench.report import figures
     from ditbench.report.build import write_file
     from ditbench.report.drawn import drawings
+    from ditbench.report.tables import build_table
 
+    if study.figure is not None:
+        table = build_table(study, results)
+        pictures = {"svg": figures.pareto(study, table), "png": figures.pareto_png(study, table)}
+        for kind, content in pictures.items():
+            write_file(folder / f"pareto.{kind}", content)
+        there = all(content is not None for content in pictures.values())
+        yield f"{study.title}: " + (f"{folder / 'pareto'}.svg and .png." if there else "no arm has both measures yet.")
     for drawing in drawings(study, results):
         for name, content in drawing.files(study.name):
             write_file(folder / name, content)

@@ -83,7 +83,13 @@ def verify(
     reports = []
     for cell in cells:
         print(f"verify: {cell_name(cell)}", file=sys.stderr, flush=True)
-        reports.append(_Cell(config, results, cell, device, sets).report(images, seed))
+        try:
+            reports.append(_Cell(config, results, cell, device, sets).report(images, seed))
+        except Fault as fault:
+            if len(cells) == 1:
+                raise
+            # What is wrong with one cell is no reason not to look at the others.
+            reports.append(CellReport(cell_name(cell), cell.hash, (Check("records", "differs", 1, str(fault)),)))
     report = Report(tuple(reports), images, seed)
     write_record(results.root / "verify.json", "verify", as_data(report))
     return report
@@ -202,6 +208,10 @@ class _Cell:
                     yield from self._of_set(judge)
                 else:
                     passed_over.append(f"{name}: it judges the whole set, with --sets again too")
+                continue
+            if judge.needs_full and full is None:
+                if self.cell.arm != BASELINE:
+                    passed_over.append(f"{name}: it compares with the arm {BASELINE}, of which there are no images")
                 continue
             for result in judge.measure(pictures, Pictures.none(), full):
                 if result.per_sample is None or result.name not in table:

@@ -19,7 +19,7 @@ from ditbench.faults import Fault
 from ditbench.report import absent, comparable, controls
 from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
-from ditbench.study import Column, Row, Study
+from ditbench.study import FACTORS, Column, Row, Study
 
 Role = Literal["baseline", "arm", "published", "control"]
 ORDER: dict[Role, int] = {"baseline": 0, "arm": 1, "published": 1, "control": 2}
@@ -150,7 +150,7 @@ def _lines(study: Study, row: Row, results: Results) -> Iterator[Line]:
 def _entry(column: Column, value: Value | None, differences: dict[str, Difference]) -> Entry:
     if value is None:
         return Entry()
-    value = _in_unit(value, column.unit)
+    value = _in_unit(value, column)
     interval = ""
     if value.low is not None and value.high is not None:
         interval = f"[{number(value.low, column.digits)}, {number(value.high, column.digits)}]"
@@ -158,17 +158,14 @@ def _entry(column: Column, value: Value | None, differences: dict[str, Differenc
     return Entry(value, text, interval, "", differences.get(column.measure))
 
 
-# A measure's own unit and a column's, and what turns one into the other.
-FACTORS = {("G", "T"): 1e-3, ("B", "MB"): 1e-6, ("B", "GB"): 1e-9, ("s", "ms"): 1e3, ("", "%"): 1e2}
-
-
-def _in_unit(value: Value, unit: str) -> Value:
+def _in_unit(value: Value, column: Column) -> Value:
     """A value in its column's unit, which may be another than its own."""
+    unit = column.unit
     if not unit or unit == value.unit:
         return value
     factor = FACTORS.get((value.unit, unit))
     if factor is None:
-        raise Fault(f"a column in {unit} cannot show a value in {value.unit or 'no unit'}")
+        raise Fault(f"column {column.measure}: in {unit} it cannot show a value in {value.unit or 'no unit'}")
     low, high = (None if bound is None else bound * factor for bound in (value.low, value.high))
     return replace(value, value=value.value * factor, low=low, high=high, unit=unit)
 

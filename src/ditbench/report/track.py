@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ditbench.config import Config
 
 KEY, DIGEST, FOLDER = "ditbench.key", "ditbench.digest", "ditbench.results"
+PARENT, ALL_SEEDS = "mlflow.parentRunId", "seeds"
 # The name of the settings' file in <results>/configs. Not in the digest: other settings, an added arm for instance,
 # leave a cell what it was.
 CONFIG = "config.hash"
@@ -298,6 +299,32 @@ def study_publication(study: Study, results: Results) -> Publication | None:
     )
 
 
+def arm_publication(cells: Sequence[Cell], plans: Sequence[Publication], results: Results) -> Publication:
+    """What the run of an arm of several seeds will hold, beneath which those of its seeds are: means over the seeds."""
+    first, plan = cells[0], plans[0]
+    shared = {name: value for name, value in plan.params.items() if all(p.params.get(name) == value for p in plans)}
+    means = {
+        name: sum(p.metrics[name] for p in plans) / len(plans)
+        for name in plan.metrics
+        if all(name in p.metrics for p in plans)
+    }
+    tags = {name: value for name, value in plan.tags.items() if all(p.tags.get(name) == value for p in plans)}
+    spans = [(p.start_ms, p.end_ms) for p in plans if (p.start_ms, p.end_ms) != (0, 0)]
+    return Publication(
+        key=f"{first.world}/{first.arm}/{ALL_SEEDS}/{'+'.join(cell.hash for cell in cells)}",
+        name=first.arm,
+        failed=any(p.failed for p in plans),
+        params=shared | {"seed": ", ".join(str(cell.seed) for cell in cells)},
+        metrics={name: _rounded(value) for name, value in means.items()},
+        tags=tags | {FOLDER: folder_id(results.root), "mlflow.note.content": "Means over the seeds beneath."},
+        files={},
+        captions=plan.captions,
+        references=plan.references,
+        start_ms=min((start for start, _ in spans), default=0),
+        end_ms=max((end for _, end in spans), default=0),
+    )
+
+
 def learning_publication(cell: Cell, results: Results, parent: str) -> Publication | None:
     """What the run of an arm's learning will hold, beneath its first cell's run `parent`; None where there is none."""
     record = learning.learned_record(cell, results)
@@ -316,7 +343,7 @@ def learning_publication(cell: Cell, results: Results, parent: str) -> Publicati
         failed=False,
         params=params,
         metrics={name: _rounded(value) for name, value in learning.summary(found)},
-        tags={"mlflow.parentRunId": parent, "world": cell.world, FOLDER: folder_id(results.root)},
+        tags={PARENT: parent, "world": cell.world, FOLDER: folder_id(results.root)},
         files={"learned.json": (place / "learned.json").read_bytes()}
         | ({} if drawn is None else {"ratios.svg": drawn}),
         captions=None if training["name"] == NOTHING else (str(training["name"]), str(training["sha256"])),
@@ -511,13 +538,16 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
             for world in dict.fromkeys(cell.world for cell, _ in plans):
                 experiment = _experiment(client, uri, world, studies)
                 known = _known_runs(client, experiment, folder_id(results.root))
-                ids = []
+                ids, parents = [], _publish_arms(client, experiment, world, plans, results, known, settings)
                 for cell, plan in plans:
                     if cell.world == world:
+                        parent = parents.get(cell.arm)
+                        if parent is not None:
+                            plan = replace(plan, tags=plan.tags | {PARENT: parent})
                         run_id, action = _publish_one(client, experiment, plan, known, settings)
                         ids.append(run_id)
                         if results.of_arm(world, cell.arm)[0] is cell:
-                            lesson = learning_publication(cell, results, run_id)
+                            lesson = learning_publication(cell, results, parent or run_id)
                             if lesson is not None:
                                 _publish_one(client, experiment, lesson, known, settings)
                         row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
@@ -537,6 +567,31 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
         except Exception as error:
             raise _store_fault(uri, error) from error
     return {"uri": _stored_uri(uri, results.root), "experiments": experiments, "runs": runs}
+
+
+def _publish_arms(
+    client: MlflowClient,
+    experiment: str,
+    world: str,
+    plans: Sequence[tuple[Cell, Publication]],
+    results: Results,
+    known: Mapping[str, list[Any]],
+    settings: str,
+) -> dict[str, str]:
+    """The runs of those arms of a world that have several seeds; one that has no longer several goes."""
+    by_arm: dict[str, list[tuple[Cell, Publication]]] = {}
+    for cell, plan in plans:
+        if cell.world == world:
+            by_arm.setdefault(cell.arm, []).append((cell, plan))
+    found = {}
+    for arm, of_seeds in by_arm.items():
+        if len(of_seeds) > 1:
+            whole = arm_publication([cell for cell, _ in of_seeds], [plan for _, plan in of_seeds], results)
+            found[arm], _ = _publish_one(client, experiment, whole, known, settings)
+        else:
+            for run in known.get(f"{world}/{arm}/{ALL_SEEDS}", ()):
+                client.delete_run(run.info.run_id)
+    return found
 
 
 def _stored_uri(uri: str, root: Path) -> str:
