@@ -24,6 +24,12 @@ settings.register_profile("ditbench", derandomize=True, deadline=None)
 settings.load_profile("ditbench")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than cores: tests of schedulers and servers mostly wait, and would leave a core idle."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs come first, for they take longest; tests marked `gpu` are skipped where there is no CUDA device."""
     # Files go to processes whole and in this order; what is long must not be left for the end.
