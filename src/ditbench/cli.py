@@ -647,7 +647,7 @@ def _plan(options: argparse.Namespace) -> None:
     worlds = dict.fromkeys(spec.world for spec in cell_table(config))
     for world in worlds:
         get_world(world).need_weights(config.weights.get(world))
-    need_judges(config.judges or (), config.judge_weights, config.images)
+    need_judges(config.judges or (), config.judge_weights)
     refuse_overlap(config.captions, config.images, map(get_world, worlds))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")

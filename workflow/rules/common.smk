@@ -123,7 +123,7 @@ def claim_results():
         clear_partials(RESULTS)
         if asks_for_cells():
             if any(map(draws_images, SPECS.values())):
-                need_judges(JUDGES, CONFIG.judge_weights, CONFIG.images)
+                need_judges(JUDGES, CONFIG.judge_weights)
             begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
     except Fault as fault:
         raise WorkflowError(str(fault))

@@ -181,8 +181,6 @@ class Judge(ABC):
     network_name: ClassVar[str | None] = None
     # Reads what captions mean, so that they must be sentences of the world's grammar.
     needs_grammar: ClassVar[bool] = False
-    # With fewer images it has nothing to say.
-    least: ClassVar[int] = 1
     # What it reads that is not shipped; a world's judges run by themselves only where all of it is at hand.
     needs: ClassVar[tuple[Weights, ...]] = ()
     # A package that it calls and ditbench does not depend on.

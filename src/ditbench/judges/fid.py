@@ -31,7 +31,6 @@ class Fid(Judge):
     worlds: ClassVar[tuple[str, ...]] = SCENES
     of_sets: ClassVar[bool] = True
     needs_references: ClassVar[bool] = True
-    least: ClassVar[int] = 3  # a covariance needs two samples, with any one left out too
 
     def __init__(self, device: str = "cpu", places: Mapping[str, str] | None = None) -> None:
         super().__init__(device, places)

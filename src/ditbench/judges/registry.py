@@ -109,19 +109,14 @@ def get_judge(name: str, device: str = "cpu", places: Mapping[str, str] | None =
     return classes[name](device, places)
 
 
-def need_judges(names: Iterable[str], places: Mapping[str, str], images: int) -> None:
-    """A Fault where a judge could not judge so many images of a cell, for what it lacks; told before a run starts."""
+def need_judges(names: Iterable[str], places: Mapping[str, str]) -> None:
+    """A Fault where a judge lacks its package or its weights; told before a run starts."""
     for name in names:
         judge = judge_classes()[name]
         if judge.package is not None and not judge.package.there:
             judge.package.need(name)
         for weights in judge.needs:
             weights.need(places, name)
-        if images < judge.least:
-            raise Fault(
-                f"judge {name} needs {judge.least} images of a cell or more, `images` asks for {images}; raise it, or "
-                f"leave {name} out of `judges`"
-            )
 
 
 def judge_identities(names: Iterable[str], places: Mapping[str, str]) -> dict[str, str]:
