@@ -398,19 +398,21 @@ def sample_grid(
     # Small pictures grow by a whole factor, so that every pixel of the model stays to be seen.
     side = size * max(1, round(SIDE / size)) if size <= SIDE else SIDE
     resampling = Image.Resampling.NEAREST if size <= SIDE else Image.Resampling.LANCZOS
-    head = 44
+    bold, plain = _font("DejaVuSans-Bold.ttf", 17), _font("DejaVuSans.ttf", 16)
+    heads = [_wrapped(arm, bold, side) for arm in arms]
+    head = 22 + 22 * max((len(lines) for lines in heads), default=1)
     width = CAPTION_WIDTH + len(arms) * (side + GAP) + GAP
     height = head + len(captions) * (side + GAP) + GAP
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    bold, plain = _font("DejaVuSans-Bold.ttf", 17), _font("DejaVuSans.ttf", 16)
-    for column, arm in enumerate(arms):
-        left = CAPTION_WIDTH + column * (side + GAP)
-        draw.text((left + side // 2, head // 2), _cut(arm, bold, side), fill=INK, font=bold, anchor="mm")
+    for column, lines in enumerate(heads):
+        middle = CAPTION_WIDTH + column * (side + GAP) + side // 2
+        for place, line in enumerate(reversed(lines)):
+            draw.text((middle, head - 22 - 22 * place), line, fill=INK, font=bold, anchor="mm")
     for row, caption in enumerate(captions):
         top = head + row * (side + GAP)
-        lines = "\n".join(textwrap.wrap(caption, 34))
-        draw.multiline_text((GAP, top + side // 2), lines, fill=INK, font=plain, anchor="lm", spacing=6)
+        told = "\n".join(textwrap.wrap(caption, 34))
+        draw.multiline_text((GAP, top + side // 2), told, fill=INK, font=plain, anchor="lm", spacing=6)
         for column, picture in enumerate(images[row]):
             left = CAPTION_WIDTH + column * (side + GAP)
             if picture is None:
@@ -432,6 +434,20 @@ def _font(name: str, size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _wrapped(text: str, font: Any, width: int, most: int = 3) -> list[str]:
+    """A text in lines that are no wider than a column; what does not fit the last one is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        elif len(lines) == most:
+            lines[-1] += f" {word}"
+            break
+        else:
+            lines.append(word)
+    return [_cut(line, font, width) for line in lines] or [""]
 
 
 def _cut(text: str, font: Any, width: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +39,11 @@ def collect(study: Study, results: Results, count: int = COUNT) -> Samples | Non
     """The first `count` captions, or fewer of many arms, and what each arm drew; None while no image exists."""
     rows = [row for row in study.rows if row.method]
     count = max(1, min(count, PICTURES // max(1, len(rows))))
-    columns = [(row.label, next(iter(results.of_arm(study.world, row.arm)), None)) for row in rows]
+    often = Counter(row.label for row in rows)
+    # Arms of one label stand in groups of their own.
+    labels = [f"{row.label}, {row.group}" if row.group and often[row.label] > 1 else row.label for row in rows]
+    found = (next(iter(results.of_arm(study.world, row.arm)), None) for row in rows)
+    columns = list(zip(labels, found, strict=True))
     first = next((cell for _, cell in columns if cell is not None and cell.shards), None)
     if first is None:
         return None
