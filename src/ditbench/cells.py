@@ -16,12 +16,12 @@ from ditbench.config import Config, Count
 from ditbench.faults import Fault
 from ditbench.learn.sources import ARM, KNOBS, SHIPPED, place_of
 from ditbench.mistakes import lines_of, possible, shown
+from ditbench.study import BASELINE
 
 if TYPE_CHECKING:
     from ditbench.methods import Method
 
 # The arm that all others are compared with.
-BASELINE = "full"
 # What an arm learns from where something stands in for what it would learn, as weights are random, or where it takes
 # what another has learned.
 NOTHING = "nothing"

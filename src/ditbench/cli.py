@@ -56,7 +56,7 @@ def run_here(words: Sequence[str]) -> int:
         if os.environ.get("DITBENCH_DEBUG"):
             raise
         if isinstance(error, _PLACES) and error.filename is not None:
-            tell(f"{words[0]}: {error.filename}: {str(error.strerror).lower()}")
+            tell(f"{words[0]}: {error.filename}: {str(error.strerror).lower()}; name another place, or mend that one")
             return 2
         tell(f"{words[0]} failed with {sentence_of(error)}")
         return 1

@@ -58,7 +58,7 @@ def score_cell(
         rate = get_world(spec["world"]).frames_per_second
         pictures = Pictures.read(_zips(shard_jsons, "shard"), captions, rate)
         references = read_references(references_json, features, statistics)
-        check_networks(chosen, references, features)
+        check_networks(chosen, features)
         full = None
         if full_shard_jsons:
             full = Pictures.read(_zips(full_shard_jsons, "shard"), captions, rate)

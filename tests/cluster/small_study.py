@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +46,24 @@ def holding(tree: Tree) -> Iterator[tuple[Path, Path]]:
     finally:
         hold.unlink(missing_ok=True)
         stand_in.with_name("ditbench-stand-in").rename(stand_in)
+
+
+def start(tree: Tree, profile: Sequence[str], results: str, *targets: str) -> subprocess.Popen[str]:
+    """Starts the small study through a profile, in a process that an interrupt reaches."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *profile, *words(results), *(["--", *targets] if targets else [])],
+        cwd=tree.root,
+        env=tree.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=listens,
+    )
+
+
+def listens() -> None:
+    """A shell's background jobs, and all that they start, are deaf to an interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path: Path, lines: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.small_study import holding, made, wait_for, words
+from tests.cluster.small_study import holding, made, start, wait_for, words
 from tests.workflow.conftest import Tree
 
 # Takes a script and resources as Grid Engine does, notes them, and prints the job's number.
@@ -40,11 +38,6 @@ def queue(tree: Tree) -> Tree:
     return tree
 
 
-def listens() -> None:
-    """A shell's background jobs, and all that they start, are deaf to an interrupt."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
@@ -54,17 +47,11 @@ def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_makes_what_a_loc
     queue: Tree, local: dict[str, str]
 ) -> None:
     with holding(queue) as (_, begun):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *GENERIC, *words("stopped")],
-            cwd=queue.root,
-            env=queue.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=listens,
-        )
+        run = start(queue, GENERIC, "stopped")
         wait_for(begun, 1)
         run.send_signal(signal.SIGINT)
-        assert run.wait(200) != 0
+        said, _ = run.communicate(timeout=200)
+        assert run.returncode != 0, said
         taken_back = lines(queue.root / "qdel.log")
         assert taken_back, "what was still in the queue is taken out of it"
         deadline = time.monotonic() + 20

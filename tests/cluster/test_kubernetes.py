@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.small_study import holding, made, wait_for, words
+from tests.cluster.small_study import holding, made, start, wait_for
 from tests.workflow.conftest import Tree
 
 PROFILE = ("--workflow-profile", "profiles/kubernetes", "--cores", "2", "--latency-wait", "10")
@@ -86,14 +86,7 @@ def test_a_job_that_is_evicted_is_made_again_and_all_is_what_a_local_run_makes(
     """Up to the scores of one arm: the rest is the same jobs."""
     target = "pods/cells/scenes/full/seed0/scores.json"
     with holding(cluster) as (hold, begun):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *PROFILE, *words("pods"), "--", target],
-            cwd=cluster.root,
-            env=cluster.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        run = start(cluster, PROFILE, "pods", target)
         wait_for(begun, 1)
         (drawing,) = [path.stem for path in (cluster.root / "kube").glob("*.pid") if running(path)]
         kubectl(cluster, "delete", "--wait=false", "--cascade=background", f"job.batch/{drawing}")
@@ -119,19 +112,13 @@ def test_a_run_that_is_stopped_takes_its_jobs_back(cluster: Tree) -> None:
     target = "stopped/cells/scenes/full/seed0/shards/00000-00001.json"
     with holding(cluster) as (_, begun):
         before = len(begun.read_text().splitlines()) if begun.exists() else 0
-        run = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *PROFILE, *words("stopped"), "--", target],
-            cwd=cluster.root,
-            env=cluster.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        run = start(cluster, PROFILE, "stopped", target)
         wait_for(begun, before + 1)
         (drawing,) = [path for path in (cluster.root / "kube").glob("*.pid") if running(path)]
         group = int(drawing.read_text())
         run.send_signal(signal.SIGINT)
-        assert run.wait(200) != 0
+        said, _ = run.communicate(timeout=200)
+        assert run.returncode != 0, said
         assert not drawing.exists()
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:

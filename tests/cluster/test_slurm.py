@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.cluster.slurm import Slurm
-from tests.cluster.small_study import holding, made, wait_for, words
+from tests.cluster.small_study import holding, made, start, wait_for, words
 from tests.workflow.conftest import Tree
 
 # No accounting here, which sacct would need; and jobs that take a moment are looked at often.
@@ -30,14 +30,7 @@ def test_a_job_that_is_cancelled_and_a_node_that_starts_again_lose_nothing(
     cluster: Slurm, tree: Tree, local: dict[str, str]
 ) -> None:
     with holding(tree) as (hold, begun):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *SLURM, *words("again")],
-            cwd=tree.root,
-            env=tree.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        run = start(tree, SLURM, "again")
         wait_for(begun, 1)
         running = cluster.call("squeue", "--noheader", "--states=R", "--format=%i").split()
         assert running

@@ -110,7 +110,9 @@ def test_outside_the_embedded_world_fid_is_the_judge_s_own(
 ) -> None:
     images, weights = real
     lesson = lesson_of(tmp_path, search="random", measurements=2)
-    monkeypatch.setattr(type(lesson.sampler.world), "frechet_features", lambda self, device: None)
+    # Nor has it a perceptual distance of its own: LPIPS, whose weights are not here, must not be asked for.
+    for own in ("frechet_features", "perceptual"):
+        monkeypatch.setattr(type(lesson.sampler.world), own, lambda self, device: None)
     with pytest.raises(Fault, match=r"fitness: fid needs real images of world scenes: name them as `references"):
         learn(lesson)
     given = replace(lesson, real_images=images, judge_places={"inception": weights[0]})

@@ -17,6 +17,7 @@ import pytest
 from ditbench.faults import Fault
 from ditbench.records import write_record
 from ditbench.report import track
+from ditbench.report.figures import arm_colours
 from ditbench.report.learning import curves, summary
 from ditbench.report.views import VIEW, metric_name, view_state
 from ditbench.study import Study
@@ -498,3 +499,17 @@ def test_seeds_of_an_arm_lie_beneath_a_run_of_their_means(
     track.publish_results(alone, [embedded], uri_of(tree.root))
     assert [name for name in ARMS if name in {run.info.run_name for run in runs_of(tree.root)}] == ARMS
     assert not any(run.info.run_id == whole.info.run_id for run in runs_of(tree.root))
+
+
+def test_arms_of_two_studies_have_colours_of_their_own(tree: Any, embedded: Study) -> None:
+    other = embedded.model_copy(update={"name": "other", "rows": [embedded.row("full"), embedded.row("fora-n2")]})
+    first = embedded.model_copy(update={"rows": [embedded.row("full"), embedded.row("fewer-steps-50")], "controls": []})
+    cells = {cell.arm: cell for cell in tree.read().cells}
+
+    def colour(arm: str, *studies: Study) -> str | None:
+        return track.publication(cells[arm], tree.read(), studies).tags.get("mlflow.runColor")
+
+    ours = {arm: colour(arm, first, other) for arm in ("full", "fewer-steps-50", "fora-n2")}
+    assert len(set(ours.values())) == 3
+    assert ours["fewer-steps-50"] == arm_colours(first)["fewer-steps-50"]
+    assert colour("broken", first, other) is None

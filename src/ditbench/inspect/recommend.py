@@ -8,11 +8,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ditbench.cells import BASELINE
 from ditbench.faults import Fault
 from ditbench.inspect.seeds import mean_difference, mean_quality, mean_speedup
 from ditbench.mistakes import possible
-from ditbench.study import is_cost
+from ditbench.study import BASELINE, is_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ditbench.cells import BASELINE
 from ditbench.faults import Fault
 from ditbench.inspect.cells import cell_name
+from ditbench.study import BASELINE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -40,7 +40,7 @@ def read_references(
     return replace(seen, kept=kept, moments=moments, mark=record["sha256"])
 
 
-def check_networks(judges: Sequence[Judge], references: Pictures, features: Sequence[Path]) -> None:
+def check_networks(judges: Sequence[Judge], features: Sequence[Path]) -> None:
     """A Fault where features of the references are of another file of weights than those of the pictures will be."""
     weights = {body["network"]: body["weights"] for body in (read_record(path, "features") for path in features)}
     for member in judges:

@@ -17,7 +17,7 @@ from ditbench.judges.weights import identity
 # What is known of the references: the images, means and covariances of their features, or nothing.
 Given = Literal["images", "moments", "none"]
 
-_NOT_JUDGES = {"base", "blip", "packages", "videos", "registry", "weights", "sets", "kernels", "networks"}
+_NOT_JUDGES = {"base", "blip", "packages", "videos", "registry", "references", "weights", "sets", "kernels", "networks"}
 
 
 @cache

@@ -43,7 +43,7 @@ def fid_to_references(lesson: Lesson) -> FidToReferences:
     judge = InceptionFid(lesson.sampler.device, lesson.judge_places)
     judge.load()
     references = read_references(*real)
-    check_networks([judge], references, real.features)
+    check_networks([judge], real.features)
     to = judge.to(references)
 
     def fid(images: NDArray[np.uint8]) -> float:

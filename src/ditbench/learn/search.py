@@ -31,7 +31,8 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     assert isinstance(method, PlanSearch)
     if method.plan_file:
         return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
-    school = School(lesson, method, "lpips" if method.fitness == "fid" else method.fitness, method.training_seed)
+    # FID asks for no loss: the one that needs no weights stands for it.
+    school = School(lesson, method, "l2" if method.fitness == "fid" else method.fitness, method.training_seed)
     measure = _fid(school) if method.fitness == "fid" else _distance(school)
     steps, branches = school.shape.sites
     budget, tried = school.budget, 0

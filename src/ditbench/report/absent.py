@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ditbench.cells import BASELINE
-from ditbench.study import is_cost
+from ditbench.study import BASELINE, is_cost
 
 if TYPE_CHECKING:
     from ditbench.report.results import Cell

@@ -254,7 +254,7 @@ def publication(
         params=params,
         metrics=dict(_metrics(cell)),
         tags=_tags(cell, [study.name for study in citing], label)
-        | _colour(cell, citing)
+        | _colour(cell, studies)
         | {FOLDER: folder_id(results.root)},
         files=dict(_files(cell, results, logs)),
         drawn_of=_drawn_of(cell),
@@ -406,11 +406,23 @@ def _tags(cell: Cell, studies: Sequence[str], label: str) -> dict[str, str]:
     return {name: str(value) for name, value in tags.items() if value not in (None, "")}
 
 
-def _colour(cell: Cell, citing: Sequence[Study]) -> dict[str, str]:
-    """The colour that the arm has in the figure of the first study that cites it."""
-    from ditbench.report.figures import arm_colours
+def _colour(cell: Cell, studies: Sequence[Study]) -> dict[str, str]:
+    """The colour that the arm has in the figure of its world's first study.
 
-    return {"mlflow.runColor": arm_colours(citing[0])[cell.arm]} if citing else {}
+    Arms of further studies go on with the palette: charts show the runs of all studies together.
+    """
+    from ditbench.report.figures import BASELINE_COLOUR, COLOURS, CONTROL_COLOUR, arm_colours
+
+    found: dict[str, str] = {}
+    taken = 0
+    for study in studies:
+        for arm, own in arm_colours(study).items() if study.world == cell.world else ():
+            if arm in found:
+                continue
+            if own not in (BASELINE_COLOUR, CONTROL_COLOUR):
+                own, taken = COLOURS[taken % len(COLOURS)], taken + 1
+            found[arm] = own
+    return {"mlflow.runColor": found[cell.arm]} if cell.arm in found else {}
 
 
 def note(cell: Cell, label: str) -> str:
