@@ -502,8 +502,10 @@ def test_seeds_of_an_arm_lie_beneath_a_run_of_their_means(
 
 
 def test_arms_of_two_studies_have_colours_of_their_own(tree: Any, embedded: Study) -> None:
-    other = embedded.model_copy(update={"name": "other", "rows": [embedded.row("full"), embedded.row("fora-n2")]})
-    first = embedded.model_copy(update={"rows": [embedded.row("full"), embedded.row("fewer-steps-50")], "controls": []})
+    first, other = (
+        embedded.model_copy(update={"name": arm, "rows": [embedded.row("full"), embedded.row(arm)], "controls": []})
+        for arm in ("fewer-steps-50", "fora-n2")
+    )
     cells = {cell.arm: cell for cell in tree.read().cells}
 
     def colour(arm: str, *studies: Study) -> str | None:
