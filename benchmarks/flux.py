@@ -2,9 +2,9 @@
 
 uv run python benchmarks/flux.py [--device cuda] [--width N] [--rounds R] [--out measured/flux-partial-cpu.json]
 
-A FLUX of random weights, a third of its blocks double-stream. Runs of its network alone take turns, each method with the
-network as it is: the median of its time over the plain one's, with the least and the most of the rounds, and its share
-of the plain run's MACs (products of attention included), without and with what choosing took.
+A FLUX of random weights, a third of its blocks double-stream. Runs of its network alone take turns, each method with
+the network as it is: the median of its time over the plain one's, with the least and the most of the rounds, and its
+share of the plain run's MACs (products of attention included), without and with what choosing took.
 """
 
 from __future__ import annotations
