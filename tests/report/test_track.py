@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,9 +243,46 @@ def test_what_a_killed_publication_left_is_tidied_up(
         patch.setattr(MlflowClient, "set_terminated", die)
         with pytest.raises(KeyboardInterrupt):
             published()
+    assert not runs_of(tree.root)  # a run is written in one transaction
+    published()
+    assert sorted(run.info.status for run in runs_of(tree.root)) == ["FINISHED"] * 4
+
+
+def test_a_half_written_run_on_a_server_is_tidied_up(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server commits every call of its own: there a publication that is killed leaves a run without an end."""
+    from mlflow import MlflowClient
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(track, "one_transaction", lambda client: nullcontext())
+        patch.setattr(MlflowClient, "set_terminated", die)
+        with pytest.raises(KeyboardInterrupt):
+            published()
     assert [run.info.status for run in runs_of(tree.root)] == ["RUNNING"]
     published()
     assert sorted(run.info.status for run in runs_of(tree.root)) == ["FINISHED"] * 4
+
+
+def test_whoever_reads_meanwhile_sees_a_run_whole_or_not_at_all(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    real = track._log_files
+
+    def look(*given: Any) -> None:
+        with closing(sqlite3.connect(tree.root / "mlflow.db")) as store:
+            (runs,) = store.execute("SELECT COUNT(*) FROM runs").fetchone()
+            (whole,) = store.execute("SELECT COUNT(*) FROM tags WHERE key = ?", [track.DIGEST]).fetchone()
+        seen.append((runs, whole))
+        real(*given)
+
+    monkeypatch.setattr(track, "_log_files", look)
+    published()
+    assert seen == [(before, before) for before in range(len(ARMS) + 1)]  # the last is the study's
 
 
 def test_cells_that_were_not_run_have_no_run(tree: Any, published: Callable[[], dict[str, Any]]) -> None:

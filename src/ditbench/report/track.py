@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -34,6 +36,7 @@ from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import Cell, Results, load_results
 from ditbench.report.samples import caption_record
 from ditbench.report.store import await_writable, fault_of, store_file, store_uri
+from ditbench.report.transaction import one_transaction
 from ditbench.report.views import VIEW, experiment_tags, metric_name
 from ditbench.study import Study
 from ditbench.sweeps import run_studies
@@ -63,6 +66,8 @@ PATIENCE_S = 5
 ABANDONED_MS = 3600 * 1000
 # As many metrics as MLflow takes at once.
 BATCH = 1000
+# For how many cells something is drawn before they are written.
+AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -551,22 +556,18 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
                 experiment = _experiment(client, uri, world, studies)
                 known = _known_runs(client, experiment, folder_id(results.root))
                 ids, parents = [], _publish_arms(client, experiment, world, plans, results, known, settings)
-                for cell, plan in plans:
-                    if cell.world == world:
-                        parent = parents.get(cell.arm)
-                        if parent is not None:
-                            plan = replace(plan, tags=plan.tags | {PARENT: parent})
-                        run_id, action = _publish_one(client, experiment, plan, known, settings)
-                        ids.append(run_id)
-                        if results.of_arm(world, cell.arm)[0] is cell:
-                            lesson = learning_publication(cell, results, parent or run_id)
-                            if lesson is not None:
-                                _publish_one(client, experiment, lesson, known, settings)
-                        row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
-                        row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
-                        runs.append(
-                            row | {"link": f"{base_link(uri)}/#/experiments/{experiment}/runs/{run_id}{TRAINING}"}
-                        )
+                here = [(cell, _beneath(plan, parents.get(cell.arm))) for cell, plan in plans if cell.world == world]
+                drawn = _drawn_ahead([plan for _, plan in here], known)
+                for (cell, _), plan in zip(here, drawn, strict=True):
+                    run_id, action = _publish_one(client, experiment, plan, known, settings)
+                    ids.append(run_id)
+                    if results.of_arm(world, cell.arm)[0] is cell:
+                        lesson = learning_publication(cell, results, parents.get(cell.arm) or run_id)
+                        if lesson is not None:
+                            _publish_one(client, experiment, lesson, known, settings)
+                    row = {"world": world, "arm": cell.arm, "seed": cell.seed, "state": cell.state}
+                    row |= {"run_id": run_id, "experiment_id": experiment, "digest": plan.digest, "action": action}
+                    runs.append(row | {"link": f"{base_link(uri)}/#/experiments/{experiment}/runs/{run_id}{TRAINING}"})
                 for study in studies:
                     tables = study_publication(study, results) if study.world == world else None
                     if tables is not None:
@@ -579,6 +580,36 @@ def publish_results(results: Results, studies: Sequence[Study], uri: str, settin
         except Exception as error:
             raise _store_fault(uri, error) from error
     return {"uri": _stored_uri(uri, results.root), "experiments": experiments, "runs": runs}
+
+
+def _beneath(plan: Publication, parent: str | None) -> Publication:
+    """A cell's publication beneath the run of its arm, where the arm has one."""
+    return plan if parent is None else replace(plan, tags=plan.tags | {PARENT: parent})
+
+
+def _drawn_ahead(plans: Sequence[Publication], known: Mapping[str, list[Any]]) -> Iterator[Publication]:
+    """The publications in their order; a thread draws for the next ones while one is written.
+
+    What is kept as it is is not drawn.
+    """
+    waiting: deque[Publication] = deque()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for plan in plans:
+            kept = _is_there(plan.digest, known.get(_place(plan), []))
+            waiting.append(plan if kept else replace(plan, draw=pool.submit(plan.draw).result))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _place(plan: Publication) -> str:
+    """What a publication is of, whatever its spec: a cell's world, arm and seed."""
+    return plan.key.rpartition("/")[0]
+
+
+def _is_there(digest: str, runs: Sequence[Any]) -> bool:
+    """Whether one run alone is there, and with this content: nothing is to be done."""
+    return len(runs) == 1 and runs[0].data.tags.get(DIGEST) == digest
 
 
 def _publish_arms(
@@ -679,8 +710,8 @@ def _publish_one(
     already, there is nothing more to ask of the store.
     """
     digest = plan.digest
-    action, there = "kept", known.get(plan.key.rpartition("/")[0], [])
-    if len(there) == 1 and there[0].data.tags.get(DIGEST) == digest:
+    action, there = "kept", known.get(_place(plan), [])
+    if _is_there(digest, there):
         _tag_settings(client, there[0], settings)
         return str(there[0].info.run_id), action
     if not any(run.data.tags.get(DIGEST) == digest for run in there):
@@ -732,7 +763,7 @@ def _abandoned(client: MlflowClient, run: Any) -> bool:
 
 
 def _runs_of(client: MlflowClient, experiment: str, plan: Publication) -> list[Any]:
-    place = plan.key.rpartition("/")[0]
+    place = _place(plan)
     # Of all specs: a cell whose knobs changed has a new key, and its old run must go. Of this results folder alone:
     # other runs of the workflow may publish cells of the same name to the same server.
     wanted = f"tags.`ditbench.cell` = '{place}' and tags.`{FOLDER}` = '{plan.tags[FOLDER]}'"
@@ -756,10 +787,23 @@ def folder_id(root: Path) -> str:
 
 def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest: str, settings: str) -> str:
     """Writes a run; returns its id."""
+    if plan.model is None:
+        with one_transaction(client):
+            run = _write_run(client, experiment, plan, settings)
+            client.set_tag(run.info.run_id, DIGEST, digest)
+        return str(run.info.run_id)
+    run = _write_run(client, experiment, plan, settings)
+    _register(client, run.info.run_id, plan.model)
+    # Last of all: a run with a digest is a whole one.
+    client.set_tag(run.info.run_id, DIGEST, digest)
+    return str(run.info.run_id)
+
+
+def _write_run(client: MlflowClient, experiment: str, plan: Publication, settings: str) -> Any:
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
-    tags = plan.tags | {KEY: plan.key, "ditbench.cell": plan.key.rpartition("/")[0], "ditbench.published_ms": str(now)}
+    tags = plan.tags | {KEY: plan.key, "ditbench.cell": _place(plan), "ditbench.published_ms": str(now)}
     tags |= {CONFIG: settings} if settings else {}
     run = client.create_run(experiment, start_time=plan.start_ms or now, tags=tags, run_name=plan.name)
     run_id, stamp = run.info.run_id, plan.end_ms or now
@@ -775,12 +819,8 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
         client.log_batch(run_id, points[first : first + BATCH])
     _log_datasets(client, run_id, plan)
     _log_files(client, run, {**plan.files, **plan.draw()})
-    if plan.model is not None:
-        _register(client, run_id, plan.model)
     client.set_terminated(run_id, "FAILED" if plan.failed else "FINISHED", end_time=stamp)
-    # Last of all: a run with a digest is a whole one.
-    client.set_tag(run_id, DIGEST, digest)
-    return str(run_id)
+    return run
 
 
 def _log_files(client: MlflowClient, run: Any, files: Mapping[str, bytes]) -> None:
