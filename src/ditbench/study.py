@@ -23,6 +23,7 @@ from ditbench.faults import Fault
 from ditbench.mistakes import ARM, lines_of, possible, repeated_keys, shown, told
 from ditbench.study_figures import Figure
 from ditbench.study_figures import problems as problems_of_figures
+from ditbench.traits import TRAITS, place_of
 
 # Measures that no judge gives, each with its unit: where it comes from is the business of report/results.py.
 COSTS = {
@@ -52,8 +53,8 @@ _SPEEDUPS = re.compile(r"speedup(-(compiled|graphs|eager))?(-b[0-9]+)?")
 
 
 def is_cost(measure: str) -> bool:
-    """Whether a measure is of what an arm costs, not of what a judge says."""
-    return measure in COSTS or _SPEEDUPS.fullmatch(measure) is not None
+    """Whether a measure is of what an arm costs or is, not of what a judge says."""
+    return measure in COSTS or measure in TRAITS or _SPEEDUPS.fullmatch(measure) is not None
 
 
 ArmName = Annotated[str, Field(pattern=ARM, max_length=ARM_LENGTH)]
@@ -282,8 +283,15 @@ def _sourced_row(row: Any, source: str) -> Any:
     values = row.get("published") if isinstance(row, dict) else None
     if not isinstance(values, dict):
         return row
-    plain = {m: v for m, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return {**row, "published": values | {m: {"value": float(v), "source": source} for m, v in plain.items()}}
+    plain = {m: n for m, v in values.items() if (n := _number(m, v)) is not None}
+    return {**row, "published": values | {m: {"value": n, "source": source} for m, n in plain.items()}}
+
+
+def _number(measure: str, value: Any) -> float | None:
+    """A published value that stands by itself as a number: a trait is a word."""
+    if measure in TRAITS:
+        return place_of(measure, value) if isinstance(value, str | bool) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _cleared(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -293,12 +301,15 @@ def _cleared(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         unclear.append("references: a hash of digits alone must stand in quotes, else it is a number")
         body = {**body, "references": None}
     rows = body.get("rows")
-    for place, row in enumerate(rows if isinstance(rows, list) else ()):
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
         values = row.get("published") if isinstance(row, dict) else None
         for measure, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if measure in TRAITS and not isinstance(value, dict) and _number(measure, value) is None:
+                words = ", ".join(TRAITS[measure]).replace("✗, ✓", "yes, no")
+                unclear.append(f"rows.{number}.published.{measure}: {shown(value)} is no word of this trait: {words}")
+            elif _number(measure, value) is not None:
                 unclear.append(
-                    f"rows.{place}.published.{measure}: {value} has no source; name the `source` of all published "
+                    f"rows.{number}.published.{measure}: {value} has no source; name the `source` of all published "
                     f"values of the study, or of this one: {{value: {value}, source: …}}"
                 )
     if unclear and isinstance(rows, list):
@@ -408,9 +419,11 @@ def _problems(study: Study) -> Iterator[str]:
     for key, names in (("baseline", single), ("controls", study.controls), ("ablations", bases)):
         yield from (f"{key}: no row has arm {name!r}{possible(name, arms)}" for name in names if name not in arms)
     for i, row in enumerate(study.rows):
-        for measure in row.published:
+        for measure, printed_as in row.published.items():
             if measure not in measures:
                 yield f"rows.{i}.published: {measure!r} is not a column{possible(measure, measures)}"
+            if measure in TRAITS and printed_as.value not in range(len(TRAITS[measure])):
+                yield f"rows.{i}.published.{measure}: {printed_as.value:g} stands for no word of it; write the word"
 
 
 def _twice(names: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ditbench.faults import Fault
+from ditbench.traits import TRAITS, trait
 
 if TYPE_CHECKING:
     from ditbench.cells import Spec
@@ -120,7 +121,12 @@ class Cell:
         mode, batch = latency.get("mode"), latency.get("batch")
         if measure in (f"speedup-{mode}", f"speedup-b{batch}", f"speedup-{mode}-b{batch}"):
             measure = "speedup"
-        return self.values.get(measure)
+        return self._trait(measure) if measure in TRAITS else self.values.get(measure)
+
+    def _trait(self, measure: str) -> Value | None:
+        """A trait of its method, as it ran; the value is the place of a word."""
+        found = trait(measure, str(self.spec["method"]), self.plan, self.bodies.get("cost"))
+        return None if found is None else Value(found, kind="derived", source=str(self.folder / "plan.json"))
 
     @property
     def anchor(self) -> str:

@@ -20,6 +20,7 @@ from ditbench.report import absent, comparable, controls
 from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import FACTORS, Column, Row, Study
+from ditbench.traits import TRAITS, word_of
 
 Role = Literal["baseline", "arm", "published", "control"]
 ORDER: dict[Role, int] = {"baseline": 0, "arm": 1, "published": 1, "control": 2}
@@ -154,6 +155,8 @@ def _entry(column: Column, value: Value | None, differences: dict[str, Differenc
     interval = ""
     if value.low is not None and value.high is not None:
         interval = f"[{number(value.low, column.digits)}, {number(value.high, column.digits)}]"
+    if column.measure in TRAITS:
+        return Entry(value, word_of(column.measure, value.value))
     text = number(value.value, column.digits) + ("×" if value.unit == "x" else "")
     return Entry(value, text, interval, "", differences.get(column.measure))
 
@@ -492,7 +495,8 @@ def csv_text(table: Table, world: str) -> str:
             if entry.value is None and line.role == "published":
                 continue
             v, d = entry.value, entry.difference
-            numbers = (v.kind, v.value, v.low, v.high, v.n, v.unit, v.direction, v.interval) if v else ("",) * 8
+            what = entry.text if heading.measure in TRAITS else v.value if v else ""
+            numbers = (v.kind, what, v.low, v.high, v.n, v.unit, v.direction, v.interval) if v else ("",) * 8
             paired = (d.difference, d.low, d.high) if d else ("",) * 3
             where = (line.cell.hash if line.cell else "", v.source if v else "")
             who = (
