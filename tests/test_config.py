@@ -50,7 +50,7 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ({"seeds": [1, 1]}, "seeds: [1, 1] names one thing twice"),
         ({"judges": []}, "judges: [] must name at least 1"),
         ({"arms": {"A b": {"method": "full"}}}, "arms.A b: 'A b' is no name of an arm; possible: lower-case"),
-        ({"results": "my results"}, "results: 'my results' must be a path without spaces"),
+        ({"results": "my results"}, "results: 'my results' must be a path of letters"),
     ],
 )
 def test_one_mistake_is_one_line(body: dict, line: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,17 +13,31 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ditbench.faults import Fault
-from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, repeated_keys, told
+from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, read_yaml, told
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Device = Annotated[str, Field(pattern=DEVICE)]
 ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
+
+
+# More jobs an arm, or arms of a sweep, are a slip: a campaign of a thousandth of them takes minutes to be planned.
+MOST_SHARDS = MOST_ARMS = 10_000
+
+
+def _finite(value: float) -> float:
+    if not abs(value) <= 1e15:  # neither is NaN
+        raise ValueError("must be a finite number")
+    return value
 
 
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError("names one thing twice")
     return values
+
+
+Number = Annotated[int | float, AfterValidator(_finite)]
 
 
 class _Part(BaseModel):
@@ -90,7 +106,7 @@ class CaptionsConfig(_Part):
     the captions of `train` too is refused, reported, or dropped: `overlap`.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     file: str | None = None
     format: str | None = None
     column: str | None = None
@@ -109,7 +125,7 @@ class LearningConfig(_Part):
     """
 
     captions: Count = 64
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     pairs: str | None = None
 
 
@@ -125,9 +141,9 @@ class ArmConfig(_Part):
 class RangeConfig(_Part):
     """Numbers `from` one `to` another, `by` a step; both ends belong to it."""
 
-    first: Annotated[int | float, Field(alias="from", allow_inf_nan=False)]
-    to: Annotated[int | float, Field(allow_inf_nan=False)]
-    by: Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
+    first: Annotated[Number, Field(alias="from")]
+    to: Number
+    by: Annotated[Number, Field(gt=0)]
 
     @model_validator(mode="after")
     def _upwards(self) -> RangeConfig:
@@ -165,7 +181,7 @@ class Config(_Part):
 
     world: str = "scenes"
     images: Count = 512
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [0]
     shard: Count = 512
     batch: Count = 16
     device: Device = "cpu"
@@ -191,19 +207,12 @@ def load_config(path: str | Path) -> Config:
 
 def read_settings(path: str | Path) -> Any:
     """What a configuration file says, unchecked but for keys that are given twice."""
-    import yaml
-
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        twice = list(repeated_keys(text))
-        body = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise Fault(f"no configuration file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if twice:
-        raise Fault(told(str(path), twice))
+    if not os.path.exists(path):  # unlike pathlib's, says so of names that can be no file's too
+        raise Fault(f"no configuration file {path}")
+    body, wrong = read_yaml(path)
+    if wrong:
+        raise Fault(told(str(path), wrong))
     return body
 
 
@@ -266,6 +275,11 @@ def check_config(body: Any, source: str = "config.yaml", origins: Mapping[str, s
         problems += lines_of(error, Config)
     if config is not None and "graphs" in config.stopwatch.modes and config.device == "cpu":
         problems.append("stopwatch.modes: CUDA graphs need a GPU, and device is cpu; possible there: eager, compiled")
+    if config is not None and config.images / config.shard > MOST_SHARDS:
+        problems.append(
+            f"shard: {config.images:,} images in shards of {config.shard:,} are more than {MOST_SHARDS:,} jobs an arm; "
+            "make shards larger"
+        )
     # Names are checked even where types are wrong elsewhere, so that one run tells all.
     problems += list(_wrong_names(body))
     if problems or config is None:
@@ -360,6 +374,9 @@ def _wrong_sweeps(sweeps: Any) -> Iterator[str]:
         if sweep.method not in method_names():
             yield f"sweeps.{name}.method: no method {sweep.method!r}{possible(sweep.method, method_names())}"
             continue
+        counts = [len(values_of(said)) for said in [*sweep.knobs.values(), sweep.steps]]
+        if (count := math.prod(counts)) > MOST_ARMS:
+            yield f"sweeps.{name}: makes {count:,} arms; {MOST_ARMS:,} are the most"
         for knob, said in sweep.knobs.items():
             values = values_of(said)
             if not values:

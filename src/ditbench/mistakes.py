@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from ditbench.faults import Fault
+
 # What a text must look like, by the pattern that it must match.
-ARM, DEVICE, PATH = r"^[a-z0-9][a-z0-9._-]*$", r"^(cpu|cuda(:\d+)?)$", r"^[^\s'\"{}]+$"
+ARM, DEVICE, PATH = r"^[a-z0-9][a-z0-9._-]*$", r"^(cpu|cuda(:\d+)?)$", r"^[\w./][\w./+@,:=%-]*$"
 _PATTERNS = {
     ARM: "is no name of an arm; possible: lower-case letters, digits and . _ -, a letter or digit first",
     DEVICE: "is not a device; possible: cpu, cuda, cuda:0, cuda:1, …",
-    PATH: "must be a path without spaces, quotes and braces",
+    PATH: "must be a path of letters, digits and . / _ + @ , : = % -, the last not first: commands are made of it",
 }
 LONGEST = 60
+MOST_VALUES = 1_000_000
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 
 
 def possible(name: str, valid: Iterable[str]) -> str:
@@ -99,18 +105,48 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def repeated_keys(text: str) -> Iterator[str]:
-    """Keys that stand twice in one mapping of a YAML text: it would keep the last one and say nothing."""
+def read_yaml(path: Path) -> tuple[Any, list[str]]:
+    """What a YAML file holds, and a line for each key that stands twice in a mapping: it would keep the last one.
+
+    A Fault where it cannot be read, or holds what no setting can be: values that contain themselves or stand for a
+    million others, and texts with control characters, which would reach terminals, paths and pages.
+    """
     import yaml
 
-    yield from _repeated(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = yaml.compose(text, Loader=yaml.SafeLoader)
+        if size_of(whole) > MOST_VALUES:
+            raise Fault(f"{path} stands for more than {MOST_VALUES:,} values by its anchors (&) and aliases (*)")
+        body = yaml.safe_load(text)
+        return body, list(_repeated(whole, "", set()))
+    except (yaml.YAMLError, ValueError, OSError) as error:  # a date that is none is a ValueError of Python's
+        raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise Fault(f"{path} cannot be read as YAML: it is nested too deeply, or a value contains itself") from None
 
 
-def _repeated(node: Any, place: str) -> Iterator[str]:
+def size_of(node: Any, known: dict[int, int] | None = None) -> int:
+    """How many values a YAML node stands for, its aliases written out; a RecursionError where it contains itself."""
+    known = {} if known is None else known
+    if id(node) not in known:
+        kind = getattr(node, "id", "")
+        parts = node.value if kind == "sequence" else itertools.chain(*node.value) if kind == "mapping" else ()
+        known[id(node)] = 1 + sum(size_of(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _repeated(node: Any, place: str, seen: set[int]) -> Iterator[str]:
+    """What is wrong with the keys and texts of a node; what has an alias is gone through once."""
     kind = getattr(node, "id", "")
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if kind == "scalar" and (found := unprintable(node.value)):
+        yield f"{place.removesuffix('.') or 'the text'}: holds the character {found}, which no text here may have"
     if kind == "sequence":
         for number, value in enumerate(node.value):
-            yield from _repeated(value, f"{place}{number}.")
+            yield from _repeated(value, f"{place}{number}.", seen)
         return
     first: dict[str, int] = {}
     for key, value in node.value if kind == "mapping" else ():
@@ -118,4 +154,10 @@ def _repeated(node: Any, place: str) -> Iterator[str]:
         if name in first:
             yield f"{name}: given twice, in lines {first[name]} and {line}; keep one"
         first.setdefault(name, line)
-        yield from _repeated(value, f"{name}.")
+        yield from _repeated(value, f"{name}.", seen)
+
+
+def unprintable(text: str) -> str | None:
+    """The first control character of a text, line ends and tabs apart, or half of a surrogate pair, by its number."""
+    found = _UNPRINTABLE.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None

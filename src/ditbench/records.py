@@ -168,6 +168,17 @@ def version_of(record: Any, kind: str) -> int | None:
     return int(number) if name == f"ditbench/{kind}" and re.fullmatch("[1-9][0-9]{0,5}", number) else None
 
 
+class _Record(dict[str, Any]):
+    """What a record holds; a key that it lacks is a sentence. Records without seals may have lost anything."""
+
+    def __init__(self, path: Path, kind: str, body: Mapping[str, Any]) -> None:
+        super().__init__(body)
+        self._path, self._kind = path, kind
+
+    def __missing__(self, key: str) -> Any:
+        raise Fault(f"{self._path} is no whole {self._kind} record: it has no `{key}`; delete it and run again")
+
+
 def read_record(path: str | Path, kind: str) -> dict[str, Any]:
     """Reads a record and checks that it is of `kind`, of a version that is known, and as it was written."""
     path = Path(path)
@@ -177,6 +188,8 @@ def read_record(path: str | Path, kind: str) -> dict[str, Any]:
         raise Fault(f"{path} is missing: the stage that writes this {kind} record has not run") from None
     except (ValueError, OSError) as error:
         raise Fault(f"{path} cannot be read ({error}); delete it and run again") from error
+    except RecursionError:
+        raise Fault(f"{path} cannot be read (it is nested too deeply); delete it and run again") from None
     version = version_of(record, kind)
     if version is not None and version > VERSION:
         raise Fault(
@@ -186,7 +199,7 @@ def read_record(path: str | Path, kind: str) -> dict[str, Any]:
     if version not in READABLE:
         found = record.get("schema") if isinstance(record, dict) else None
         raise Fault(f"{path} is not a {kind} record of this version: its schema is {found!r}; delete it and run again")
-    kept = {name: value for name, value in record.items() if name != SEAL}
+    kept = _Record(path, kind, {name: value for name, value in record.items() if name != SEAL})
     if version > 1 and record.get(SEAL) != seal(kept):
         raise Fault(f"{path} is damaged: it does not hold what was written; delete it and run again")
     return kept

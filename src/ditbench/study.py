@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ditbench.faults import Fault
-from ditbench.mistakes import ARM, lines_of, possible, repeated_keys, shown, told
+from ditbench.mistakes import ARM, lines_of, possible, read_yaml, shown, told
 from ditbench.study_figures import Figure
 from ditbench.study_figures import problems as problems_of_figures
 from ditbench.traits import TRAITS, place_of
@@ -159,7 +160,12 @@ def studies_folder() -> Path:
 
 def study_names(kind: str = "study") -> list[str]:
     """The names of the studies in the studies folder; those of another kind (`audit`) are no studies of arms."""
-    return sorted(name_of(path) for path in studies_folder().rglob("*.yaml") if study_kind(path) == kind)
+    return sorted(name_of(path) for path in _study_files() if study_kind(path) == kind)
+
+
+def _study_files() -> list[Path]:
+    """The files of the studies folder; a folder or a link to nothing is none, whatever it is called."""
+    return [path for path in studies_folder().rglob("*.yaml") if path.is_file()]
 
 
 def name_of(path: Path) -> str:
@@ -171,8 +177,12 @@ def name_of(path: Path) -> str:
 
 def study_kind(path: Path) -> str:
     """What kind of study a file holds: what its key `kind` says, else a study of arms (`study`)."""
-    # Not parsed: a file that is no YAML at all is told when it is loaded.
-    found = re.search(r"^kind:\s*[\"']?([\w-]+)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    # Not parsed: a file that is no YAML at all, or cannot be read, is told when it is loaded.
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "study"
+    found = re.search(r"^kind:\s*[\"']?([\w-]+)", text, re.MULTILINE)
     return found[1] if found else "study"
 
 
@@ -189,10 +199,10 @@ def study_path(name_or_path: str | Path) -> Path:
     """The file of a study, by its name (`diffsparse-table1` or `diffsparse/table1`) or by its path."""
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")):
-        if Path(text).is_file():
+        if os.path.isfile(text):  # unlike pathlib's, says so of names that can be no file's too
             return Path(text)
         raise Fault(f"no study file {text!r}")
-    for path in sorted(studies_folder().rglob("*.yaml")):
+    for path in sorted(_study_files()):
         if name_of(path) == text.replace("/", "-"):
             return path
     raise Fault(f"no study {text!r}{possible(text, study_names())}")
@@ -200,19 +210,12 @@ def study_path(name_or_path: str | Path) -> Path:
 
 def load_study(name_or_path: str | Path) -> Study:
     """A study by its name or path; all mistakes of its file are told in one Fault, one line each."""
-    import yaml
-
     path = study_path(name_or_path)
     if problem := not_of_arms(path):
         raise Fault(f"{path}: {problem}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        body = yaml.safe_load(text)
-        repeated = list(repeated_keys(text))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if repeated:
-        raise Fault(told(str(path), repeated))
+    body, wrong = read_yaml(path)
+    if wrong:
+        raise Fault(told(str(path), wrong))
     if not isinstance(body, dict):
         raise Fault(f"{path} must hold keys and values (title, world, rows, columns, …), not {shown(body)}")
     if "name" in body:

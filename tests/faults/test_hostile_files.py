@@ -1,0 +1,94 @@
+"""Files that nobody writes by accident: each gets a sentence, soon, and stops nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ditbench.config import check_config, load_config
+from ditbench.faults import Fault
+from ditbench.records import read_record
+from ditbench.study import load_study, study_names
+
+LAUGHS = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9 if i else ['x'] * 9)}]\n" for i in range(9))
+YAML = {
+    "nested too deeply": "[" * 5000,
+    "a value contains itself": "world: &a [*a]\n",
+    "stands for more than 1,000,000 values": LAUGHS,
+    "month must be in 1..12": "images: 2026-13-45\n",
+    "Exceeds the limit": f"images: {'9' * 5000}\n",
+    "special characters are not allowed": "world: a\0b\n",
+    r"world: holds the character U\+0000": 'world: "a\\0b"\n',
+    r"rows.0.label: holds the character U\+001B": 'rows: [{label: "\\e[31m"}]\n',
+    r"title: holds the character U\+D800": 'title: "\\ud800"\n',
+}
+
+
+@pytest.mark.parametrize("read", [load_config, load_study])
+@pytest.mark.parametrize("said", YAML)
+def test_yaml_of_others(said: str, read: Callable[[Path], Any], tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(YAML[said], encoding="utf-8")
+    with pytest.raises(Fault, match=said):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"images": 10**30}, "images: 1000000000000000000000000000000 must be <= 1000000000"),
+        ({"images": 10**9, "shard": 1}, "shard: 1,000,000,000 images in shards of 1 are more than 10,000 jobs an arm"),
+        ({"seeds": [2**63]}, "seeds.0: 9223372036854775808 must be <= 9223372036854775807"),
+        (
+            {"sweeps": {"a": {"method": "toca", "knobs": {"fresh": {"from": 0, "to": 10**400, "by": 1}}}}},
+            "must be a finite number",
+        ),
+        (
+            {"sweeps": {"a": {"method": "toca", "steps": list(range(1, 5000)), "knobs": {"fresh": [0.1, 0.2, 0.3]}}}},
+            "sweeps.a: makes 14,997 arms; 10,000 are the most",
+        ),
+        ({"studies": ["a" * 5000 + ".yaml"]}, "studies.0: no study"),
+    ],
+)
+def test_numbers_and_names_past_all_bounds(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(Fault) as told:
+        check_config(settings)
+    assert said in str(told.value)
+
+
+# Commands of the workflow are made of it.
+@pytest.mark.parametrize(
+    "word", ["a;id", "`id`", "$HOME/a", "a|b", "a&b", "a*", "~/a", "-a", "a\\b", "a<b", "a b", "a'b"]
+)
+def test_the_results_folder_is_no_word_that_a_shell_reads(word: str) -> None:
+    with pytest.raises(Fault, match=r"results: .* must be a path of letters, digits and"):
+        check_config({"results": word})
+
+
+@pytest.mark.parametrize("place", ["results", "/data/my.results/run_1-a", "../other+more@2", "résultats", ".a=b"])
+def test_usual_folders_may_hold_results(place: str) -> None:
+    assert check_config({"results": place}).results == place
+
+
+def test_what_is_no_file_among_studies_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies" / "folder.yaml").mkdir(parents=True)
+    os.symlink("nowhere", tmp_path / "studies" / "gone.yaml")
+    os.symlink("loop.yaml", tmp_path / "studies" / "loop.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert study_names() == []
+
+
+def test_records_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(Fault, match=r"spec\.json cannot be read \(it is nested too deeply\); delete it and run again"):
+        read_record(path, "spec")
+    path.write_text('{"schema": "ditbench/spec@1", "world": "scenes"}')
+    record = read_record(path, "spec")
+    assert record["world"] == "scenes" and record.get("arm") is None
+    with pytest.raises(Fault, match=r"spec\.json is no whole spec record: it has no `arm`; delete it and run again"):
+        record["arm"]
