@@ -11,10 +11,11 @@ import math
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ditbench.report.tables import ARROWS, Line, Table, number
 from ditbench.study import Axes, Study
@@ -22,6 +23,9 @@ from ditbench.study import Axes, Study
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Of = ParamSpec("Of")
+T = TypeVar("T")
 
 # Mid-tones that stand on white and on near-black alike.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a68c9", "#8a5a44")
@@ -39,6 +43,19 @@ SOME = 10
 FAR = 1.0
 # What the identifier of an arm's mark in an SVG begins with.
 MARK = "mark-of-"
+
+
+def in_words(draw: Callable[Of, T]) -> Callable[Of, T]:
+    """What draws a figure, for which a `$` in a label is a dollar: half a formula would be an error of all figures."""
+
+    @wraps(draw)
+    def drawn(*args: Of.args, **kwargs: Of.kwargs) -> T:
+        import matplotlib
+
+        with matplotlib.rc_context({"text.parse_math": False}):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def arm_colours(study: Study) -> dict[str, str]:
@@ -146,6 +163,7 @@ def inline_svg(svg: bytes, label: str, prefix: str, marks: Mapping[str, tuple[st
     return text.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(label)}"', 1)
 
 
+@in_words
 def saved(figure: Any, kind: str, name: str) -> bytes:
     import matplotlib
 
@@ -157,6 +175,7 @@ def saved(figure: Any, kind: str, name: str) -> bytes:
     return out.getvalue()
 
 
+@in_words
 def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     """The figure, without pyplot: no global state, no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

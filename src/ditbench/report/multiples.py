@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ditbench.methods import get_method
-from ditbench.report.figures import COLOURS, INK, MARKERS, plain_axes, saved, span_of
+from ditbench.report.figures import COLOURS, INK, MARKERS, in_words, plain_axes, saved, span_of
 from ditbench.report.tables import Heading, Line, Table
 from ditbench.study import Row, Study
 
@@ -61,6 +61,7 @@ def _told(rest: tuple[Any, ...], groups: dict[tuple[Any, ...], Any]) -> str:
     return told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
 
 
+@in_words
 def multiples(study: Study, table: Table) -> Any:
     """The figure; None where nothing is varied or nothing was measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

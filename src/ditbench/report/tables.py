@@ -17,6 +17,7 @@ from typing import Literal
 
 from ditbench.faults import Fault
 from ditbench.report import absent, comparable, controls
+from ditbench.report.escapes import markdown as _md
 from ditbench.report.escapes import tex
 from ditbench.report.results import Cell, Difference, Results, Value
 from ditbench.study import FACTORS, Column, Row, Study
@@ -374,10 +375,6 @@ def markdown(table: Table, page: str = PAGE) -> str:
 
 def _in_order(table: Table) -> list[Line]:
     return [line for group in table.groups() for line in group]
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _md_label(line: Line, page: str) -> str:

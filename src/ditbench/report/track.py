@@ -30,7 +30,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ditbench.cells import NOTHING
 from ditbench.faults import Fault
-from ditbench.report import learning, study_runs
+from ditbench.report import escapes, learning, study_runs
 from ditbench.report.plans import trace_of
 from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import Cell, Results, load_results
@@ -432,7 +432,8 @@ def _colour(cell: Cell, studies: Sequence[Study]) -> dict[str, str]:
 
 def note(cell: Cell, label: str) -> str:
     """A summary of a cell in Markdown: its numbers with their intervals, and what stands behind them."""
-    lines = [f"**{label}** in the world {cell.world}, seed {cell.seed}: {cell.state_text}", ""]
+    told = escapes.markdown(cell.state_text)
+    lines = [f"**{escapes.markdown(label)}** in the world {cell.world}, seed {cell.seed}: {told}", ""]
     if cell.values:
         lines += ["| measure | value | 95 % interval or spread of rounds | n | paired difference to full |"]
         lines += ["|:--|--:|:--|--:|:--|"]

@@ -24,7 +24,7 @@ def draw(study: Study, figure: Figure, results: Results) -> Drawing:
     import matplotlib
 
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    with matplotlib.rc_context(dict.fromkeys(inked, INK)):
+    with matplotlib.rc_context({**dict.fromkeys(inked, INK), "text.parse_math": False}):
         return _kinds()[figure.kind](study, figure, results)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ditbench.report.figures import in_words
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -35,6 +37,7 @@ class Maps:
         return float(np.corrcoef(ratios, means)[0, 1])
 
 
+@in_words
 def maps_figure(maps: Maps) -> Figure:
     """The image, maps of blocks (down) by steps (across), and mean scores against ratios."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
