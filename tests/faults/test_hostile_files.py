@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ditbench.caption_files.options import CaptionFile, Selection
 from ditbench.config import check_config, load_config
 from ditbench.faults import Fault
 from ditbench.records import read_record
@@ -92,3 +93,23 @@ def test_records_of_others(tmp_path: Path) -> None:
     assert record["world"] == "scenes" and record.get("arm") is None
     with pytest.raises(Fault, match=r"spec\.json is no whole spec record: it has no `arm`; delete it and run again"):
         record["arm"]
+
+
+def test_captions_with_what_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(r'["a \u0000red\u001b[31m \ttea\u200fpot", "b\nc"]')
+    taken = Selection(CaptionFile(path)).take(None)
+    assert [entry.text for entry in taken.entries] == ["a red[31m \ttea\u200fpot", "b c"]
+    path.write_text(r'["a", "b \ud800"]')
+    with pytest.raises(Fault, match=r"captions\.json holds half of a character \(a lone surrogate\) in caption 2, 'b "):
+        Selection(CaptionFile(path)).take(None)
+
+
+def test_what_is_wrong_with_a_file_of_captions_names_it_once(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text("[1]")
+    with pytest.raises(Fault) as told:
+        Selection(CaptionFile(path)).take(1)
+    assert str(told.value).count(str(path)) == 1
+    with pytest.raises(Fault, match="cannot be read"):
+        Selection(CaptionFile(Path("a" * 5000))).take(1)

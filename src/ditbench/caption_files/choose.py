@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ditbench.caption_files.formats import Entry
 from ditbench.faults import Fault
+from ditbench.mistakes import shown
 
 # Why a caption is not taken, in the order in which captions are left out, as records and messages say it.
 EMPTY = "empty"
@@ -17,6 +18,11 @@ SAME_IMAGE = "another caption of the same image"
 REPEATED = "repeats an earlier one"
 IN_TRAINING = "in the training captions"
 NOT_DRAWN = "not drawn"
+
+
+# Terminals would obey them, pages may not hold them; line ends and tabs are spaces of a kind.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Choice:
 
 
 def tidy(text: str) -> str:
-    """A caption in one line and one spelling of its letters."""
-    return unicodedata.normalize("NFC", re.sub(r"\s*\n\s*", " ", text.strip()))
+    """A caption in one line and one spelling of its letters; control characters are no letters, and go."""
+    return unicodedata.normalize("NFC", re.sub(r"\s*\n\s*", " ", _CONTROL.sub("", text).strip()))
 
 
 def wording(text: str) -> str:
@@ -59,6 +65,9 @@ def choose(entries: Iterable[Entry], count: int | None, choice: Choice, avoid: S
     Raises a Fault that says how many there are where they are too few, or where a knob has nothing to work on.
     """
     pool = [entry._replace(text=tidy(entry.text)) for entry in entries]
+    for number, entry in enumerate(pool, start=1):
+        if _HALF.search(f"{entry.text}{entry.image}{entry.group}"):
+            raise Fault(f"holds half of a character (a lone surrogate) in caption {number}, {shown(entry.text)}")
     found, dropped = len(pool), {}
 
     def keep(reason: str, kept: list[Entry]) -> None:

@@ -74,7 +74,9 @@ class Selection:
         try:
             return choose(self.file.entries(), count, self.choice, avoid)
         except Fault as fault:
-            raise Fault(str(fault) if str(fault).startswith("captions.") else f"{self.file.path} {fault}") from None
+            said = str(fault)
+            names_its_place = said.startswith(("captions.", *map(str, self.file.place.parts), str(self.file.path)))
+            raise Fault(said if names_its_place else f"{self.file.path} {said}") from None
 
     def source(self, chosen: Chosen) -> dict[str, Any]:
         """Where the captions come from, for their record: no paths, which other machines do not have."""

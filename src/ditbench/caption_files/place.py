@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ class Place:
 
     @property
     def is_folder(self) -> bool:
-        return self.path.is_dir()
+        return os.path.isdir(self.path)  # unlike pathlib's, for names that can be no folder's too
 
     @cached_property
     def parts(self) -> list[Path]:
