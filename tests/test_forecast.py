@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from ditbench.cells import Spec, cell_table
 from ditbench.config import ArmConfig, Config
 from ditbench.faults import Fault
-from ditbench.forecast import effort, forecast, speed_of_macs, told
+from ditbench.forecast import BYTES_PER_PIXEL, effort, forecast, speed_of_macs, told
 from ditbench.methods.fora import Fora
 from ditbench.records import write_record
+from ditbench.worlds import get_world
 from ditbench.worlds.scenes.world import Scenes
 
 ARMS = {"full": ArmConfig(method="full"), "fora": ArmConfig(method="fora")}
@@ -96,9 +98,25 @@ def test_on_a_gpu_hours_are_those_of_the_measured_network(tmp_path: Path, monkey
 
 def test_the_ledger_turns_a_devices_speed_into_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ditbench.macs.count_macs", lambda world, method: {"total": 2e12, "cfg_branches": 2})
-    rate, source = speed_of_macs(CONFIG, 100)
+    rate, source = speed_of_macs("scenes", 100)
     assert rate == 25  # 4 T an image
     assert source == "4 T MACs an image of full at 100 T a second, as stated"
+
+
+def test_each_world_has_its_own_speed_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = cell_table(CONFIG)
+    others = [replace(spec, world="scenes-mmdit") for spec in ours]
+    monkeypatch.setattr("ditbench.forecast.cell_table", lambda config: [*ours, *others])
+    drawn(tmp_path, ours[0], 0, 3, rate=2.0)
+    outlook = forecast(CONFIG, tmp_path, {"scenes": (2.0, "one thing"), "scenes-mmdit": (0.5, "another")})
+    assert (outlook["arms"], outlook["images_done"], outlook["images_to_draw"]) == (4, 4, 28)
+    # 4 images and 8 of half effort at 2/s; 8 and 8 of half effort at 0.5/s
+    assert outlook["generation_seconds_on_one_worker"] == 4 + 24
+    assert outlook["estimated_from"] == "one thing; another"
+    pixels = get_world("scenes-mmdit").image_size ** 2
+    assert outlook["disk_bytes_to_write"] == round(12 * 1000 + 16 * pixels * BYTES_PER_PIXEL)
+    monkeypatch.setattr("ditbench.forecast.measured_speed", lambda world, device: None)
+    assert forecast(CONFIG, tmp_path)["generation_seconds_on_one_worker"] is None  # of one of them it is not known
 
 
 def test_a_plan_that_cannot_be_made_stops_no_other_arm(monkeypatch: pytest.MonkeyPatch) -> None:

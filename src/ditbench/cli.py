@@ -632,19 +632,25 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> None:
     from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
-    from ditbench.forecast import forecast, speed_of_macs, told
+    from ditbench.forecast import Speed, forecast, speed_of_macs, told
     from ditbench.judges.registry import need_judges
     from ditbench.worlds import get_world
 
     config = _configured(options)
-    stated = None
+    worlds = list(dict.fromkeys(spec.world for spec in cell_table(config)))
+    stated: dict[str, Speed] = {}
     if options.images_per_second:
-        stated = options.images_per_second, f"{options.images_per_second:g} images of full a second, as stated"
+        if len(worlds) > 1:
+            raise Fault(
+                f"--images-per-second is of one world, and this run has {', '.join(worlds)}; --tmacs-per-second is of "
+                "the device"
+            )
+        said = f"{options.images_per_second:g} images of full a second, as stated"
+        stated = dict.fromkeys(worlds, (options.images_per_second, said))
     elif options.tmacs_per_second:
-        stated = speed_of_macs(config, options.tmacs_per_second)
+        stated = {world: speed_of_macs(world, options.tmacs_per_second) for world in worlds}
     outlook = forecast(config, options.results, stated)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
-    worlds = dict.fromkeys(spec.world for spec in cell_table(config))
     for world in worlds:
         get_world(world).need_weights(config.weights.get(world))
     need_judges(config.judges or (), config.judge_weights)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ditbench.cells import Spec, cell_table, shard_ranges
@@ -17,23 +20,69 @@ if TYPE_CHECKING:
 BYTES_PER_PIXEL = 1.2
 
 
-def forecast(config: Config, results: Path | None = None, stated: tuple[float, str] | None = None) -> dict[str, Any]:
-    """Counts, disk need and, where the speed is known, seconds.
+# Images of the full arm a second on one worker, and by what that is known.
+Speed = tuple[float, str]
 
-    The speed is what is `stated` (images of the full arm a second on one worker, and by what), else that of earlier
-    shards, else one that was measured once.
+
+@dataclass
+class _Work:
+    """What is done and left of one world's images, and what earlier shards say of the rest."""
+
+    waiting: dict[str, int] = field(default_factory=dict)  # images to draw, by arm
+    speeds: dict[str, list[float]] = field(default_factory=dict)  # images a second of earlier shards, by arm
+    sizes: list[float] = field(default_factory=list)  # bytes an image
+    arms: dict[str, Spec] = field(default_factory=dict)  # one cell of each
+    done: int = 0
+
+    @property
+    def missing(self) -> int:
+        return sum(self.waiting.values())
+
+
+def forecast(
+    config: Config, results: Path | None = None, stated: Speed | Mapping[str, Speed] | None = None
+) -> dict[str, Any]:
+    """Counts, disk need and, where the speed of every world that is to be drawn is known, seconds.
+
+    The speed is what is `stated`, of each world where a run has several, else that of the world's earlier shards, else
+    one that was measured once.
     """
-    from ditbench.records import read_record
     from ditbench.worlds import get_world
 
     root = Path(results or config.results)
     specs, ranges = cell_table(config), shard_ranges(config)
-    missing, done, sizes = 0, 0, []
-    speeds: dict[str, list[float]] = {}
-    waiting: dict[str, int] = {}
+    drawing = [spec for spec in specs if get_world(spec.world).no_images(spec.weights) is None]
+    works = _works(drawing, ranges, root)
+    times: list[Speed | None] = []
+    for name, work in works.items():
+        known = stated.get(name) if isinstance(stated, Mapping) else stated
+        times.append(_seconds(get_world(name), work, known, config.device))
+    every = [time for time in times if time is not None]
+    seconds = sum(seconds for seconds, _ in every) if every and len(every) == len(times) else None
+    return {
+        "arms": len({(spec.world, spec.arm) for spec in specs}),
+        "seeds": len(config.seeds),
+        "cells": len(specs),
+        "shards": len(drawing) * len(ranges),
+        "images": len(drawing) * config.images,
+        "images_done": sum(work.done for work in works.values()),
+        "images_to_draw": sum(work.missing for work in works.values()),
+        "disk_bytes_to_write": round(sum(work.missing * _bytes(name, work) for name, work in works.items())),
+        "disk_bytes_free": _free(root),
+        "generation_seconds_on_one_worker": None if seconds is None else round(seconds),
+        "worker": "core" if config.device == "cpu" else "GPU",
+        "estimated_from": None if seconds is None else "; ".join(dict.fromkeys(source for _, source in every)),
+    }
+
+
+def _works(specs: Sequence[Spec], ranges: Sequence[tuple[int, int]], root: Path) -> dict[str, _Work]:
+    """The work of each world that draws."""
+    from ditbench.records import read_record
+
+    works: dict[str, _Work] = {}
     for spec in specs:
-        if get_world(spec.world).no_images(spec.weights):
-            continue
+        work = works.setdefault(spec.world, _Work())
+        work.arms[spec.arm] = spec
         for first, last in ranges:
             path = spec.folder(root) / "shards" / f"{first:05d}-{last:05d}.json"
             try:
@@ -41,44 +90,37 @@ def forecast(config: Config, results: Path | None = None, stated: tuple[float, s
             except Fault:
                 record = None
             if record and record["spec_hash"] == spec.hash:
-                done += record["count"]
-                sizes.append(record["bytes"] / record["count"])
+                work.done += record["count"]
+                work.sizes.append(record["bytes"] / record["count"])
             else:
-                missing += last - first + 1
-                waiting[spec.arm] = waiting.get(spec.arm, 0) + last - first + 1
+                work.waiting[spec.arm] = work.waiting.get(spec.arm, 0) + last - first + 1
             if record:
-                speeds.setdefault(spec.arm, []).append(record["images_per_second"])
-    world = get_world(specs[0].world)
-    size, source = world.image_size, "earlier shards of this run"
-    per_image = sum(sizes) / len(sizes) if sizes else size * size * (world.frames or 1) * BYTES_PER_PIXEL
-    every = [value for values in speeds.values() for value in values]
-    seconds: float | None = None
-    known = stated or measured_speed(world, config.device)
-    if every and stated is None:
-        slowest = min(every)
-        seconds = sum(n / (sum(v) / len(v) if (v := speeds.get(arm)) else slowest) for arm, n in waiting.items())
-    elif known is not None:
-        rate, source = known
-        efforts = {spec.arm: effort(spec) for spec in specs}
-        seconds = sum(n * efforts[arm] / rate for arm, n in waiting.items())
-    drawing = sum(get_world(spec.world).no_images(spec.weights) is None for spec in specs)
-    return {
-        "arms": len({spec.arm for spec in specs}),
-        "seeds": len(config.seeds),
-        "cells": len(specs),
-        "shards": drawing * len(ranges),
-        "images": drawing * config.images,
-        "images_done": done,
-        "images_to_draw": missing,
-        "disk_bytes_to_write": round(missing * per_image),
-        "disk_bytes_free": _free(root),
-        "generation_seconds_on_one_worker": None if seconds is None else round(seconds),
-        "worker": "core" if config.device == "cpu" else "GPU",
-        "estimated_from": source if seconds is not None else None,
-    }
+                work.speeds.setdefault(spec.arm, []).append(record["images_per_second"])
+    return works
 
 
-def measured_speed(world: World, device: str) -> tuple[float, str] | None:
+def _bytes(world_name: str, work: _Work) -> float:
+    """What an image of a world takes on the disk."""
+    from ditbench.worlds import get_world
+
+    world = get_world(world_name)
+    return mean(work.sizes) if work.sizes else world.image_size**2 * (world.frames or 1) * BYTES_PER_PIXEL
+
+
+def _seconds(world: World, work: _Work, stated: Speed | None, device: str) -> Speed | None:
+    """How long a world's images take on one worker, and by what; None where nothing says so."""
+    if work.speeds and stated is None:
+        slowest = min(value for values in work.speeds.values() for value in values)
+        speeds = {arm: mean(values) for arm, values in work.speeds.items()}
+        time = sum(number / speeds.get(arm, slowest) for arm, number in work.waiting.items())
+        return time, "earlier shards of this run"
+    known = stated or measured_speed(world, device)
+    if known is None:
+        return None
+    return sum(number * effort(work.arms[arm]) / known[0] for arm, number in work.waiting.items()), known[1]
+
+
+def measured_speed(world: World, device: str) -> Speed | None:
     """Images of the full model a second on one worker, as measured once, and by what; None where nobody did.
 
     On a GPU it is that of the network alone: text encoders, VAE and writing come on top.
@@ -93,12 +135,11 @@ def measured_speed(world: World, device: str) -> tuple[float, str] | None:
     return 1 / seconds, f"a measurement of the network alone on {forward[1]}"
 
 
-def speed_of_macs(config: Config, tmacs: float) -> tuple[float, str]:
-    """Images of the full arm a second on a device that computes so many tera-MACs a second, by the ledger."""
+def speed_of_macs(world: str, tmacs: float) -> Speed:
+    """Images of a world's full arm a second on a device that computes so many tera-MACs a second, by the ledger."""
     from ditbench.macs import count_macs
     from ditbench.methods import get_method
 
-    world = cell_table(config)[0].world
     counted = count_macs(world, get_method("full", {}))
     whole = counted["total"] * counted["cfg_branches"]
     return tmacs * 1e12 / whole, f"{whole / 1e12:.3g} T MACs an image of full at {tmacs:g} T a second, as stated"
