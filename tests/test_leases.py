@@ -16,7 +16,7 @@ import pytest
 from ditbench import leases
 from ditbench.cli import main
 from ditbench.faults import Fault
-from ditbench.leases import VISIBLE, devices, lease_for, take
+from ditbench.leases import VISIBLE, devices, lease_for, marks_of, take
 
 JOB = """
 import json, os, sys, time
@@ -34,6 +34,52 @@ def start(seconds: float, folder: Path, visible: str = "GPU-a,GPU-b") -> subproc
     return subprocess.Popen(
         [sys.executable, "-c", JOB, str(seconds)], env=environment, stdout=subprocess.PIPE, text=True
     )
+
+
+def test_a_device_by_its_number_is_the_one_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drives(monkeypatch, tmp_path, "GPU-aa", "GPU-bb")
+    held = take(["1"], tmp_path, marks=marks_of(["1"]))
+    assert held.device == "1"
+    with pytest.raises(Fault, match="have been at work"):
+        take(["GPU-b"], tmp_path, wait=0.1, marks=marks_of(["GPU-b"]))
+    assert take(["GPU-a"], tmp_path, wait=0.1, marks=marks_of(["GPU-a"])).device == "GPU-a"
+
+
+def test_jobs_that_each_see_their_own_device_alone_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drives(monkeypatch, tmp_path, "GPU-aa")
+    one = take(["0"], tmp_path, marks=marks_of(["0"]))
+    drives(monkeypatch, tmp_path, "GPU-bb")
+    other = take(["0"], tmp_path, wait=0.1, marks=marks_of(["0"]))
+    assert one.device == other.device == "0"
+    (tmp_path / "nvidia-smi").unlink()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert marks_of(["0"]) == {"0": "7-0"}
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert marks_of(["0", "GPU-c"]) == {"0": "0", "GPU-c": "GPU-c"}
+
+
+def test_locks_are_never_files_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    (folder / "0.lock").symlink_to(precious)
+    with pytest.raises(OSError):
+        take(["0"], folder)
+    assert precious.read_text() == "kept"
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(Fault, match="is not a folder of yours; set TMPDIR"):
+        take(["1"], folder)
+
+
+def drives(monkeypatch: pytest.MonkeyPatch, folder: Path, *devices: str) -> None:
+    """Has a driver's program that names some devices take the place of all programs."""
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo {device}\n" for device in devices))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
 
 
 def test_no_two_jobs_share_a_device(tmp_path: Path) -> None:
@@ -92,10 +138,7 @@ def test_a_machine_without_devices_leases_none(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_devices_are_those_that_the_driver_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho GPU-1\necho GPU-2\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    drives(monkeypatch, tmp_path, "GPU-1", "GPU-2")
     monkeypatch.delenv(VISIBLE, raising=False)
     assert devices() == ["GPU-1", "GPU-2"]
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ditbench.cells import Spec, cell_table, shard_ranges
@@ -104,14 +104,14 @@ def _bytes(world_name: str, work: _Work) -> float:
     from ditbench.worlds import get_world
 
     world = get_world(world_name)
-    return mean(work.sizes) if work.sizes else world.image_size**2 * (world.frames or 1) * BYTES_PER_PIXEL
+    return fmean(work.sizes) if work.sizes else world.image_size**2 * (world.frames or 1) * BYTES_PER_PIXEL
 
 
 def _seconds(world: World, work: _Work, stated: Speed | None, device: str) -> Speed | None:
     """How long a world's images take on one worker, and by what; None where nothing says so."""
     if work.speeds and stated is None:
         slowest = min(value for values in work.speeds.values() for value in values)
-        speeds = {arm: mean(values) for arm, values in work.speeds.items()}
+        speeds = {arm: fmean(values) for arm, values in work.speeds.items()}
         time = sum(number / speeds.get(arm, slowest) for arm, number in work.waiting.items())
         return time, "earlier shards of this run"
     known = stated or measured_speed(world, device)

@@ -8,10 +8,11 @@ no lease goes stale. A job that was told a device by its number takes that one, 
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -46,6 +47,11 @@ def devices() -> list[str]:
     given = os.environ.get(VISIBLE)
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
+    return _uuids()
+
+
+def _uuids() -> list[str]:
+    """The devices that the driver shows to this process, by the names that no other device has, in its order."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
@@ -59,15 +65,41 @@ def devices() -> list[str]:
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
-def take(names: Sequence[str], folder: Path, wait: float = WAIT) -> Lease:
-    """The first of the devices that nobody else has leased; waits until one is free."""
+def marks_of(names: Sequence[str]) -> dict[str, str]:
+    """What the locks of some devices are called: alike for one device, whatever it is called here.
+
+    `0` is another device in each job of a scheduler that shows a job its own devices alone, and for somebody else it
+    has a name by itself. Numbers count as the driver does; where it says nothing, they are the scheduler's.
+    """
+    known = _uuids()
+    job = os.environ.get("SLURM_JOB_ID", "")
+    found = {name: f"{job}-{name}" if job and not known else name for name in names}
+    for name in names:
+        if name.isdecimal() and int(name) < len(known):
+            found[name] = known[int(name)]
+        elif len(alike := [uuid for uuid in known if uuid.startswith(name)]) == 1:
+            found[name] = alike[0]
+    return found
+
+
+def take(names: Sequence[str], folder: Path, wait: float = WAIT, marks: Mapping[str, str] | None = None) -> Lease:
+    """The first of the devices that nobody else has leased; waits until one is free.
+
+    `marks` says what their locks are called, where that is not what they are.
+    """
     import fcntl
 
+    marks = marks or {}
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_owner(folder)
     began = told = time.monotonic()
     while True:
         for name in names:
-            stream = (folder / f"{_plain(name)}.lock").open("w")
+            # A link would be another's file.
+            opened = os.open(
+                folder / f"{_plain(marks.get(name, name))}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+            )
+            stream = os.fdopen(opened, "w")
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -86,6 +118,13 @@ def take(names: Sequence[str], folder: Path, wait: float = WAIT) -> Lease:
         time.sleep(POLL)
 
 
+def _check_owner(folder: Path) -> None:
+    """Anybody may make a folder of this name among temporary files, and put links into it."""
+    there = folder.lstat()
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid():
+        raise Fault(f"{folder}, where locks of GPUs lie, is not a folder of yours; set TMPDIR to one that is")
+
+
 def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
 
@@ -101,6 +140,6 @@ def lease_for(device: str | None) -> Lease | None:
     there = devices()
     if not there:
         return None  # what says that there is no such device says it better
-    held = take(there, lease_folder())
+    held = take(there, lease_folder(), marks=marks_of(there))
     os.environ[VISIBLE] = held.device
     return held
