@@ -53,6 +53,9 @@ BASELINE = "full"
 _SPEEDUPS = re.compile(r"speedup(-(compiled|graphs|eager))?(-b[0-9]+)?")
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
 def is_cost(measure: str) -> bool:
     """Whether a measure is of what an arm costs or is, not of what a judge says."""
     return measure in COSTS or measure in TRAITS or _SPEEDUPS.fullmatch(measure) is not None
@@ -213,6 +216,11 @@ def load_study(name_or_path: str | Path) -> Study:
     path = study_path(name_or_path)
     if problem := not_of_arms(path):
         raise Fault(f"{path}: {problem}")
+    if not _NAME.fullmatch(name_of(path)):
+        raise Fault(
+            f"{path}: a study is called like its file, and folders and files of results like the study: rename it to "
+            "letters, digits and . _ -, a letter or digit first"
+        )
     body, wrong = read_yaml(path)
     if wrong:
         raise Fault(told(str(path), wrong))

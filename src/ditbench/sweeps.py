@@ -28,7 +28,11 @@ COLUMNS = (
 def run_studies(config: Config) -> list[Study]:
     """All studies of a run: those that its configuration names, and one for each of its sweeps."""
     studies = [load_study(name) for name in config.studies]
-    names = {study.name for study in studies}
+    names: set[str] = set()
+    for study, said in zip(studies, config.studies, strict=True):
+        if study.name in names:
+            raise Fault(f"studies: two are called {study.name}, the second is {said!r}; rename its file, or remove it")
+        names.add(study.name)
     for name, sweep in config.sweeps.items():
         study = sweep_study(name, sweep, config, studies)
         if study.name in names:

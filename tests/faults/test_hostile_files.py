@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from ditbench.caption_files.options import CaptionFile, Selection
-from ditbench.config import check_config, load_config
+from ditbench.config import Config, check_config, load_config
 from ditbench.faults import Fault
 from ditbench.records import read_record
 from ditbench.study import load_study, study_names
+from ditbench.sweeps import run_studies
 
 LAUGHS = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9 if i else ['x'] * 9)}]\n" for i in range(9))
 YAML = {
@@ -113,3 +114,25 @@ def test_what_is_wrong_with_a_file_of_captions_names_it_once(tmp_path: Path) -> 
     assert str(told.value).count(str(path)) == 1
     with pytest.raises(Fault, match="cannot be read"):
         Selection(CaptionFile(Path("a" * 5000))).take(1)
+
+
+STUDY = """title: small
+world: scenes
+rows: [{arm: full, method: full, label: full}]
+columns: [{measure: speedup, label: speedup}]
+baseline: full
+"""
+
+
+def test_what_a_study_is_called_can_be_a_folder_of_results(tmp_path: Path) -> None:
+    for name in ("it's {d}", "a b", "$x", "-a", "a;id", "a" * 101):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(STUDY)
+        with pytest.raises(Fault, match="a study is called like its file"):
+            load_study(path)
+    (tmp_path / "embedded.yaml").write_text(STUDY)
+    config = Config(studies=["embedded", str(tmp_path / "embedded.yaml")])
+    with pytest.raises(Fault, match=r"two are called embedded, the second is '.*embedded\.yaml'; rename its file"):
+        run_studies(config)
+    with pytest.raises(Fault, match="two are called diffsparse-table1"):
+        run_studies(Config(studies=["diffsparse-table1", "diffsparse/table1"]))
