@@ -154,6 +154,11 @@ def _learns_from(method: Method, config: Config) -> str | None:
     if not method.waits():
         return None
     if method.taken_from():
+        if set("{}") & set(method.taken_from()):
+            raise Fault(
+                f"{method.taken_from()!r} is no path that a run can take a plan or weights from: what stands in braces "
+                "is the workflow's own; rename the file or its folder"
+            )
         if method.taken_from().startswith(SHIPPED):
             place_of(method.taken_from())  # says so now where nothing of that name is shipped
         return learning_set(config) if method.needs_captions() else NOTHING

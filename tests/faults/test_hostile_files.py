@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ditbench.caption_files.options import CaptionFile, Selection
+from ditbench.cells import cell_table
 from ditbench.config import Config, check_config, load_config
 from ditbench.faults import Fault
 from ditbench.records import read_record
@@ -136,3 +137,9 @@ def test_what_a_study_is_called_can_be_a_folder_of_results(tmp_path: Path) -> No
         run_studies(config)
     with pytest.raises(Fault, match="two are called diffsparse-table1"):
         run_studies(Config(studies=["diffsparse-table1", "diffsparse/table1"]))
+
+
+def test_what_stands_in_braces_is_the_workflows(tmp_path: Path) -> None:
+    arms = {"a": {"method": "diffsparse", "knobs": {"plan_file": str(tmp_path / "{world}" / "learned.json")}}}
+    with pytest.raises(Fault, match="what stands in braces is the workflow's own; rename the file or its folder"):
+        cell_table(check_config({"arms": arms}))

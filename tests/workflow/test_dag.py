@@ -294,6 +294,24 @@ def test_two_runs_do_not_write_to_one_folder(tree: Tree) -> None:
     assert not (tree.root / "claimed" / "captions").exists()
 
 
+def test_paths_of_users_reach_commands_as_they_are(tree: Tree) -> None:
+    name = "it's {world} $(touch made); touch made \"a.txt"
+    (tree.root / name).write_text("one\ntwo\n")
+    settings = {
+        "captions": {"file": name, "train": {"file": name}, "overlap": "report"},
+        "learning": {"captions": 1, "pairs": name},
+        "arms": {"fitted": {"method": "l2c"}},
+    }
+    (tree.root / "mine.yaml").write_text(json.dumps({**settings, "images": 2, "shard": 2, "results": "mine"}))
+    done = tree.snakemake("--configfile", "mine.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tree.root / "made").exists()
+    calls = (tree.root / "calls.log").read_text().splitlines()
+    for stage, option in (("captions", "--file"), ("overlap", "--train"), ("learn", "--pairs")):
+        said = [line for line in calls if line.startswith(f"{stage} ") and f" {option} {name} " in line]
+        assert said, stage
+
+
 def test_training_captions_are_compared_and_make_nothing_else_anew(finished: Tree) -> None:
     (finished.root / "trained.txt").write_text("one\n")
     done = finished.snakemake("-n", "-p", *SMALL, "captions={train: {file: trained.txt}}")

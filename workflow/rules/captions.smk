@@ -6,7 +6,7 @@ rule captions:
         CAPTIONS_RECORD,
     params:
         code=code_of_world("caption_files" if CONFIG.captions.file else "captions"),
-        source=captions_source(),
+        source=captions_source,
         file_hash=str(CAPTIONS_HASH),
         name=CAPTIONS,
         number=CONFIG.images,
@@ -30,7 +30,7 @@ rule overlap:
         OVERLAP_RECORD,
     params:
         code=code_of_world("overlap"),
-        source=training_source(),
+        source=training_source,
         file_hash=str(TRAINING_HASH),
         rule=CONFIG.captions.overlap,
     log:

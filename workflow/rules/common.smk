@@ -288,17 +288,20 @@ def checkpoints(stage):
     return f"{ASSETS}/checkpoints/{code_hash(stage)}"
 
 
-def captions_source():
+# Words of users reach rules by functions: in plain texts Snakemake would take what stands in braces for its own words.
+
+
+def captions_source(wildcards=None):
     """Where captions come from, as the command line takes it."""
     return shlex.join(words_of(CONFIG.captions))
 
 
-def training_source():
+def training_source(wildcards=None):
     """The training captions, as the command line takes them."""
     return shlex.join(training_words(CONFIG.captions))
 
 
-def learning_source():
+def learning_source(wildcards=None):
     """Where training captions come from, as `ditbench captions` takes it."""
     return shlex.join(learning_words(CONFIG))
 
@@ -314,12 +317,12 @@ def weights_option(wildcards):
     return f"--weights {shlex.quote(given)}" if given else ""
 
 
-def pairs_option():
+def pairs_option(wildcards=None):
     """Where the images with captions are that networks are fine-tuned on, as the command line takes it."""
     return f"--pairs {shlex.quote(CONFIG.learning.pairs)}" if CONFIG.learning.pairs else ""
 
 
-def judge_weights_option():
+def judge_weights_option(wildcards=None):
     """Where judges' weights are, and what tells them from other files, as the command line takes it.
 
     Other weights in the same place judge anew; a job that finds them changed since the run was planned refuses.
@@ -331,7 +334,7 @@ def judge_weights_option():
     )
 
 
-def reference_words():
+def reference_words(wildcards=None):
     """Where references come from, as `ditbench references` and `ditbench features` take it; nothing for a world's own."""
     if isinstance(CONFIG.references, int):
         return ""
@@ -339,7 +342,12 @@ def reference_words():
     return shlex.join(str(word) for pair in said.items() for word in pair)
 
 
-def reference_statistics():
+def reference_source(wildcards):
+    """The same for what draws or reads them: how many a world is to render, where it has its own."""
+    return reference_words() or f"--count {CONFIG.references}"
+
+
+def reference_statistics(wildcards=None):
     """The statistics that references are known by, as `ditbench score` takes them."""
     given = None if isinstance(CONFIG.references, int) else CONFIG.references.statistics
     return f"--statistics {shlex.quote(given)}" if given else ""

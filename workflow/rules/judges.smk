@@ -17,9 +17,9 @@ rule scores:
         full=lambda wildcards, input: f"--full-shards {' '.join(input.full)}" if input.full else "",
         references=lambda wildcards, input: f"--references {input.references}" if input.references else "",
         features=lambda wildcards, input: f"--features {input.features}" if input.features else "",
-        statistics=reference_statistics(),
+        statistics=reference_statistics,
         judges=f"--judges {' '.join(CONFIG.judges)}" if CONFIG.judges else "",
-        judge_weights=judge_weights_option(),
+        judge_weights=judge_weights_option,
         device=CONFIG.device,
     log:
         f"{LOGS}/scores/{{world}}.{{arm}}.seed{{seed}}.log",

@@ -6,7 +6,7 @@ rule references:
         record=REFERENCES_RECORD,
     params:
         code=code_of_world("references") if isinstance(CONFIG.references, int) else code_hash("reference_set"),
-        source=reference_words() or f"--count {CONFIG.references}",
+        source=reference_source,
     log:
         f"{LOGS}/references/{{world}}.log",
     benchmark:
@@ -26,8 +26,8 @@ rule features:
         FEATURES_RECORD,
     params:
         code=code_hash("features"),
-        source=reference_words(),
-        judge_weights=judge_weights_option(),
+        source=reference_words,
+        judge_weights=judge_weights_option,
         device=CONFIG.device,
     log:
         f"{LOGS}/references/{{world}}.{{network}}.log",
