@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ SLURM = (
     "--slurm-no-account",
 )
 SLURM += ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
-SLURM += ("--default-resources", "slurm_partition=main", "mem_mb=500", "runtime=5")
+SLURM += ("--default-resources", "slurm_partition=main", "mem_mb=500", "runtime=5", "--slurm-array-jobs", "images")
 
 
 @pytest.mark.timeout(1000)
@@ -33,9 +34,11 @@ def test_a_job_that_is_cancelled_and_a_node_that_starts_again_lose_nothing(
         run = start(tree, SLURM, "again")
         wait_for(begun, 1)
         running = cluster.call("squeue", "--noheader", "--states=R", "--format=%i").split()
-        assert running
+        assert all(re.fullmatch(r"\d+_[12]", job) for job in running) and running  # tasks of one array
         cluster.call("scancel", running[0])
-        wait_for(begun, 2)  # tried again, or the other arm's
+        wait_for(begun, 3)  # both arms', and one tried again
+        memory = cluster.call("squeue", "--noheader", "--states=R", "--format=%m").split()
+        assert sorted(each[0] for each in memory) == ["4", "8"]  # thousands of MB; a task of an array gets one more
         cluster.stop("slurmd")
         cluster.start_node()
         hold.unlink()
@@ -50,6 +53,6 @@ def test_a_job_that_is_cancelled_and_a_node_that_starts_again_lose_nothing(
             timeout=400,
         )
         assert done.returncode == 0, out + done.stdout + done.stderr
-    assert "submitted with SLURM jobid" in out
+    assert "submitted with SLURM jobid" in out and "Submitted array job" in out
     assert len(local) > 10
     assert made(tree, "again") == local

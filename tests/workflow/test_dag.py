@@ -294,6 +294,16 @@ def test_two_runs_do_not_write_to_one_folder(tree: Tree) -> None:
     assert not (tree.root / "claimed" / "captions").exists()
 
 
+def test_results_of_a_newer_version_are_left_as_they_are(tree: Tree) -> None:
+    folder = tree.root / "newer"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"schema": "ditbench/run@99"}')
+    done = tree.snakemake("-n", "--config", "results=newer")
+    assert done.returncode != 0
+    assert "newer holds results of a newer ditbench (records of version 99" in done.stdout + done.stderr
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
 def test_paths_of_users_reach_commands_as_they_are(tree: Tree) -> None:
     name = "it's {world} $(touch made); touch made \"a.txt"
     (tree.root / name).write_text("one\ntwo\n")

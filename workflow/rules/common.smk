@@ -53,6 +53,7 @@ try:
     TRAINING_HASH = training_captions(CONFIG)
     LEARNING = learning_set(CONFIG)
     REFERENCES = reference_set(CONFIG)
+    check_version(CONFIG.results)  # before anything is written there
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
     WORLDS = dict.fromkeys(spec.world for spec in SPECS.values())
     JUDGES = CONFIG.judges or [name for world in WORLDS for name in default_judges(world, CONFIG.judge_weights)]
@@ -119,7 +120,7 @@ def claim_results():
     global CLAIM
     try:
         CLAIM = claim(RESULTS)
-        check_version(RESULTS)
+        check_version(RESULTS)  # once more: another run may have begun since
         clear_partials(RESULTS)
         if asks_for_cells():
             if any(map(draws_images, SPECS.values())):

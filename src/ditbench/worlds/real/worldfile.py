@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ditbench.faults import Fault
-from ditbench.mistakes import read_yaml, told
 
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -122,9 +121,12 @@ class WorldFile(_Part):
 
 def read_world(path: Path) -> WorldFile:
     """Reads and checks a world file; all mistakes are told in one Fault."""
-    body, wrong = read_yaml(path)
-    if wrong:
-        raise Fault(told(str(path), wrong))
+    import yaml
+
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
         raise Fault(f"{path} must hold keys and values (summary, pipeline, network, …), not {body!r}")
     try:
