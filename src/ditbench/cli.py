@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 # Of files and folders that users name.
 _PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_NO_PLACES = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT)  # which have no class
+
+
+def _of_a_place(error: Exception) -> TypeGuard[OSError]:
+    """Whether something is wrong with a file or folder that the user can name or mend."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return False
+    return isinstance(error, _PLACES) or error.errno in _NO_PLACES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +64,7 @@ def run_here(words: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("DITBENCH_DEBUG"):
             raise
-        if isinstance(error, _PLACES) and error.filename is not None:
+        if _of_a_place(error):
             tell(f"{words[0]}: {error.filename}: {str(error.strerror).lower()}; name another place, or mend that one")
             return 2
         tell(f"{words[0]} failed with {sentence_of(error)}")

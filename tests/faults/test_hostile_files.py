@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ditbench.caption_files.options import CaptionFile, Selection
 from ditbench.cells import cell_table
+from ditbench.cli import main
 from ditbench.config import Config, check_config, load_config
 from ditbench.faults import Fault
 from ditbench.records import read_record
@@ -143,3 +145,16 @@ def test_what_stands_in_braces_is_the_workflows(tmp_path: Path) -> None:
     arms = {"a": {"method": "diffsparse", "knobs": {"plan_file": str(tmp_path / "{world}" / "learned.json")}}}
     with pytest.raises(Fault, match="what stands in braces is the workflow's own; rename the file or its folder"):
         cell_table(check_config({"arms": arms}))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES])
+def test_a_place_that_cannot_be_written_is_a_sentence(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(options: object) -> None:
+        raise OSError(number, os.strerror(number), "somewhere/studies")
+
+    monkeypatch.setattr("ditbench.cli._report", fails)
+    assert main(["report"]) == 2
+    said = f"report: somewhere/studies: {os.strerror(number).lower()}; name another place, or mend that one"
+    assert said in capsys.readouterr().err
