@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ Device = Annotated[str, Field(pattern=DEVICE)]
 ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 
 
+_STORE = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+|sqlite(\+\w+)?:///(?!:memory:).+|databricks.*")
 # More jobs an arm, or arms of a sweep, are a slip: a campaign of a thousandth of them takes minutes to be planned.
 MOST_SHARDS = MOST_ARMS = 10_000
 
@@ -64,6 +66,14 @@ class MlflowConfig(_Part):
     """Where runs are published; null is `sqlite:///<results>/mlflow.db`."""
 
     uri: str | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _kept(cls, uri: str | None) -> str | None:
+        """What MLflow would take for a folder, or keep in memory until the job ends, is told before hours of work."""
+        if uri is not None and not _STORE.fullmatch(uri):
+            raise ValueError("is no store of runs; possible: sqlite:///FILE, http(s)://HOST, postgresql://…, mysql://…")
+        return uri
 
 
 class ReferencesConfig(_Part):

@@ -74,6 +74,14 @@ def test_the_results_folder_is_no_word_that_a_shell_reads(word: str) -> None:
         check_config({"results": word})
 
 
+def test_runs_are_published_to_what_keeps_them() -> None:
+    for uri in ("mlruns", "file:./mlruns", "sqlite://", "sqlite:///", "sqlite:///:memory:", "s3://bucket", ""):
+        with pytest.raises(Fault, match=r"mlflow\.uri: .* is no store of runs; possible: sqlite:///FILE"):
+            check_config({"mlflow": {"uri": uri}})
+    for uri in ("sqlite:///a.db", "sqlite:////data/a.db", "http://host:5000", "postgresql+psycopg2://a:b@c/d"):
+        assert check_config({"mlflow": {"uri": uri}}).mlflow.uri == uri
+
+
 @pytest.mark.parametrize("place", ["results", "/data/my.results/run_1-a", "../other+more@2", "résultats", ".a=b"])
 def test_usual_folders_may_hold_results(place: str) -> None:
     assert check_config({"results": place}).results == place
