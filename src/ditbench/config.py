@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ditbench.faults import Fault
-from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, read_yaml, told
+from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, read_value, read_yaml, told
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -299,18 +299,13 @@ def check_config(body: Any, source: str = "config.yaml", origins: Mapping[str, s
 
 def retyped(value: Any) -> Any:
     """A setting of Snakemake's command line, whose nested values arrive as text, with the types YAML gives them."""
-    import yaml
-
     if isinstance(value, Mapping):
         return {name: retyped(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [retyped(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    try:
-        typed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
+    typed = read_value(value)
     return typed if isinstance(typed, int | float | bool) else value
 
 

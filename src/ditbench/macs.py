@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
 from ditbench.methods import Method, get_method, knob_fields
+from ditbench.mistakes import read_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,8 +201,6 @@ def scaled(value: float) -> str:
 
 def parse_knobs(method_name: str, settings: list[str]) -> Method:
     """A method from `knob=value` words, each value read as its knob's type."""
-    import yaml
-
     knobs: dict[str, Any] = {}
     fields = knob_fields(method_name)
     for word in settings:
@@ -209,5 +208,5 @@ def parse_knobs(method_name: str, settings: list[str]) -> Method:
         if not equals:
             raise Fault(f"--set takes knob=value, not {word!r}")
         wanted = fields.get(name)
-        knobs[name] = text if wanted is not None and wanted.type is str else yaml.safe_load(text)
+        knobs[name] = text if wanted is not None and wanted.type is str else read_value(text)
     return get_method(method_name, knobs)

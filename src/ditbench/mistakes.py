@@ -126,6 +126,16 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
         raise Fault(f"{path} cannot be read as YAML: it is nested too deeply, or a value contains itself") from None
 
 
+def read_value(text: str) -> Any:
+    """A word of a command line with the type that YAML gives it; as it is where it is no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
 def size_of(node: Any, known: dict[int, int] | None = None) -> int:
     """How many values a YAML node stands for, its aliases written out; a RecursionError where it contains itself."""
     known = {} if known is None else known

@@ -13,8 +13,9 @@ import pytest
 from ditbench.caption_files.options import CaptionFile, Selection
 from ditbench.cells import cell_table
 from ditbench.cli import main
-from ditbench.config import Config, check_config, load_config
+from ditbench.config import Config, check_config, load_config, retyped
 from ditbench.faults import Fault
+from ditbench.macs import parse_knobs
 from ditbench.records import read_record
 from ditbench.study import load_study, study_names
 from ditbench.sweeps import run_studies
@@ -166,3 +167,10 @@ def test_a_place_that_cannot_be_written_is_a_sentence(
     assert main(["report"]) == 2
     said = f"report: somewhere/studies: {os.strerror(number).lower()}; name another place, or mend that one"
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["{a", "2020-13-45", "9" * 5000, "[" * 5000, "&a [*a]", "!!python/name:os.system x"])
+def test_words_of_a_command_line_that_are_no_values(word: str) -> None:
+    assert retyped({"a": [word]}) == {"a": [word]}
+    with pytest.raises(Fault, match="interval"):
+        parse_knobs("fora", [f"interval={word}"])
