@@ -314,7 +314,7 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
     from ditbench.judges import judges_of
     from ditbench.judges.registry import weight_keys
     from ditbench.methods import method_names
-    from ditbench.methods.registry import method_class
+    from ditbench.methods.registry import method_class, problem_of
     from ditbench.study import not_of_arms, study_names, study_path
     from ditbench.worlds import world_names
 
@@ -356,7 +356,7 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
             continue
         knobs = arm.get("knobs", {})
         for knob, value in knobs.items() if isinstance(knobs, Mapping) else ():
-            problem = method_class(method).problem(knob, value)
+            problem = problem_of(method_class(method), knob, value)
             if problem:
                 yield (
                     f"arms.{name}.knobs.{problem}"
@@ -368,7 +368,7 @@ def _wrong_names(body: Mapping[str, Any]) -> Iterator[str]:
 def _wrong_sweeps(sweeps: Any) -> Iterator[str]:
     """Methods and values of sweeps that there are not; what is no sweep at all is told by its type."""
     from ditbench.methods import method_names
-    from ditbench.methods.registry import method_class
+    from ditbench.methods.registry import method_class, problem_of
     from ditbench.sweeps import values_of
 
     for name, body in sweeps.items() if isinstance(sweeps, Mapping) else ():
@@ -387,7 +387,9 @@ def _wrong_sweeps(sweeps: Any) -> Iterator[str]:
             if not values:
                 yield f"sweeps.{name}.knobs.{knob}: an empty list makes no arm"
             # One line for a knob that is not: it is wrong for all its values.
-            wrong = dict.fromkeys(filter(None, (method_class(sweep.method).problem(knob, value) for value in values)))
+            wrong = dict.fromkeys(
+                filter(None, (problem_of(method_class(sweep.method), knob, value) for value in values))
+            )
             place = f"sweeps.{name}.knobs." if knob in method_class(sweep.method).knobs() else f"sweeps.{name}: "
             yield from (f"{place}{problem}" for problem in wrong)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from ditbench.cli import main
 from ditbench.config import Config, check_config, load_config, retyped
 from ditbench.faults import Fault
 from ditbench.macs import parse_knobs
+from ditbench.methods import get_method
 from ditbench.records import read_record
 from ditbench.study import load_study, study_names
 from ditbench.sweeps import run_studies
@@ -174,3 +177,18 @@ def test_words_of_a_command_line_that_are_no_values(word: str) -> None:
     assert retyped({"a": [word]}) == {"a": [word]}
     with pytest.raises(Fault, match="interval"):
         parse_knobs("fora", [f"interval={word}"])
+
+
+@pytest.mark.parametrize(
+    ("method", "knob", "value"),
+    [("fora", "interval", 10**30), ("sito", "similarity", math.nan), ("l2c", "rate", 1e999)],
+)
+def test_knobs_are_numbers_that_records_can_hold(method: str, knob: str, value: float) -> None:
+    said = f"{knob}: {value} must be a finite number"
+    with pytest.raises(Fault, match=re.escape(said)):
+        get_method(method, {knob: value})
+    with pytest.raises(Fault) as told:
+        check_config({"images": 0, "arms": {"a": {"method": method, "knobs": {knob: value}}}})
+    assert f"arms.a.knobs.{said}" in str(told.value) and "images: 0" in str(told.value)
+    with pytest.raises(Fault, match=re.escape(f"sweeps.a.knobs.{said}")):
+        check_config({"sweeps": {"a": {"method": method, "knobs": {knob: [value]}}}})

@@ -12,7 +12,9 @@ from typing import Any
 
 from ditbench.faults import Fault
 from ditbench.methods.base import Knob, Method
+from ditbench.mistakes import shown
 
+MOST = 1e15  # beyond it floating-point numbers are no longer exact, and whole ones soon past what libraries hold
 _NOT_METHODS = {"base", "merges", "registry", "token_plans", "tuned"}
 
 
@@ -53,10 +55,18 @@ def knob_fields(name: str) -> dict[str, Knob]:
     return method_class(name).knobs()
 
 
+def problem_of(chosen: type[Method], knob: str, value: Any) -> str | None:
+    """What is wrong with a knob's value, in one line: numbers too that no record can hold or that nothing computes."""
+    problem = chosen.problem(knob, value)
+    if problem is None and isinstance(value, int | float) and not -MOST <= value <= MOST:  # nor does NaN
+        return f"{knob}: {shown(value)} must be a finite number"
+    return problem
+
+
 def get_method(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
     """A method with its knobs set; every wrong knob is named in one Fault."""
     chosen = method_class(name)
-    problems = [p for p in (chosen.problem(k, v) for k, v in (knobs or {}).items()) if p]
+    problems = [p for p in (problem_of(chosen, k, v) for k, v in (knobs or {}).items()) if p]
     if problems:
         raise Fault("; ".join(problems))
     return chosen(**(knobs or {}))
