@@ -55,6 +55,13 @@ def test_full_steps_are_those_of_the_published_code() -> None:
     assert len(whole_steps(Shape(250, DIT.layout, 256), interval=1)[0]) < 250
 
 
+@pytest.mark.parametrize("method", ["toca", "duca"])
+def test_an_interval_of_one_is_the_network_itself_but_in_the_published_code(method: str) -> None:
+    for shape in (DIT, PIXART, Shape(250, DIT.layout, 256), Shape(20, FLUX, 256)):
+        assert (get_method(method, {"interval": 1}).plan(shape).shares == 1).all()
+    assert (get_method(method, {"interval": 1, "variant": "repo"}).plan(DIT).shares < 1).any()
+
+
 def test_tokens_fall_with_time_and_depth_as_published_for_pixart() -> None:
     counts = get_method("toca", {"intervals": "uniform"}).plan(PIXART).counts(256)
     sites = {name: [PIXART.layout.branches.index((block, name)) for block in (0, 13, 27)] for name in ("cross", "mlp")}

@@ -146,9 +146,10 @@ def cycle_of(
 
     With `flips`, as in the published code, every block of a step decides anew, and the first block of a full step has
     changed the interval meanwhile: where the new one does not divide the count, that step's other blocks are not
-    computed whole. Without, a step is full in all blocks or in none. `lead`: as many full steps come first, where that
-    is not the schedule's.
+    computed whole; and an interval of 1 is lengthened to 2 in places. Without, a step is full in all blocks or in none,
+    and at an interval of 1 every step is. `lead`: as many full steps come first, where that is not the schedule's.
     """
+    weighted = weighted and (flips or interval > 1)
     led = (schedule.lead if lead is None else lead) - 1
     whole = np.zeros((steps, blocks), dtype=bool)
     phase = np.zeros((steps, blocks), dtype=np.int64)
