@@ -152,8 +152,25 @@ def test_t_gate_goes_on_with_one_branch() -> None:
     assert torch.equal(found[3][:2], found[3][2:])
 
 
-@pytest.mark.parametrize("name", ["dit", "sd3", "flux-dev"])
-def test_networks_without_cross_attention_are_told_of_the_control(name: str) -> None:
-    backbone = make(name)
-    with pytest.raises(Fault, match=r"this network has none.*cfg-off"):
-        get_method("t-gate", {}).plan(backbone.shape(4, **inputs(backbone, name, 0, 2)))
+@pytest.mark.parametrize("name", [name for name in BATCHED if not name.startswith("pixart")])
+def test_without_cross_attention_t_gate_spares_self_attention_and_guidance(name: str) -> None:
+    run, found = sample(name, "t-gate", {"gate": 4, "before": 2, "after": 2, "warmup": 0}, 6)
+    assert run.trace.entered.tolist() == [4, 4, 4, 4, 2, 2]
+    attends = run.trace.ran[:, np.char.startswith(run.plan.layout.name_of.astype(str), ("attn", "self")[name == "dit"])]
+    assert attends.max(1).tolist() == attends.min(1).tolist() == [4, 0, 4, 4, 2, 0]
+    assert (run.trace.ran[:, run.plan.layout.name_of == "mlp"] == run.trace.entered[:, None]).all()
+    assert all(torch.isfinite(answer).all() for answer in found)
+
+
+def test_without_guidance_t_gate_ends_cross_attention_alone() -> None:
+    run, _ = sample("pixart", "t-gate", {"gate": 2}, 4, halves=1)
+    assert run.trace.entered.tolist() == [4, 4, 4, 4]
+    assert run.trace.ran[:, run.plan.layout.name_of == "cross"].max(1).tolist() == [4, 4, 0, 0]
+    with pytest.raises(Fault, match="no guidance here to end"):
+        sample("dit", "t-gate", {"gate": 2}, 4, halves=1)  # nothing else would end at the gate
+
+
+def test_where_attention_and_mlp_are_one_the_control_is_named() -> None:
+    backbone = make("flux-dev")
+    with pytest.raises(Fault, match=r"in one with the MLP.*cfg-off"):
+        get_method("t-gate", {}).plan(backbone.shape(4, **inputs(backbone, "flux-dev", 0, 2)))

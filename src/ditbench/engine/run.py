@@ -127,6 +127,12 @@ class Run:
                 raise Fault("the network is called more often in this step than in the first")
             self.branches.append(self.new_parts())
 
+    def settle(self, halves: int) -> None:
+        """Corrects how many branches of guidance a batch holds, where that shows after the first step only."""
+        if self._seeds is not None:
+            raise Fault("where images have seeds it is known how many branches of guidance a batch holds")
+        self.halves = halves
+
     def advance(self) -> None:
         """The next call of the network belongs to the next step."""
         if self._calls:
@@ -181,7 +187,10 @@ class Run:
     def _forward_one_by_one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call without guidance, where the conditional branch is called first and the other after it."""
         if len(self.branches) < 2:
-            raise Fault("there is no guidance here to end: the network is called for one branch only")
+            # Nothing to end; a plan that goes on to leave something out (T-GATE's) has that left to do.
+            if (self.plan.shares[self.step :] == 1).all():
+                raise Fault("there is no guidance here to end: the network is called for one branch only")
+            return self._forward(1, self._seeds, args, kwargs)
         if self._calls > 0:
             self._calls += 1
             return self._alone

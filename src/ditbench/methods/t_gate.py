@@ -21,7 +21,9 @@ class TGate(Method):
     """Before the gate self-attention at intervals; after it no guidance, and cross-attention's last output throughout.
 
     At the gate what was cached of both branches of guidance becomes their mean, and the conditional branch goes on
-    alone. Most of what it saves is guidance: compare it with `cfg-off` at the same gate.
+    alone. Most of what it saves is guidance: compare it with `cfg-off` at the same gate. Where a pipeline does not
+    guide, cross-attention alone ends. DiT and MMDiT have none: there self-attention, or the joint attention of image
+    and text, is computed at intervals, and guidance ends.
     """
 
     name: ClassVar[str] = "t-gate"
@@ -35,15 +37,16 @@ class TGate(Method):
 
     def plan(self, shape: Shape) -> Plan:
         names = shape.layout.name_of
-        if "cross" not in shape.layout.names or "self" not in shape.layout.names:
+        if "single" in shape.layout.names:
             raise Fault(
-                "t-gate caches cross-attention, and this network has none "
+                "t-gate caches attention by itself, and this network has blocks that compute it in one with the MLP "
                 f"(its branches are {', '.join(shape.layout.names)}); cfg-off ends guidance alone"
             )
         step = np.arange(shape.steps)
         early = (step <= self.warmup) | (step % self.before == 0) | (step == self.gate - 1)
         shares = np.ones(shape.sites)
-        shares[:, names == "self"] = np.where(step < self.gate, early, step % self.after == 0)[:, None]
+        attends = np.isin(names, ("self", "attn", "attn2"))
+        shares[:, attends] = np.where(step < self.gate, early, step % self.after == 0)[:, None]
         shares[:, names == "cross"] = (step < self.gate)[:, None]
         return Plan(shape.layout, shape.layout.by_branch, shares)
 
