@@ -136,3 +136,41 @@ def test_misuse_is_one_sentence(pipeline: PixArtAlphaPipeline) -> None:
     pipeline.transformer = torch.nn.Linear(1, 1)
     with pytest.raises(Fault, match="no block family for Linear"):
         ditbench.accelerate(pipeline, "full")
+
+
+def test_two_images_of_one_noise_are_not_taken_for_two_branches_of_guidance(pipeline: PixArtAlphaPipeline) -> None:
+    def same_noise(guidance: float, count: int = 2) -> torch.Tensor:
+        return pipeline(
+            prompt=[PROMPT, "a small blue square"][:count],
+            num_inference_steps=4,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(1) for _ in range(count)],
+            height=16,
+            width=16,
+            use_resolution_binning=False,
+            max_sequence_length=20,
+            output_type="latent",
+        ).images
+
+    with ditbench.accelerate(pipeline, "cfg-off", gate=1):
+        with pytest.raises(Fault, match="no guidance here to end"):
+            same_noise(1.0)
+        assert torch.isfinite(same_noise(4.5)).all()
+    with ditbench.accelerate(pipeline, "t-gate", gate=1, after=2) as accelerated:
+        two = same_noise(1.0)
+        assert accelerated.trace.entered.tolist() == [2, 2, 2, 2]
+        assert not torch.allclose(two[0], two[1], atol=1e-3)
+        assert torch.allclose(two[:1], same_noise(1.0, count=1), atol=1e-4)
+        same_noise(4.5)
+        assert accelerated.trace.entered.tolist() == [4, 2, 2, 2]
+
+
+def test_another_scheduler_is_noticed(pipeline: PixArtAlphaPipeline) -> None:
+    with ditbench.accelerate(pipeline, "fora"):
+        draw(pipeline)
+        own = pipeline.scheduler
+        pipeline.scheduler = type(own).from_config(own.config)
+        with pytest.raises(Fault, match="another scheduler"):
+            draw(pipeline)
+        pipeline.scheduler = own
+        draw(pipeline)

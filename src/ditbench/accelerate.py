@@ -15,6 +15,7 @@ from ditbench.faults import Fault
 from ditbench.methods import Method, get_method
 
 if TYPE_CHECKING:  # `import ditbench` loads no torch: a workflow is planned without it
+    from ditbench.backbones import Backbone
     from ditbench.engine.graphs import RecordedRun
     from ditbench.engine.ledger import Bill
     from ditbench.engine.run import Run
@@ -46,6 +47,8 @@ class Accelerated:
         self.network, self.scheduler = pipeline.transformer, pipeline.scheduler
         self.backbone = backbone_of(self.network)
         self._steps = 0
+        # Of the run: how many samples the network is given, where it is not sure yet that they are two branches.
+        self._unsettled: int | None = None
         self._run: Run | RecordedRun | None = None
         self._recorder = Recorder() if graphs else None
         self._give_back: Callable[[], None] | None = take_place(self.network, self._forward)
@@ -75,22 +78,45 @@ class Accelerated:
 
     def _advance(self, *args: Any, **kwargs: Any) -> Any:
         if self._run is not None:
+            if self._unsettled is not None:
+                self._settle(args[0] if args else kwargs["model_output"])
             self._run.advance()
         return self._step(*args, **kwargs)
 
+    def _settle(self, answer: Any) -> None:
+        """After the first step it shows whether a batch holds two branches of guidance: the pipeline has made one
+        answer of both. Where it has not, two images started from the same noise.
+        """
+        assert self._run is not None and self._unsettled is not None
+        self._run.settle(1 if len(answer) == self._unsettled else 2)
+        self._unsettled = None
+
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        from ditbench.engine.guidance import batch_of
+
+        if self.pipeline.scheduler is not self.scheduler:
+            raise Fault(
+                "the pipeline was given another scheduler after it was accelerated: restore, and accelerate it anew"
+            )
         if self._run is None:
             if self._steps == 0:
                 raise Fault(
                     "the pipeline's sampler has not been given its steps yet: call the pipeline, not its network"
                 )
+            halves = _halves(self.backbone, args, kwargs)
+            merged = self.backbone.merges_answers and isinstance(self.method, Method)
+            self._unsettled = batch_of(args, kwargs) if halves == 2 and merged else None
+
+            def make() -> Run:
+                return self._make_run(halves, *args, **kwargs)
+
             if self._recorder is None:
-                self._run = self._make_run(*args, **kwargs)
+                self._run = make()
             else:
-                self._run = self._recorder.run(lambda: self._make_run(*args, **kwargs), args, kwargs, self._steps)
+                self._run = self._recorder.run(make, args, kwargs, (self._steps, halves))
         return self._run.forward(*args, **kwargs)
 
-    def _make_run(self, *args: Any, **kwargs: Any) -> Run:
+    def _make_run(self, halves: int, *args: Any, **kwargs: Any) -> Run:
         from ditbench.engine.fills import Reuse
         from ditbench.engine.run import Parts, Run
         from ditbench.sampling import run_of
@@ -107,7 +133,7 @@ class Accelerated:
                 lambda: Parts(**{name: make() for name, make in made.items()}),
                 by_itself=False,
             )
-        return run_of(self.method, self.backbone, shape, by_itself=False, halves=_halves(args, kwargs))
+        return run_of(self.method, self.backbone, shape, by_itself=False, halves=halves)
 
     @property
     def trace(self) -> Trace:
@@ -165,10 +191,10 @@ class Accelerated:
         self.restore()
 
 
-def _halves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """How many branches of guidance a batch holds: two where its second half starts from the noise of its first.
+def _halves(backbone: Backbone, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many branches of guidance a batch may hold: two where its second half starts from the noise of its first.
 
-    Pipelines do not say whether they guide; at the first step their batch does.
+    Pipelines do not say whether they guide; at the first step their batch does, but for images of equal noise.
     """
     import torch
 
@@ -176,7 +202,7 @@ def _halves(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     if latent is None or not torch.is_tensor(latent) or latent.is_meta or len(latent) % 2:
         return 1
     first, second = latent.chunk(2)
-    return 2 if torch.equal(first, second) else 1
+    return 2 if torch.equal(first, second) and backbone.may_guide(*args, **kwargs) else 1
 
 
 def _resampled(sigmas: Any, method: Method) -> Any:

@@ -58,3 +58,10 @@ def test_what_it_cannot_do_is_said(change: dict[str, object], said: str) -> None
     backbone = make("dit")
     with pytest.raises(Fault, match=said):
         backbone.enter(**{**inputs(backbone, "dit", 0, 2), **change})
+
+
+def test_two_images_of_one_noise_hold_both_branches_only_where_the_second_half_is_of_no_class() -> None:
+    backbone = make("dit")
+    latent, times, none = torch.zeros(4, 3, 8, 8), torch.zeros(4), backbone.network.config.num_embeds_ada_norm
+    assert backbone.may_guide(latent, timestep=times, class_labels=torch.tensor([3, 4, none, none]))
+    assert not backbone.may_guide(latent, timestep=times, class_labels=torch.tensor([3, 4, 5, 6]))

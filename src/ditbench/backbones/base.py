@@ -27,6 +27,8 @@ class Backbone(ABC):
     text_leads: ClassVar[bool] = False
     # Where a batch holds both branches of guidance, whether the conditional one is its second half.
     conditional_second: ClassVar[bool] = True
+    # Whether pipelines of this family give their sampler one answer for both branches of guidance.
+    merges_answers: ClassVar[bool] = True
 
     def shape(self, steps: int, *args: Any, **kwargs: Any) -> Shape:
         """The sites of a run of `steps` steps on such inputs of the network's forward."""
@@ -39,6 +41,10 @@ class Backbone(ABC):
     @abstractmethod
     def text_tokens(self, *args: Any, **kwargs: Any) -> int:
         """How many text tokens such inputs hold, padding included; 0 where the network reads no text."""
+
+    def may_guide(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether a batch of such inputs may hold both branches of guidance, as far as its conditions tell."""
+        return True
 
     @abstractmethod
     def enter(self, *args: Any, **kwargs: Any) -> Stream:

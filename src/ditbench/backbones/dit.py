@@ -41,6 +41,7 @@ class DiTBackbone(Backbone):
 
     network_class: ClassVar[str] = "DiTTransformer2DModel"
     conditional_second: ClassVar[bool] = False
+    merges_answers: ClassVar[bool] = False
 
     def __init__(self, network: DiTTransformer2DModel) -> None:
         self.network = network
@@ -52,6 +53,14 @@ class DiTBackbone(Backbone):
 
     def text_tokens(self, *args: Any, **kwargs: Any) -> int:
         return 0
+
+    def may_guide(
+        self, hidden_states: Tensor, timestep: Tensor | None = None, class_labels: Tensor | None = None, **kwargs: Any
+    ) -> bool:
+        """The other branch is of the class that stands for none."""
+        if class_labels is None:
+            return False
+        return bool((class_labels.chunk(2)[-1] == self.network.config.num_embeds_ada_norm).all())
 
     def enter(
         self,

@@ -149,6 +149,18 @@ class RecordedRun:
         """As `Run.costs`."""
         return self._recording.run.costs
 
+    def settle(self, halves: int) -> None:
+        """As `Run.settle`; what is recorded already holds one or two branches of guidance and no other."""
+        recorded = self._recording.run
+        if len(self._recording.calls) > self._next and recorded.halves != halves:
+            raise Fault(
+                f"a sampling run with {recorded.halves} branch(es) of guidance is recorded, and this one has {halves}: "
+                "restore, and accelerate the pipeline anew"
+            )
+        recorded.settle(halves)
+        if self._eager is not None:
+            self._eager.settle(halves)
+
     def advance(self) -> None:
         """As `Run.advance`."""
         if self._next == len(self._recording.calls):
