@@ -82,6 +82,15 @@ def test_a_sample_is_forecast_from_its_own_steps() -> None:
     assert torch.allclose(found, line(7))
 
 
+def test_drafts_that_are_kept_are_checked_once_where_others_are_thrown_away() -> None:
+    knobs = {"threshold": 1.5, "decay": 1.0, "order": 2, "variant": "paper"}
+    run, _ = sample("dit", "speca", knobs, 3, steps=10)
+    computed, last = run.trace.ran[:, 0], run.trace.ran[:, -1]
+    assert ((computed > 0) & (computed < 3)).any()
+    # Beside those that are computed, the last block runs once for each draft.
+    assert (last - computed <= 3).all()
+
+
 def test_samples_check_and_compute_for_themselves() -> None:
     # Between what the samples' errors are: not all are computed in the same steps.
     run, _ = sample("dit", "speca", {"threshold": 1.0, "decay": 1.0, "order": 2}, 3, steps=10)

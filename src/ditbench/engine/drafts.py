@@ -149,6 +149,8 @@ class Drafts(SampledTaylor):
     def due(self, step: int, stream: Stream) -> Tensor:
         """The samples whose last block is computed for comparison."""
         assert self._compute is not None and self._drafts is not None
+        if self.rules.rejects and self._entered is None:  # the step is made once more: what is kept was checked before
+            return torch.zeros(0, dtype=torch.long, device=stream.device)
         self._checked = (~self._compute & (self._drafts > self.rules.unchecked)).nonzero().flatten()
         return self._checked
 
@@ -178,7 +180,6 @@ class Drafts(SampledTaylor):
         self._drafts = torch.where(self._compute, 0, self._drafts)
         stream.hidden, stream.text = self._entered
         self._entered = None
-        self._checked = torch.zeros(0, dtype=torch.long, device=stream.device)
         return True
 
 
