@@ -82,6 +82,12 @@ def test_fewer_steps_takes_a_share_of_the_steps() -> None:
         ("full", {"interval": 2}, "it has none"),
         ("fewer-steps", {"share": 1.5}, "must be <= 1"),
         ("foar", {}, "did you mean 'fora'?"),
+        ("teacache", {"threshold": float("inf")}, "threshold: inf must be a finite number"),
+        ("teacache", {"threshold": 0.1, "most": 0.0}, "most: 0"),
+        ("speca", {"threshold": 0.1, "longest": 2}, "no draft would be checked"),
+        ("speca", {"threshold": 0.1, "unchecked": 9, "variant": "paper"}, "no draft would be checked"),
+        ("toca", {"bonus": -0.5}, "bonus: -0.5 must be 0 or more"),
+        ("duca", {"cell": 0}, "cell: 0 must be 1 or more"),
     ],
 )
 def test_wrong_knobs_are_one_sentence(name: str, knobs: dict, says: str) -> None:

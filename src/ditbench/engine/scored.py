@@ -175,6 +175,7 @@ def grid_of(stream: Stream) -> tuple[int, int]:
 def with_bonus(total: Tensor, grid: tuple[int, int], cell: int, bonus: float) -> Tensor:
     """Sums [samples, tokens] in which the best token of each square of `cell` tokens a side has grown by a share."""
     rows, columns = grid
+    cell = min(cell, max(grid))  # a larger square holds the same tokens
     down, across = -(-rows // cell), -(-columns // cell)
     padded = functional.pad(
         total.unflatten(1, grid), (0, across * cell - columns, 0, down * cell - rows), value=-torch.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -127,6 +128,8 @@ class Method:
         numeric = wanted.type is float and isinstance(value, int) and not isinstance(value, bool)
         if type(value) is not wanted.type and not numeric:
             return f"{name}: {value!r} must be of type {wanted.type.__name__}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name}: {value!r} must be a finite number"
         if wanted.choices is not None and value not in wanted.choices:
             return f"{name}: {value!r} must be one of {', '.join(map(str, wanted.choices))}"
         if wanted.least is not None and not value >= wanted.least:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
+from ditbench.faults import Fault
 from ditbench.methods.base import UNSET, Thresholded, Trio, knob
 
 if TYPE_CHECKING:
@@ -47,6 +48,21 @@ class SpeCa(Thresholded):
         "sample", "who is decided together; pair: both branches of guidance", choices=("sample", "pair", "batch")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.longest <= self.trusted:
+            raise Fault(
+                f"no draft would be checked, whatever the threshold: at most {self.longest} come in a row (longest), "
+                f"the first {self.trusted} of which are not checked (unchecked)"
+            )
+
+    @property
+    def trusted(self) -> int:
+        """The drafts after a computed step that are not checked."""
+        if self.unchecked != OWN:
+            return self.unchecked
+        return 2 if self.variant == "repo" else 0
+
     def plan(self, shape: Shape) -> Plan:
         self.need_threshold()
         return Plan(shape.layout, shape.layout.by_branch, np.full(shape.sites, ASK))
@@ -54,14 +70,13 @@ class SpeCa(Thresholded):
     def parts(self, shape: Shape, generator: Generator) -> Trio:
         from ditbench.engine.drafts import Drafts, Rules
 
-        own = 2 if self.variant == "repo" else 0
         rules = Rules(
             shape.steps,
             self.bound,
             self.decay,
             self.floor,
             self.first,
-            own if self.unchecked == OWN else self.unchecked,
+            self.trusted,
             self.longest,
             self.variant == "paper",
             self.error,  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -49,6 +50,11 @@ class TeaCache(Thresholded):
         "sample", "who is decided together; pair: both branches of guidance", choices=("sample", "pair", "batch")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most == 0:
+            raise Fault("most: 0 would take every change for none")
+
     def fits_polynomial(self) -> bool:
         return self.polynomial == "fit"
 
@@ -64,11 +70,14 @@ class TeaCache(Thresholded):
         if self.polynomial in FITS:
             return list(FITS[self.polynomial])
         try:
-            return [float(word) for word in self.polynomial.split(",")]
+            given = [float(word) for word in self.polynomial.split(",")]
         except ValueError:
+            given = [math.nan]
+        if not all(map(math.isfinite, given)):
             raise Fault(
                 f"polynomial: {self.polynomial!r} must be one of {', '.join(FITS)}, fit, or numbers with commas between"
-            ) from None
+            )
+        return given
 
     def plan(self, shape: Shape) -> Plan:
         self.need_threshold()

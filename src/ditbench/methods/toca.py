@@ -238,6 +238,13 @@ class ToCa(Method):
         "auto", "whether both branches of guidance compute the same tokens", choices=("auto", "shared", "separate")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if OWN < self.bonus < 0:
+            raise Fault(f"bonus: {self.bonus!r} must be 0 or more, or -1 for the schedule's")
+        if self.cell == 0:
+            raise Fault("cell: 0 must be 1 or more, or -1 for the schedule's")
+
     def cycle(self, shape: Shape) -> Cycle:
         """Where every site stands between full steps."""
         # Published code without tokens is FORA: nothing is weighted.
