@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from typing import Any
 
 import pytest
 import torch
@@ -174,3 +175,53 @@ def test_another_scheduler_is_noticed(pipeline: PixArtAlphaPipeline) -> None:
             draw(pipeline)
         pipeline.scheduler = own
         draw(pipeline)
+
+
+def test_chance_does_not_hang_on_the_batch(pipeline: PixArtAlphaPipeline) -> None:
+    def drawn(*seeds: int) -> torch.Tensor:
+        return pipeline(
+            prompt=[PROMPT] * len(seeds),
+            num_inference_steps=4,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            height=16,
+            width=16,
+            use_resolution_binning=False,
+            max_sequence_length=20,
+            output_type="latent",
+        ).images
+
+    with ditbench.accelerate(pipeline, "toca", score="random", age=0.0, bonus=0.0, fresh=0.5):
+        together = drawn(1, 2, 3)
+        assert torch.allclose(together[1:2], drawn(2), atol=1e-4)
+    with ditbench.accelerate(pipeline, "fora"):
+        assert not torch.allclose(together[1:2], drawn(2), atol=1e-2)
+
+
+def test_a_batch_that_changes_within_a_run_is_noticed() -> None:
+    from tests.tiny_pipelines import SIZE, TEXT_LENGTH, build
+
+    pipeline = build("sd3")
+    pipeline.set_progress_bar_config(disable=True)
+    texts = ["prompt_embeds", "pooled_prompt_embeds"]
+
+    def end_guidance(pipe: Any, step: int, _: Any, given: dict[str, Any]) -> dict[str, Any]:
+        if step == 1:
+            pipe._guidance_scale = 0.0
+            given |= {name: given[name].chunk(2)[1] for name in texts}
+        return given
+
+    for method, knobs in (("fora", {}), ("t-gate", {"gate": 2, "after": 2}), ("cfg-off", {"gate": 2})):
+        with (
+            ditbench.accelerate(pipeline, method, **knobs),
+            pytest.raises(Fault, match="was given 4 samples at first and is given 2 in step 3"),
+        ):
+            pipeline(
+                ["a red square", "a blue circle"],
+                height=SIZE[0],
+                width=SIZE[1],
+                max_sequence_length=TEXT_LENGTH,
+                num_inference_steps=4,
+                output_type="latent",
+                callback_on_step_end=end_guidance,
+                callback_on_step_end_tensor_inputs=["latents", *texts],
+            )

@@ -15,6 +15,8 @@ from ditbench.faults import Fault
 from ditbench.methods import Method, get_method
 
 if TYPE_CHECKING:  # `import ditbench` loads no torch: a workflow is planned without it
+    from torch import Tensor
+
     from ditbench.backbones import Backbone
     from ditbench.engine.graphs import RecordedRun
     from ditbench.engine.ledger import Bill
@@ -133,7 +135,8 @@ class Accelerated:
                 lambda: Parts(**{name: make() for name, make in made.items()}),
                 by_itself=False,
             )
-        return run_of(self.method, self.backbone, shape, by_itself=False, halves=halves)
+        seeds = _seeds(args[0] if args else kwargs["hidden_states"], halves)
+        return run_of(self.method, self.backbone, shape, by_itself=False, halves=halves, seeds=seeds)
 
     @property
     def trace(self) -> Trace:
@@ -203,6 +206,19 @@ def _halves(backbone: Backbone, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         return 1
     first, second = latent.chunk(2)
     return 2 if torch.equal(first, second) and backbone.may_guide(*args, **kwargs) else 1
+
+
+def _seeds(latent: Tensor, halves: int) -> list[int] | None:
+    """A number for each image, from its noise alone, so that chance does not hang on the batch that it is drawn in."""
+    import torch
+
+    if latent.is_meta:
+        return None
+    bits = latent[: len(latent) // halves].float().flatten(1).view(torch.int32).long()
+    # Odd factors, each value its own; sums of 64 bits wrap around.
+    factors = torch.arange(bits.shape[1], device=bits.device) * 2 + 1
+    seeds: list[int] = (bits * factors).sum(1).tolist()
+    return seeds
 
 
 def _resampled(sigmas: Any, method: Method) -> Any:

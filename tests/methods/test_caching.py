@@ -244,8 +244,9 @@ def test_a_polynomial_is_clamped_where_it_is_negative_or_was_not_fitted() -> Non
     changes = torch.tensor([0.25, 1.0, 2.0, 50.0])
     assert decider.estimated(changes).tolist() == [0.0, 0.5, 3.0, 3.0]
     assert get_method("teacache", {"threshold": 0.1, "polynomial": "2,-1"}).coefficients() == [2.0, -1.0]
-    with pytest.raises(Fault, match="polynomial: 'x' must be one of identity, flux"):
-        get_method("teacache", {"threshold": 0.1, "polynomial": "x"}).plan(SHAPE)
+    for wrong in ("x", "1,,2", "nan,1", "inf"):
+        with pytest.raises(Fault, match=f"polynomial: '{wrong}' must be one of identity, flux"):
+            get_method("teacache", {"threshold": 0.1, "polynomial": wrong}).plan(SHAPE)
 
 
 def test_teacache_forces_its_first_and_last_steps() -> None:
@@ -274,3 +275,12 @@ def test_dicache_follows_the_way_of_its_probe() -> None:
     stream = plain.enter(**inputs(plain, "pixart", 2, 1))
     stream.hidden = entered + r0 + share * (r1 - r0)
     assert torch.allclose(plain.leave(stream)[0], found[2], atol=1e-4)
+
+
+def test_what_deciders_keep_is_counted() -> None:
+    stream = 2 * 12 * 16 * 4  # two samples of 12 tokens of 16 numbers
+    kept = {
+        name: sample("pixart", name, {"threshold": 1e6}, 2)[0].kept_bytes for name in ("first-block-cache", "teacache")
+    }
+    # What is added again, what changes are seen against, and TeaCache's sums.
+    assert kept == {"first-block-cache": 2 * stream, "teacache": 2 * stream + 2 * 4}

@@ -75,7 +75,7 @@ class FirstBlock(Watcher):
 
     def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
         assert self._entered is not None
-        self._now = stream.hidden - self._entered
+        self._now, self._entered = stream.hidden - self._entered, None
         if self._reference is None:
             return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
         return self.share(self._now, self._reference, stream) > self.threshold
@@ -86,6 +86,11 @@ class FirstBlock(Watcher):
             self._reference = self._now
         else:
             self._reference = torch.where(compute[:, None, None], self._now, self._reference)
+        self._now = None
+
+    def nbytes(self) -> int:
+        """The memory that is kept from one step to the next."""
+        return 0 if self._reference is None else self._reference.nbytes
 
 
 class Accumulating(Watcher):
@@ -116,6 +121,10 @@ class Accumulating(Watcher):
     def decided(self, step: int, stream: Stream, compute: Tensor) -> None:
         assert self._sum is not None
         self._sum = torch.where(compute, torch.zeros_like(self._sum), self._sum)
+
+    def nbytes(self) -> int:
+        """The memory that is kept from one step to the next."""
+        return sum(kept.nbytes for kept in (self._before, self._sum) if kept is not None)
 
 
 class ModulatedInput(Accumulating):

@@ -136,6 +136,7 @@ class RecordedRun:
         self._next = 0
         while len(fresh.branches) < len(recording.run.branches):
             fresh.branches.append(fresh.new_parts())
+        recording.run.reseed(fresh)
         for own, given in zip(generators_of(recording.run), generators_of(fresh), strict=True):
             own.set_state(given.get_state())
 

@@ -96,6 +96,7 @@ class Run:
         self.step = 0
         self.trace = Trace.empty(Shape(plan.steps, plan.layout, tokens))
         self._calls = 0  # of the network, in this step
+        self._given: int | None = None  # samples, at every call
         self._text_tokens: int | None = None
         self._costs: Costs | None = None
 
@@ -116,9 +117,10 @@ class Run:
 
     @property
     def kept_bytes(self) -> int:
-        """What the fills and the selectors hold now."""
-        held: list[Any] = [part for parts in self.branches for part in (parts.fill, parts.selector)]
-        return sum(part.nbytes() for part in held if hasattr(part, "nbytes"))
+        """What fills, selectors and deciders hold now."""
+        held: list[Any] = [part for each in self.branches for part in (each.fill, each.selector, each.decider)]
+        # One object may be two of them.
+        return sum(part.nbytes() for part in {id(part): part for part in held}.values() if hasattr(part, "nbytes"))
 
     def ready(self) -> None:
         """Makes the parts for the next call of the network, where that is of a branch of guidance with none yet."""
@@ -129,9 +131,12 @@ class Run:
 
     def settle(self, halves: int) -> None:
         """Corrects how many branches of guidance a batch holds, where that shows after the first step only."""
-        if self._seeds is not None:
-            raise Fault("where images have seeds it is known how many branches of guidance a batch holds")
-        self.halves = halves
+        self.halves = halves  # seeds stay: images that were taken for branches of one start from the same noise
+
+    def reseed(self, like: Run) -> None:
+        """Takes over another run's seeds, in the memory of its own."""
+        if self._seeds is not None and like._seeds is not None:
+            self._seeds.copy_(like._seeds)
 
     def advance(self) -> None:
         """The next call of the network belongs to the next step."""
@@ -174,10 +179,21 @@ class Run:
             return self._forward(self.halves, self._seeds, args, kwargs)
         return self._forward_alone(args, kwargs)
 
+    def _expect(self, given: int) -> None:
+        """A Fault where a batch is not as large as it was: what is kept of it has rows for those it had."""
+        if self._given is None:
+            self._given = given
+        elif given != self._given:
+            raise Fault(
+                f"the network was given {self._given} samples at first and is given {given} in step {self.step + 1}: a "
+                "batch may not change within a sampling run (guidance is ended by cfg-off or t-gate, not by a callback)"
+            )
+
     def _forward_alone(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A step without guidance, of which the pipeline does not know."""
         if self.halves == 1:
             return self._forward_one_by_one(args, kwargs)
+        self._expect(batch_of(args, kwargs))
         half = Half.of(batch_of(args, kwargs), self.backbone.conditional_second)
         if self._guided[self.step - 1]:
             self._end_guidance(half.rows, None)
@@ -210,6 +226,8 @@ class Run:
         stream = self.backbone.enter(*args, **kwargs)
         if stream.tokens != self.tokens:
             raise Fault(f"the plan is for {self.tokens} tokens, the network was given {stream.tokens}")
+        if halves == self.halves:
+            self._expect(stream.samples)
         if halves > 1 and stream.samples % halves:
             raise Fault(f"a batch of {stream.samples} cannot hold {halves} branches of guidance of equal size")
         if seeds is not None and len(seeds) != stream.samples:

@@ -44,7 +44,7 @@ class ProbeTrajectory(ProbeFeature):
 
     def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
         assert self._entered is not None
-        self._probe = stream.hidden - self._entered
+        self._probe, self._entered = stream.hidden - self._entered, None
         return super().wants(step, stream, backbone)
 
     def keep(self, key: Key, step: int, output: Tensor) -> None:
@@ -98,4 +98,4 @@ class ProbeTrajectory(ProbeFeature):
 
     def nbytes(self) -> int:
         held = [*self._residuals, *self._probes, *([] if self._text is None else [self._text])]
-        return sum(tensor.nbytes for tensor in held)
+        return super().nbytes() + sum(tensor.nbytes for tensor in held)
