@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from inspect import signature
 from typing import Any
 
@@ -175,6 +176,18 @@ def test_another_scheduler_is_noticed(pipeline: PixArtAlphaPipeline) -> None:
             draw(pipeline)
         pipeline.scheduler = own
         draw(pipeline)
+
+
+def test_two_accelerated_pipelines_need_two_schedulers(pipeline: PixArtAlphaPipeline) -> None:
+    other = copy.deepcopy(pipeline)
+    with ditbench.accelerate(pipeline, "fora"):
+        other.scheduler = pipeline.scheduler
+        with pytest.raises(Fault, match="uses this very scheduler"):
+            ditbench.accelerate(other, "fora")
+        draw(pipeline)
+    with ditbench.accelerate(other, "fora"):
+        draw(other)
+    assert "forward" not in vars(other.transformer)
 
 
 def test_chance_does_not_hang_on_the_batch(pipeline: PixArtAlphaPipeline) -> None:

@@ -55,6 +55,11 @@ class Accelerated:
         self._recorder = Recorder() if graphs else None
         self._give_back: Callable[[], None] | None = take_place(self.network, self._forward)
         try:
+            if getattr(vars(self.scheduler).get("step"), "of_accelerated", False):
+                raise Fault(
+                    "another accelerated pipeline uses this very scheduler: restore that, or give this one its own, "
+                    "type(pipeline.scheduler).from_config(pipeline.scheduler.config)"
+                )
             self._own_weights = put_on(self.network, method.worn if isinstance(method, Method) else None)
         except Fault:
             self._give_back()
@@ -247,6 +252,7 @@ def _with_signature(method: Callable[..., Any], original: Callable[..., Any]) ->
     def called(*args: Any, **kwargs: Any) -> Any:
         return method(*args, **kwargs)
 
+    called.of_accelerated = True  # type: ignore[attr-defined]
     return called
 
 
