@@ -284,3 +284,39 @@ def test_what_deciders_keep_is_counted() -> None:
     }
     # What is added again, what changes are seen against, and TeaCache's sums.
     assert kept == {"first-block-cache": 2 * stream, "teacache": 2 * stream + 2 * 4}
+
+
+@pytest.mark.parametrize("name", ["wan", "pixart", "dit"])
+def test_teacache_watches_the_time_s_projection_where_there_is_one_for_all_blocks(name: str) -> None:
+    knobs = {"threshold": 1e-9, "watch": "projection"}
+    if name == "dit":
+        with pytest.raises(Fault, match="projects the time in every block"):
+            sample(name, "teacache", knobs, 2, steps=3)
+        return
+    assert sample(name, "teacache", knobs, 2, steps=3)[0].trace.realised_ratio == 0
+    # As published for Wan: five steps at the start, none at the end.
+    published = {"threshold": 1e6, "watch": "projection", "polynomial": "wan-1.3b-ret-steps", "first": 5, "last": 0}
+    run, _ = sample(name, "teacache", published, 2, steps=8)
+    assert (run.trace.ran[:, 0] > 0).tolist() == [True] * 5 + [False] * 3
+
+
+def test_dicache_may_take_the_input_s_change_off_the_probe_s() -> None:
+    plain = make("pixart")
+    seen = []
+    for step in range(2):
+        stream = plain.enter(**inputs(plain, "pixart", step, 2))
+        entered = stream.hidden.clone()
+        for branch in range(3):
+            plain.add(stream, branch, plain.compute(stream, branch))
+        seen.append((entered, stream.hidden.clone()))
+
+    def change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return (now - before).abs().flatten(1).mean(1) / before.abs().flatten(1).mean(1)
+
+    (entered0, probe0), (entered1, probe1) = seen
+    expected = (change(probe1, probe0) - change(entered1, entered0)).abs()
+    for factor, whole in ((0.99, True), (1.01, False)):
+        for one in range(2):
+            knobs = {"threshold": float(expected[one]) * factor, "warmup": 0.0, "last": 0, "change": "delta-minus"}
+            run, _ = sample("pixart", "dicache", knobs, 2, steps=2, one=one)
+            assert (run.trace.ran[1, -1] > 0) == whole

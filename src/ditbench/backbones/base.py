@@ -88,6 +88,10 @@ class Backbone(ABC):
         It tells how far the network's input has moved, as TeaCache has it. Nobody writes to it later.
         """
 
+    def time_projection(self, stream: Stream) -> Tensor:
+        """What all blocks are modulated by, [samples, 6, width], where that is projected once for all of them."""
+        raise Fault(f"{type(self.network).__name__} projects the time in every block by itself: watch its input")
+
     def inner(self, branch: int) -> tuple[nn.Module, ...]:
         """The attention, or the feed-forwards, that a branch is computed by; none where they cannot be narrowed."""
         return ()

@@ -133,6 +133,9 @@ class PixArtBackbone(Backbone):
         modulated: Tensor = layer.norm1(stream.hidden) * (1 + by.scale_self) + by.shift_self
         return modulated
 
+    def time_projection(self, stream: Stream) -> Tensor:
+        return stream.condition("modulation")
+
     def inner(self, branch: int) -> tuple[nn.Module, ...]:
         block, name = self.layout.branches[branch]
         layer = self.network.transformer_blocks[block]

@@ -127,6 +127,9 @@ class WanBackbone(Backbone):
     def modulated_input(self, stream: Stream) -> Tensor:
         return stream.condition("embedded_time")
 
+    def time_projection(self, stream: Stream) -> Tensor:
+        return stream.condition("modulation")
+
     def gates(self, stream: Stream, branch: int) -> tuple[Tensor | None, Tensor | None]:
         block, name = self.layout.branches[branch]
         if name == "cross":

@@ -105,6 +105,10 @@ class Accumulating(Watcher):
     def watched(self, stream: Stream, backbone: Backbone) -> Tensor:
         """What is compared from step to step; nobody writes to it later."""
 
+    def moved(self, now: Tensor, before: Tensor, stream: Stream) -> Tensor:
+        """How far what is watched has moved since the last step, of each sample."""
+        return self.share(now, before, stream)
+
     def estimated(self, change: Tensor) -> Tensor:
         """The change of the output that is expected of a change of what is watched."""
         return change
@@ -115,7 +119,7 @@ class Accumulating(Watcher):
         if before is None or self._sum is None:
             self._sum = torch.zeros(stream.samples, device=stream.device)
             return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)
-        self._sum = self._sum + self.estimated(self.share(now, before, stream))
+        self._sum = self._sum + self.estimated(self.moved(now, before, stream))
         return self._sum >= self.threshold
 
     def decided(self, step: int, stream: Stream, compute: Tensor) -> None:
@@ -127,8 +131,13 @@ class Accumulating(Watcher):
         return sum(kept.nbytes for kept in (self._before, self._sum) if kept is not None)
 
 
+def watched_input(stream: Stream, backbone: Backbone, projected: bool) -> Tensor:
+    """The network's first modulated input, or what the time is projected to for all blocks to be modulated by."""
+    return backbone.time_projection(stream) if projected else backbone.modulated_input(stream)
+
+
 class ModulatedInput(Accumulating):
-    """Watches the network's first modulated input, through a polynomial.
+    """Watches the network's first modulated input, or the time's projection (`projected`), through a polynomial.
 
     `coefficients`, highest power first, were fitted for changes from `least` to `most`: beyond they are taken at these,
     and where they are negative as 0, so that the sum cannot fall.
@@ -142,12 +151,13 @@ class ModulatedInput(Accumulating):
         coefficients: list[float],
         most: float,
         least: float = 0.0,
+        projected: bool = False,
     ) -> None:
         super().__init__(threshold, pool, forced)
-        self.coefficients, self.most, self.least = coefficients, most, least
+        self.coefficients, self.most, self.least, self.projected = coefficients, most, least, projected
 
     def watched(self, stream: Stream, backbone: Backbone) -> Tensor:
-        return backbone.modulated_input(stream)
+        return watched_input(stream, backbone, self.projected)
 
     def estimated(self, change: Tensor) -> Tensor:
         change = change.clamp(self.least, self.most)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditbench.engine.changes import Pool, pooled, relative_change
+from ditbench.engine.changes import Pool, pooled, relative_change, watched_input
 from ditbench.engine.fills import Key
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ class Observer:
     stateless: ClassVar[bool] = False
     wants_all: ClassVar[bool] = True
 
-    def __init__(self, moves: Moves, pool: Pool = "sample") -> None:
-        self._moves, self._pool = moves, pool
+    def __init__(self, moves: Moves, pool: Pool = "sample", projected: bool = False) -> None:
+        self._moves, self._pool, self._projected = moves, pool, projected
         self._halves = 1
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._moved: Tensor | None = None
 
     def decide(self, unit: Unit, step: int, stream: Stream, backbone: Backbone) -> Tensor:
-        now, self._halves = backbone.modulated_input(stream), stream.halves
+        now, self._halves = watched_input(stream, backbone, self._projected), stream.halves
         self._moved = None if self._input is None else self._share(now, self._input)
         self._input = now
         return torch.ones(stream.samples, dtype=torch.bool, device=stream.device)

@@ -22,15 +22,18 @@ class ProbeTrajectory(ProbeFeature):
 
     R is what the whole network adds to the stream, P what the probe adds. With two computed steps before it, a step
     that is left out adds R2 + g (R1 - R2), where R1 and R2 are of the last and the last but one, and g how far P has
-    come from P2 towards P1, within 1 and `most`; else the last R. Every sample has its own.
+    come from P2 towards P1, within 1 and `most`; else the last R. Every sample has its own. With `minus` what decides
+    is by how much the change behind the probe differs from that of what entered the network.
     """
 
     stateless: ClassVar[bool] = False
     wants_all: ClassVar[bool] = True
 
-    def __init__(self, threshold: float, pool: Pool, forced: list[bool], most: float) -> None:
+    def __init__(self, threshold: float, pool: Pool, forced: list[bool], most: float, minus: bool = False) -> None:
         super().__init__(threshold, pool, forced)
-        self.most = most
+        self.most, self.minus = most, minus
+        # What entered the network in this step and in the one before, where that change is taken off the probe's.
+        self._came: tuple[Tensor | None, Tensor | None] = (None, None)
         self._entered: Tensor | None = None
         self._probe: Tensor | None = None  # P of this step
         # Of the last and the last but one computed step of every sample, and how many there were.
@@ -44,8 +47,16 @@ class ProbeTrajectory(ProbeFeature):
 
     def wants(self, step: int, stream: Stream, backbone: Backbone) -> Tensor:
         assert self._entered is not None
+        if self.minus:
+            self._came = (self._entered, self._came[0])
         self._probe, self._entered = stream.hidden - self._entered, None
         return super().wants(step, stream, backbone)
+
+    def moved(self, now: Tensor, before: Tensor, stream: Stream) -> Tensor:
+        moved, (entered, earlier) = super().moved(now, before, stream), self._came
+        if entered is None or earlier is None:
+            return moved
+        return (moved - self.share(entered, earlier, stream)).abs()
 
     def keep(self, key: Key, step: int, output: Tensor) -> None:
         if key.unit == 0:
@@ -97,5 +108,6 @@ class ProbeTrajectory(ProbeFeature):
         return before + share * (last - before) - self._probe
 
     def nbytes(self) -> int:
-        held = [*self._residuals, *self._probes, *([] if self._text is None else [self._text])]
+        optional = (self._text, self._came[0])
+        held = [*self._residuals, *self._probes, *(each for each in optional if each is not None)]
         return super().nbytes() + sum(tensor.nbytes for tensor in held)

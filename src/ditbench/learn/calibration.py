@@ -101,6 +101,7 @@ class _Observing(Method):
     name: ClassVar[str] = "observing"
     moves: Moves = field(kw_only=True)
     pool: str = field(kw_only=True)
+    watch: str = field(kw_only=True)
 
     def plan(self, shape: Shape) -> Plan:
         return Plan(shape.layout, (shape.layout.span(0, shape.layout.blocks),), np.full((shape.steps, 1), ASK))
@@ -108,7 +109,7 @@ class _Observing(Method):
     def parts(self, shape: Shape, generator: Generator) -> Trio:
         from ditbench.engine.observer import Observer
 
-        both = Observer(self.moves, self.pool)  # type: ignore[arg-type]
+        both = Observer(self.moves, self.pool, self.watch == "projection")  # type: ignore[arg-type]
         return Trio(both, None, both)
 
 
@@ -117,7 +118,8 @@ def observe(lesson: Lesson, method: Method) -> tuple[NDArray[np.float64], NDArra
     from ditbench.engine.observer import Moves
 
     moves = Moves()
-    lesson.run(_Observing(moves=moves, pool=getattr(method, "pool", "sample")))
+    pool, watch = getattr(method, "pool", "sample"), getattr(method, "watch", "input")
+    lesson.run(_Observing(moves=moves, pool=pool, watch=watch))
     return moves.arrays()
 
 

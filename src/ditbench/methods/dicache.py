@@ -35,6 +35,11 @@ class DiCache(Thresholded):
     probe: int = knob(1, "blocks of the probe (the paper's m)", least=1)
     warmup: float = knob(0.2, "share of the steps at the start that is always computed", least=0, most=1)
     last: int = knob(1, "steps at the end that are always computed; 0 for Wan", least=0)
+    change: str = knob(
+        "delta-y",
+        "what adds up: the change behind the probe, or by how much it differs from the input's (0.08 for FLUX-dev)",
+        choices=("delta-y", "delta-minus"),
+    )
     most: float = knob(1.5, "the farthest that a step goes along the way of the last two; 2 for Wan", least=1)
     pool: str = knob(
         "sample", "who is decided together; pair: both branches of guidance", choices=("sample", "pair", "batch")
@@ -56,6 +61,7 @@ class DiCache(Thresholded):
             self.pool,  # type: ignore[arg-type]
             forced.tolist(),
             self.most,
+            self.change == "delta-minus",
         )
         # One object: what fills is what was decided by.
         return Trio(both, None, both)

@@ -16,13 +16,15 @@ from ditbench.methods.base import UNSET, Thresholded, knob
 if TYPE_CHECKING:
     from ditbench.engine.deciders import Decider
 
-# The published fits, highest power first. Those of Wan are of its default mode, which watches the time's embedding;
-# others were published for a mode that watches the projection of it.
+# The published fits, highest power first. Wan's are of its default mode, which watches the time's embedding, and of the
+# code's `use_ret_steps`, which watches the projection of it.
 FITS: dict[str, tuple[float, ...]] = {
     "identity": (1.0, 0.0),
     "flux": (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
     "wan-1.3b": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
     "wan-14b": (-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),
+    "wan-1.3b-ret-steps": (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
+    "wan-14b-ret-steps": (-303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525),
 }
 
 
@@ -44,8 +46,13 @@ class TeaCache(Thresholded):
     threshold: float = knob(UNSET, "sum of changes at which all is computed; 0.25 to 0.8 for FLUX-dev", least=UNSET)
     polynomial: str = knob("identity", "a published fit, fit, or coefficients such as 2.5,-0.1,0, highest power first")
     most: float = knob(1.0, "the largest change that the polynomial was fitted to", least=0)
-    first: int = knob(1, "steps at the start that are always computed", least=1)
-    last: int = knob(1, "steps at the end that are always computed", least=0)
+    watch: str = knob(
+        "input",
+        "what must change: the modulated input, or the projection of the time (Wan, PixArt; Wan's ret-steps)",
+        choices=("input", "projection"),
+    )
+    first: int = knob(1, "steps at the start that are always computed; 5 with Wan's ret-steps", least=1)
+    last: int = knob(1, "steps at the end that are always computed; 0 with Wan's ret-steps", least=0)
     pool: str = knob(
         "sample", "who is decided together; pair: both branches of guidance", choices=("sample", "pair", "batch")
     )
@@ -98,4 +105,5 @@ class TeaCache(Thresholded):
             self.coefficients(),
             fitted["most"],
             fitted["least"],
+            self.watch == "projection",
         )
