@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 import ditbench
 from ditbench.backbones.families import backbone_of
 from ditbench.engine.fills import Pass, Reuse
+from ditbench.engine.graphs import RecordedRun
 from ditbench.engine.layout import Layout
 from ditbench.engine.plan import Plan
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.selectors import RandomTokens
 from ditbench.faults import Fault
+from ditbench.methods import get_method
+from ditbench.sampling import run_of
 from tests.backbones import networks
 from tests.tiny_pipelines import PIPELINES, build, draw
 
@@ -124,3 +128,24 @@ def test_a_static_plan_never_waits_for_the_gpu(name: str) -> None:
                 backbone.network(**inputs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_recording_holds_one_number_of_branches_of_guidance() -> None:
+    backbone = networks.make("pixart")
+    shape = backbone.shape(3, **networks.inputs(backbone, "pixart", 0, 4))
+
+    def run(*seeds: int) -> Run:
+        return run_of(get_method("full"), backbone, shape, by_itself=False, halves=2, seeds=seeds)
+
+    recording: Any = SimpleNamespace(run=run(1, 2), calls=[])
+    first = RecordedRun(run(1, 2), recording)
+    recording.calls, first._next = ["the first step"], 1
+    first.settle(1)  # two images of one noise
+    assert recording.run.halves == 1
+    recording.calls += ["the second"]
+    later = RecordedRun(run(5, 6), recording)
+    assert recording.run._seeds.tolist() == [5, 6, 5, 6]
+    later._next = 1
+    later.settle(1)
+    with pytest.raises(Fault, match=r"1 branch.* of guidance is recorded, and this one has 2"):
+        later.settle(2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -232,3 +234,24 @@ def test_a_sample_is_chosen_for_by_itself(score: str) -> None:
         with attached(one):
             single.append(backbone.network(**given)[0])
     assert all(torch.allclose(a[:1], b, atol=1e-5) for a, b in zip(both, single, strict=True))
+
+
+@pytest.mark.parametrize("score", ["attention", "value-norm"])
+def test_attention_that_a_processor_hides_is_one_sentence(score: str) -> None:
+    class Hidden:
+        """Attends in words of its own."""
+
+        def __call__(self, attn: Any, hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+            mixed: torch.Tensor = attn.to_out[0](attn.to_v(hidden_states))
+            return mixed
+
+    backbone = make("dit")
+    network = backbone.network
+    for block in network.transformer_blocks:
+        block.attn1.set_processor(Hidden())
+    tokens = backbone.tokens(**inputs(backbone, "dit", 0, 1))
+    plan = Plan(backbone.layout, backbone.layout.by_branch, np.array([[1.0] * len(backbone.layout), [0, 0.5] * 2]))
+    chooser = ScoredTokens(score_of(score, plan.layout, generator()), plan, tokens, NONE)
+    run = Run(backbone, plan, tokens, lambda: Parts(Reuse(), chooser))
+    with attached(run), pytest.raises(Fault, match="this network's processor shows nothing"):
+        network(**inputs(backbone, "dit", 0, 1))

@@ -106,8 +106,7 @@ class AttentionReceived(Score):
     sees: ClassVar[tuple[str, ...]] = SELF
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
-        assert glance.attention is not None, "a branch that attends shows how"
-        return glance.received[:, glance.image], map_macs(glance.attention)
+        return glance.received[:, glance.image], map_macs(glance.shown)
 
 
 class CrossEntropy(Score):
@@ -117,8 +116,7 @@ class CrossEntropy(Score):
     sees: ClassVar[tuple[str, ...]] = CROSS
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
-        assert glance.attention is not None, "a branch that attends shows how"
-        return 1 + entropies(glance.attention), map_macs(glance.attention)
+        return 1 + entropies(glance.shown), map_macs(glance.shown)
 
     def shared(self, values: Tensor) -> Tensor:
         # Published code attends to the texts of both branches side by side, half of the weight on each: the entropy
@@ -133,8 +131,7 @@ class _SmallNorm(Score):
     part: ClassVar[str]
 
     def read(self, glance: Glance) -> tuple[Tensor, int]:
-        assert glance.attention is not None, "a branch that attends shows how"
-        vectors: Tensor = getattr(glance.attention, self.part)[:, :, glance.image]
+        vectors: Tensor = getattr(glance.shown, self.part)[:, :, glance.image]
         return (1 - vectors.float().norm(dim=-1)).sum(1), 0
 
 

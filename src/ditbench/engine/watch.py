@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ditbench.faults import Fault
+
 if TYPE_CHECKING:
     from ditbench.backbones import Backbone, Output, Stream
     from ditbench.engine.rows import Rows
@@ -50,13 +52,22 @@ class Glance:
     image: slice
     like: Glance | None = None
 
+    @property
+    def shown(self) -> Attention:
+        """The attention of a branch that attends."""
+        if self.attention is None:
+            raise Fault(
+                "tokens are to be chosen by attention, of which this network's processor shows nothing: set one that "
+                "calls scaled_dot_product_attention, or choose by similarity, norm or random"
+            )
+        return self.attention
+
     @cached_property
     def received(self) -> Tensor:
         """The attention that every key receives; the map is made once, whoever asks."""
         if self.like is not None:
             return self.like.received
-        assert self.attention is not None, "a branch that attends shows how"
-        return received(self.attention)
+        return received(self.shown)
 
 
 @runtime_checkable
