@@ -238,3 +238,24 @@ def test_a_batch_that_changes_within_a_run_is_noticed() -> None:
                 callback_on_step_end=end_guidance,
                 callback_on_step_end_tensor_inputs=["latents", *texts],
             )
+
+
+def test_a_plan_is_of_the_steps_that_are_taken_where_a_picture_is_given() -> None:
+    from diffusers import StableDiffusion3Img2ImgPipeline
+
+    from tests.tiny_pipelines import SIZE, TEXT_LENGTH, build
+
+    pipeline = StableDiffusion3Img2ImgPipeline(**build("sd3").components)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = torch.linspace(-1, 1, 3 * SIZE[0] * SIZE[1]).reshape(1, 3, *SIZE)
+    with ditbench.accelerate(pipeline, "fora", interval=3, direction="down") as accelerated:
+        pipeline(
+            "a red square",
+            image=picture,
+            strength=0.5,
+            num_inference_steps=10,
+            max_sequence_length=TEXT_LENGTH,
+            output_type="latent",
+        )
+        # Five steps: the first, and counted from the last, which is computed, every third.
+        assert (accelerated.trace.ran.max(1) > 0).tolist() == [True, True, False, False, True]

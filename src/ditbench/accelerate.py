@@ -120,7 +120,7 @@ class Accelerated:
             if self._recorder is None:
                 self._run = make()
             else:
-                self._run = self._recorder.run(make, args, kwargs, (self._steps, halves))
+                self._run = self._recorder.run(make, args, kwargs, (self._taken, halves))
         return self._run.forward(*args, **kwargs)
 
     def _make_run(self, halves: int, *args: Any, **kwargs: Any) -> Run:
@@ -128,10 +128,11 @@ class Accelerated:
         from ditbench.engine.run import Parts, Run
         from ditbench.sampling import run_of
 
-        shape = self.backbone.shape(self._steps, *args, **kwargs)
+        steps = self._taken
+        shape = self.backbone.shape(steps, *args, **kwargs)
         if isinstance(self.method, Plan):
-            if self.method.steps != self._steps:
-                raise Fault(f"the plan is for {self.method.steps} steps, the pipeline was asked for {self._steps}")
+            if self.method.steps != steps:
+                raise Fault(f"the plan is for {self.method.steps} steps, the pipeline takes {steps}")
             made = {"fill": Reuse, **self._parts}
             return Run(
                 self.backbone,
@@ -142,6 +143,11 @@ class Accelerated:
             )
         seeds = _seeds(args[0] if args else kwargs["hidden_states"], halves)
         return run_of(self.method, self.backbone, shape, by_itself=False, halves=halves, seeds=seeds)
+
+    @property
+    def _taken(self) -> int:
+        """The sampler's steps, without those that a pipeline leaves out which starts from a picture."""
+        return self._steps - (getattr(self.scheduler, "begin_index", None) or 0)
 
     @property
     def trace(self) -> Trace:
