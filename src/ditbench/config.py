@@ -23,6 +23,7 @@ ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 
 
 _STORE = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+|sqlite(\+\w+)?:///(?!:memory:).+|databricks.*")
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 # More jobs an arm, or arms of a sweep, are a slip: a campaign of a thousandth of them takes minutes to be planned.
 MOST_SHARDS = MOST_ARMS = 10_000
 
@@ -73,6 +74,11 @@ class MlflowConfig(_Part):
         """What MLflow would take for a folder, or keep in memory until the job ends, is told before hours of work."""
         if uri is not None and not _STORE.fullmatch(uri):
             raise ValueError("is no store of runs; possible: sqlite:///FILE, http(s)://HOST, postgresql://…, mysql://…")
+        if uri is not None and _PASSWORD.search(uri):
+            raise ValueError(
+                "has a password, which would be kept with the results; MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD open a server, PGPASSWORD or ~/.pgpass a database of PostgreSQL's"
+            )
         return uri
 
 

@@ -22,6 +22,8 @@ _PATTERNS = {
     DEVICE: "is not a device; possible: cpu, cuda, cuda:0, cuda:1, …",
     PATH: "must be a path of letters, digits and . / _ + @ , : = % -, the last not first: commands are made of it",
 }
+# Name and password in an address.
+_SECRETS = re.compile(r"://[^/@\s]*@")
 LONGEST = 60
 MOST_VALUES = 1_000_000
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
@@ -36,8 +38,8 @@ def possible(name: str, valid: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it was written, if that is short."""
-    text = repr(value)
+    """A value as it was written, if that is short; of an address, without who opens it."""
+    text = _SECRETS.sub("://…@", repr(value))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 

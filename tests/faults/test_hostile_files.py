@@ -82,8 +82,15 @@ def test_runs_are_published_to_what_keeps_them() -> None:
     for uri in ("mlruns", "file:./mlruns", "sqlite://", "sqlite:///", "sqlite:///:memory:", "s3://bucket", ""):
         with pytest.raises(Fault, match=r"mlflow\.uri: .* is no store of runs; possible: sqlite:///FILE"):
             check_config({"mlflow": {"uri": uri}})
-    for uri in ("sqlite:///a.db", "sqlite:////data/a.db", "http://host:5000", "postgresql+psycopg2://a:b@c/d"):
+    for uri in ("sqlite:///a.db", "sqlite:////data/a.db", "http://host:5000", "postgresql+psycopg2://a@c:5432/d"):
         assert check_config({"mlflow": {"uri": uri}}).mlflow.uri == uri
+
+
+@pytest.mark.parametrize("uri", ["https://me:s3cret@host:5000", "postgresql+psycopg2://me:s3cret@db/runs"])
+def test_a_password_is_not_kept_with_the_results_and_not_told(uri: str) -> None:
+    with pytest.raises(Fault, match=r"mlflow\.uri: .* has a password, .* MLFLOW_TRACKING_PASSWORD") as told:
+        check_config({"mlflow": {"uri": uri}})
+    assert "s3cret" not in str(told.value)
 
 
 @pytest.mark.parametrize("place", ["results", "/data/my.results/run_1-a", "../other+more@2", "résultats", ".a=b"])
