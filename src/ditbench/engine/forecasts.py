@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ditbench.engine.fills import Key
+from ditbench.engine.fills import Key, Replace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ditbench.backbones import Stream
     from ditbench.engine.rows import Rows
 
 
@@ -45,13 +46,10 @@ class Taylor:
         self._factors[key] = factors
         self._steps[key] = [step, *steps][: self.order + 1]
 
-    def supply(self, key: Key, step: int) -> Tensor | None:
-        return self._forecast(key, step)
-
     def complete(self, key: Key, step: int, rows: Rows, part: Tensor) -> Tensor | None:
-        return rows.put(self._forecast(key, step).clone(memory_format=torch.contiguous_format), part)
+        return rows.put(self.supply(key, step).clone(memory_format=torch.contiguous_format), part)
 
-    def _forecast(self, key: Key, step: int) -> Tensor:
+    def supply(self, key: Key, step: int) -> Tensor:
         factors, steps = self._factors[key], self._steps[key]
         whole, weight = factors[0], 1.0
         for i, factor in enumerate(factors[1:], start=1):
@@ -64,6 +62,32 @@ class Taylor:
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for factors in self._factors.values() for tensor in factors)
+
+
+class StreamTaylor(Replace):
+    """Where a unit is left out, the stream goes on as `Taylor` forecasts it from how it left that unit before.
+
+    The text's part goes on as it was: a network's head reads none of it.
+    """
+
+    wants_all: ClassVar[bool] = True
+
+    def __init__(self, taylor: Taylor) -> None:
+        super().__init__()
+        self._taylor = taylor
+        self._texts: dict[int, Tensor | None] = {}
+
+    def keep_stream(self, unit: int, step: int, stream: Stream) -> None:
+        # A copy: whatever follows may write to the stream.
+        self._taylor.keep(Key(unit, "image"), step, stream.hidden.clone())
+        self._texts[unit] = stream.text
+
+    def replace(self, unit: int, step: int, stream: Stream) -> None:
+        stream.hidden = self._taylor.supply(Key(unit, "image"), step)
+        stream.text = self._texts[unit]
+
+    def nbytes(self) -> int:
+        return self._taylor.nbytes() + sum(text.nbytes for text in self._texts.values() if text is not None)
 
 
 class TokenTaylor:

@@ -33,12 +33,23 @@ class TaylorSeer(Method):
     differences: str = knob("published", "how orders above 0 are made", choices=("published", "divided"))
     build_from: int = knob(1, "first step at which differences are made; FLUX's code has 2", least=1)
     precision: str = knob("model", "what differences are kept in", choices=("model", "float32"))
+    forecast: str = knob(
+        "branches",
+        'what is forecast: the output of every branch, or what leaves the last block alone ("lite" in other codes), '
+        "for which little is kept",
+        choices=("branches", "last-block"),
+    )
 
     def plan(self, shape: Shape) -> Plan:
         step = np.arange(shape.steps)
-        return by_step(shape, (step < self.first) | ((step - self.first + 1) % self.interval == 0))
+        whole = (step < self.first) | ((step - self.first + 1) % self.interval == 0)
+        if self.forecast == "branches":
+            return by_step(shape, whole)
+        units = (shape.layout.span(0, shape.layout.blocks),)
+        return Plan(shape.layout, units, whole[:, None].astype(float))
 
     def fill(self, shape: Shape) -> Fill:
-        from ditbench.engine.forecasts import Taylor
+        from ditbench.engine.forecasts import StreamTaylor, Taylor
 
-        return Taylor(self.order, self.differences == "divided", self.build_from, self.precision == "float32")
+        taylor = Taylor(self.order, self.differences == "divided", self.build_from, self.precision == "float32")
+        return taylor if self.forecast == "branches" else StreamTaylor(taylor)
