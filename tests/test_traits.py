@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 from ditbench.faults import Fault
 from ditbench.macs import count_macs, run_on_meta
 from ditbench.methods import get_method
+from ditbench.report.results import Results
+from ditbench.report.tables import build_table, csv_text, latex, markdown
 from ditbench.study import load_study
 from ditbench.traits import TRAITS, place_of, trait, word_of
 
@@ -68,6 +72,15 @@ def test_a_word_without_a_source_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(Fault, match="has no source"):
         load_study(path)
+
+
+def test_the_table_prints_words_in_every_form() -> None:
+    study = load_study("diffcr-supplement-table1")
+    table = build_table(study, Results(Path("results"), (), ()))
+    assert "| attention & MLP | layer | ✓ | ✗ | ✓ |" in markdown(table).replace("\\&", "&").replace("&amp;", "&")
+    assert r"attention \& MLP & layer & $\surd$ & $\times$ & $\surd$" in latex(table)
+    rows = list(csv.DictReader(io.StringIO(csv_text(table, study.world))))
+    assert {row["value"] for row in rows if row["measure"] == "granularity"} == {"", "block", "layer", "token"}
 
 
 def test_yes_and_no_of_yaml_are_words() -> None:
