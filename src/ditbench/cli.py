@@ -840,11 +840,13 @@ def _spec(options: argparse.Namespace) -> None:
 
     spec = Spec.read(options.spec, "--spec")
     with noted(options.out, "spec", options.out.parent):
-        body = {**asdict(spec), "hash": spec.hash}
+        body: dict[str, Any] = {**asdict(spec), "hash": spec.hash}
+        source = {}
         if options.learned is not None:
             from ditbench.learn.job import read_found
 
             body["found"] = read_found(options.learned, body)
+            source = {"found": {**body["found"], "record": str(options.learned)}}
         if spec.weights_of is not None:
             from ditbench.learn.job import read_lent
 
@@ -854,7 +856,7 @@ def _spec(options: argparse.Namespace) -> None:
                 )
             body["lent"] = read_lent(options.lent, spec.weights_of)
         plan = options.out.with_name("plan.json")
-        write_plan(body, plan)
+        write_plan({**body, **source}, plan)
         write_record(options.out, "spec", {**body, "plan_sha256": hash_file(plan)}, code=options.code)
 
 

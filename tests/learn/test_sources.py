@@ -85,7 +85,8 @@ def test_shipping_leaves_out_how_training_went_and_refuses_damage(tmp_path: Path
     body = json.loads(record.read_text())
     del body["seal"]
     body["schema"] = "ditbench/learned@1"  # a record without a seal
-    body["found"]["on_the_way"] = [{"mean": 0.1, "file": "on-the-way-0.safetensors"}]
+    whole = {"sha256": "0" * 64, "ratios": body["found"]["ratios"]}
+    body["found"]["on_the_way"] = [{"mean": 0.1, "file": "on-the-way-0.safetensors", **whole}]
     record.write_text(json.dumps(body))
     made = read_record(ship(record, tmp_path), "learned")
     assert "on_the_way" not in made["found"] and made["provenance"] == body["provenance"]

@@ -22,6 +22,17 @@ from ditbench.faults import Fault
 WHOLE, DOWN, UP, ROUTERS = "weight.", "down.", "up.", "routers"
 
 
+class _Tensors(dict[str, Tensor]):
+    """The tensors of a file; one that it lacks is a sentence: a record may name any file."""
+
+    def __init__(self, path: str, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self._path = path
+
+    def __missing__(self, name: str) -> Tensor:
+        raise Fault(f"{self._path} holds no `{name}`: it is not the file of weights that its record should name")
+
+
 @lru_cache(maxsize=4)
 def tuned_tensors(path: str, sha256: str) -> Mapping[str, Tensor]:
     """The tensors of a file of tuned weights; another file of that name is refused."""
@@ -36,7 +47,7 @@ def tuned_tensors(path: str, sha256: str) -> Mapping[str, Tensor]:
     if hash_file(file) != sha256:
         raise Fault(f"{path} is not the file that was learned (another hash); delete its record and run again")
     try:
-        return load_file(file)
+        return _Tensors(path, load_file(file))
     except (SafetensorError, OSError) as error:
         raise Fault(f"{path} cannot be read as weights ({error}); delete its record and run again") from error
 
@@ -69,7 +80,10 @@ def _value(parameter: nn.Parameter, name: str, tensors: Mapping[str, Tensor], pa
     with torch.no_grad():
         if whole is None:
             down, up = (tensors[half + module].to(parameter.device, torch.float32) for half in (DOWN, UP))
-            whole = parameter.float() + (up @ down).view(parameter.shape)
+            try:
+                whole = parameter.float() + (up @ down).view(parameter.shape)
+            except RuntimeError:
+                raise Fault(f"{path} holds weights of another network: the additions to {name} do not fit it") from None
         if whole.shape != parameter.shape:
             raise Fault(f"{path} holds weights of another network: {name} is {tuple(whole.shape)} there")
         return whole.to(parameter.device, parameter.dtype)

@@ -192,7 +192,8 @@ def _read(tensors: Mapping[str, Tensor], backbone: Backbone) -> OfPlaces | OfTok
     if "head.weight" in own:
         predictor = OfTokens.of(backbone, own["head.weight"].shape[0])
     else:
-        (tokens, width), blocks = own["outer.weight"].shape, own["block.weight"].shape[0]
+        outer, block = (tensors[f"{PREFIX}{name}.weight"] for name in ("outer", "block"))
+        (tokens, width), blocks = outer.shape, block.shape[0]
         with torch.random.fork_rng(devices=[]):
             predictor = OfPlaces(blocks, tokens, width).to(backbone.network.device)
     try:

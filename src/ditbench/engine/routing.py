@@ -56,6 +56,9 @@ class RoutedTokens:
     """
 
     def __init__(self, routers: Tensor | None, layout: Layout, kind: str, sharing: str) -> None:
+        if routers is not None and (routers.ndim != 2 or len(routers) != layout.blocks):
+            found = tuple(routers.shape)
+            raise Fault(f"the routers are {found} by blocks and width, and this network has {layout.blocks} blocks")
         self._routers, self._kind, self._sharing = routers, kind, sharing
         self._scales = scaled_branches(layout)
         self._block_of: Sequence[int] = layout.block_of.tolist()
@@ -86,6 +89,8 @@ class RoutedTokens:
             if not hidden.is_meta:  # what has no values is run without routers, to count what it costs
                 raise Fault("routers must be trained before tokens are routed by them: `ditbench learn` does it")
             return hidden.new_empty(hidden.shape[-1])
+        if self._routers.shape[1] != hidden.shape[-1]:
+            raise Fault(f"the routers are of a width of {self._routers.shape[1]}, this network's is {hidden.shape[-1]}")
         if self._routers.device != hidden.device or self._routers.dtype != hidden.dtype:
             self._routers = self._routers.to(hidden.device, hidden.dtype)
         return self._routers[block]

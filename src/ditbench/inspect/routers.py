@@ -24,11 +24,11 @@ def router_maps(record: Path, caption: str, seed: int, device: str = "cpu", weig
     """Draws a caption with what a record of learning holds, and notes what its routers say on the way."""
     from ditbench.generate import Sampler, Texts
     from ditbench.learn.job import learned_method
+    from ditbench.learn.record import read_learned
     from ditbench.methods.tuned import Routed
-    from ditbench.records import read_record
     from ditbench.worlds import get_world
 
-    body = read_record(record, "learned")
+    body = read_learned(record)
     method = learned_method(record)
     if not isinstance(method, Routed):
         raise Fault(f"{record} is of {method.name}, which has no routers")

@@ -92,9 +92,9 @@ def write_learned(
 
 def read_found(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What was found for an arm; a record of another one is refused."""
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_learned
 
-    record = read_record(path, "learned")
+    record = read_learned(path)
     if record["arm_hash"] != arm_hash(spec):
         raise Fault(f"{path} was learned for other settings than those of {spec['arm']}; delete it and run again")
     return _placed(record["found"], path)
@@ -102,9 +102,9 @@ def read_found(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_lent(path: Path, weights_of: str) -> dict[str, Any]:
     """Where the weights of an arm `name@hash` are; a record of another training is refused."""
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_learned
 
-    record = read_record(path, "learned")
+    record = read_learned(path)
     if record["arm_hash"] != weights_of.rpartition("@")[2]:
         raise Fault(f"{path} is of another training than {weights_of}; delete it and run again")
     return tuned_weights(path)
@@ -112,11 +112,10 @@ def read_lent(path: Path, weights_of: str) -> dict[str, Any]:
 
 def tuned_weights(path: Path) -> dict[str, Any]:
     """Where the weights of a network that was fine-tuned alone are, for other methods to run on."""
-    from ditbench.methods import method_class
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_method
 
-    record = read_record(path, "learned")
-    if not method_class(record["method"]).lends_weights:
+    record, method = read_method(path)
+    if not method.lends_weights:
         raise Fault(f"{path} is of {record['method']}, which has no fine-tuned weights that others could run on")
     placed = _placed(record["found"], path)
     return {"file": placed["file"], "sha256": placed["sha256"]}
@@ -129,10 +128,9 @@ def _placed(found: Mapping[str, Any], record: Path) -> dict[str, Any]:
 
 def learned_method(path: str | Path) -> Method:
     """The method of a record of learning, ready to sample; `shipped:NAME` is one that ships with ditbench."""
+    from ditbench.learn.record import read_method
     from ditbench.learn.sources import place_of
-    from ditbench.methods import get_method
-    from ditbench.records import read_record
 
     place = place_of(str(path))
-    record = read_record(place, "learned")
-    return get_method(record["method"], record["knobs"]).knowing(_placed(record["found"], place))
+    record, method = read_method(place)
+    return method.knowing({**_placed(record["found"], place), "record": str(place)})

@@ -122,9 +122,9 @@ def untrained(school: School, folder: Path) -> dict[str, Any]:
 
 def taken_over(path: Path, method: TokenCache, folder: Path) -> dict[str, Any]:
     """Another training's predictor, copied beside this arm's record."""
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_learned
 
-    record = read_record(path, "learned")
+    record = read_learned(path)
     if record["method"] != method.name:
         raise Fault(f"weights_file: {path} is of {record['method']}, which trains no predictor of {method.name}")
     source = TokenCache(**record["knobs"])

@@ -45,10 +45,11 @@ def ship(record: Path, folder: Path) -> Path:
     import json
     import shutil
 
-    from ditbench.records import SEAL, read_record, seal
+    from ditbench.learn.record import read_learned
+    from ditbench.records import SEAL, seal
     from ditbench.storage import check_contents, replacing
 
-    body = read_record(record, "learned")
+    body = read_learned(record)
     found = {name: value for name, value in body["found"].items() if name not in ("on_the_way", "trajectory")}
     place = folder / "learned" / body["arm"] / RECORD
     if "file" in found:

@@ -69,9 +69,9 @@ def learn(lesson: Lesson) -> dict[str, Any]:
 
 def transferred(path: Path, method: TokenPlan) -> dict[str, Any]:
     """The plan of a record of learning, for a network with as many steps and branches."""
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_learned
 
-    record = read_record(path, "learned")
+    record = read_learned(path)
     if "shares" not in record["found"]:
         raise Fault(f"plan_file: {path} is of {record['method']}, whose learner makes no plan of tokens")
     told = record["knobs"].get("ratio")

@@ -104,9 +104,9 @@ def _trained(method: Tuned, network: nn.Module) -> AbstractContextManager[dict[s
 
 def taken_over(path: Path, method: Tuned, folder: Path) -> dict[str, Any]:
     """What another training has found, its weights copied beside this arm's record."""
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_learned
 
-    record = read_record(path, "learned")
+    record = read_learned(path)
     found, source = dict(record["found"]), path.parent
     other = method_class(record["method"])
     alike = issubclass(other, Routed) == isinstance(method, Routed) and other.learner == method.learner
@@ -121,7 +121,7 @@ def taken_over(path: Path, method: Tuned, folder: Path) -> dict[str, Any]:
                 f"this arm has {getattr(method, name)!r}; give it the same"
             )
     if isinstance(method, DiffCR) and method.at:
-        if not found.get("on_the_way"):
+        if not found.get("on_the_way") or "mean" not in found:
             raise Fault(f"at: {path} holds no models on the way; name the record of the training itself")
         stages = [*found["on_the_way"], found]
         found = {**found, **min(stages, key=lambda stage: abs(stage["mean"] - method.at))}

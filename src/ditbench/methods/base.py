@@ -14,6 +14,7 @@ from ditbench.engine.fills import Fill, Reuse
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
+from ditbench.methods.forms import Form, Numbers
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -142,6 +143,10 @@ class Method:
         """Whether the method's learner must run before it can sample."""
         return False
 
+    def finds(self) -> Mapping[str, Form]:
+        """What the method reads of `found`, and the form of each: a record without it is refused where it is read."""
+        return {}
+
     def knowing(self, found: Mapping[str, Any] | None) -> Self:
         """The method with what its learner found."""
         return dataclasses.replace(self, found=found)
@@ -161,6 +166,11 @@ class Method:
             f"{self.name} must be fitted first: the workflow does it, so does `ditbench learn`, whose record "
             f"`ditbench.accelerate(pipeline, learned=...)` takes"
         )
+
+    def misfit(self, said: str) -> Fault:
+        """That what was found is of another run than this one; it names the record, where that is known."""
+        record = (self.found or {}).get("record")
+        return Fault(f"{record}: {said}" if record else said)
 
     def steps(self, default: int) -> int:
         """How many sampling steps the method takes where a full run takes `default`."""
@@ -220,6 +230,9 @@ class Thresholded(Method):
 
     def waits(self) -> bool:
         return self.target > 0 and self.found is None
+
+    def finds(self) -> Mapping[str, Form]:
+        return {"threshold": Numbers(needed=self.target > 0)}
 
     def fits_polynomial(self) -> bool:
         """Whether calibration fits a polynomial as well."""

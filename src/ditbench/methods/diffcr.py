@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ditbench.engine.layout import Shape
 from ditbench.faults import Fault
 from ditbench.methods.base import knob
+from ditbench.methods.forms import TIMES, WEIGHTS, Each, Form, Numbers
 from ditbench.methods.tuned import Routed, timesteps
 
 # Training timesteps: regions are of these, whatever the sampler makes of them.
@@ -63,6 +65,11 @@ class DiffCR(Routed):
         if self.ratio > self.shares[-1]:
             raise Fault(f"ratio: {self.ratio:g} is more than the last bin, {self.shares[-1]:g}")
 
+    def finds(self) -> Mapping[str, Form]:
+        own: dict[str, Form] = {**WEIGHTS, "ratios": Numbers(2, least=0, most=1)}
+        on_the_way = Each({**own, "mean": Numbers()}, needed=False)
+        return {**own, "times": TIMES, "mean": Numbers(needed=False), "on_the_way": on_the_way}
+
     @property
     def shares(self) -> tuple[float, ...]:
         """The bins: shares of tokens that may pass by."""
@@ -98,7 +105,7 @@ class DiffCR(Routed):
             raise self.unlearned()
         bins = self.nearest(np.asarray(self.found["ratios"], dtype=np.float64))  # [regions, blocks]
         if bins.shape != (len(self.dividers()) + 1, shape.layout.blocks):
-            raise Fault(
+            raise self.misfit(
                 f"the ratios are of {bins.shape[0]} regions and {bins.shape[1]} blocks, "
                 f"here are {len(self.dividers()) + 1} and {shape.layout.blocks}"
             )

@@ -12,6 +12,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import knob
+from ditbench.methods.forms import TIMES, WEIGHTS, Form
 from ditbench.methods.tuned import Tuned, timesteps
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ class DyDiT(Tuned):
 
         return Pass() if self.interval == 1 else PassBy(Reuse())
 
+    def finds(self) -> Mapping[str, Form]:
+        return {**WEIGHTS, "times": TIMES}
+
     def selector(self, shape: Shape, generator: Generator) -> Selector:
         from ditbench.engine.dynamic import Dynamic, TokenRouters
         from ditbench.engine.outfit import tuned_tensors
@@ -167,7 +171,7 @@ class DyDiT(Tuned):
         assert self.found is not None
         tables = {kind: tensors[TABLES + kind].bool() for kind in ("heads", "channels")}  # [timesteps, blocks, groups]
         if (blocks := tables["heads"].shape[1]) != shape.layout.blocks:
-            raise Fault(f"the widths are of {blocks} blocks, here are {shape.layout.blocks}")
+            raise self.misfit(f"the widths are of {blocks} blocks, here are {shape.layout.blocks}")
         kinds = kinds_of(shape.layout, self.cross)
         places = np.rint(timesteps(self.found, shape.steps)).astype(int).clip(0, len(tables["heads"]) - 1)
         kept: list[list[list[int] | None]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import Method, knob
+from ditbench.methods.forms import SHARES, Form, Numbers
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class LearningToCache(Method):
     def waits(self) -> bool:
         return self.found is None
 
+    def finds(self) -> Mapping[str, Form]:
+        return {"keep": SHARES, "theta": Numbers(least=0, most=1, needed=False)}
+
     def reusing(self, steps: int) -> NDArray[np.bool_]:
         """The steps that may reuse: counted down as published, those of even numbers, but for the first."""
         count = steps - 1 - np.arange(steps)
@@ -60,7 +65,7 @@ class LearningToCache(Method):
             raise self.unlearned()
         keep = np.asarray(self.found["keep"], dtype=np.float64)
         if keep.shape != shape.sites:
-            raise Fault(
+            raise self.misfit(
                 f"the routers are of {keep.shape[0]} steps and {keep.shape[1]} branches, "
                 f"this run has {shape.steps} and {len(shape.layout)}"
             )

@@ -15,7 +15,7 @@ from ditbench.methods.base import Knob, Method
 from ditbench.mistakes import shown
 
 MOST = 1e15  # beyond it floating-point numbers are no longer exact, and whole ones soon past what libraries hold
-_NOT_METHODS = {"base", "merges", "registry", "token_plans", "tuned"}
+_NOT_METHODS = {"base", "forms", "merges", "registry", "token_plans", "tuned"}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +14,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import UNSET, Method, knob
+from ditbench.methods.forms import Form, Numbers
 from ditbench.methods.merges import BlockMatching, merged_branches, merging_plan
 
 if TYPE_CHECKING:
@@ -83,6 +85,9 @@ class SDTM(Method):
 
     def waits(self) -> bool:
         return self.adjusting == "threshold" and self.found is None and UNSET in self._given
+
+    def finds(self) -> Mapping[str, Form]:
+        return {"thresholds": Numbers(1, length=2)}
 
     @property
     def _given(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +13,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import UNSET, Thresholded, knob
+from ditbench.methods.forms import Form, Numbers
 
 if TYPE_CHECKING:
     from ditbench.engine.deciders import Decider
@@ -67,6 +69,10 @@ class TeaCache(Thresholded):
 
     def waits(self) -> bool:
         return (self.target > 0 or self.fits_polynomial()) and self.found is None
+
+    def finds(self) -> Mapping[str, Form]:
+        fitted: dict[str, Form] = {"coefficients": Numbers(1), "least": Numbers(), "most": Numbers()}
+        return {**super().finds(), **(fitted if self.fits_polynomial() else {})}
 
     def coefficients(self) -> list[float]:
         """The polynomial's, highest power first."""

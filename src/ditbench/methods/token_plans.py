@@ -5,6 +5,7 @@ Tokens are chosen as ToCa chooses them, and those that are not computed receive 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
-from ditbench.faults import Fault
 from ditbench.methods.base import Method, knob
+from ditbench.methods.forms import SHARES, Form
 from ditbench.methods.toca import OWN, SCHEDULES, SCORES, Schedule
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class TokenPlan(Method):
     def waits(self) -> bool:
         return self.found is None
 
+    def finds(self) -> Mapping[str, Form]:
+        return {"shares": SHARES}
+
     @property
     def candidates(self) -> tuple[float, ...]:
         """The shares of tokens that a site chooses from."""
@@ -72,7 +76,7 @@ class TokenPlan(Method):
             raise self.unlearned()
         shares = np.asarray(self.found["shares"], dtype=np.float64)
         if shares.shape != shape.sites:
-            raise Fault(
+            raise self.misfit(
                 f"the plan is of {len(shares)} steps and {shares.shape[1]} branches, "
                 f"this run has {shape.steps} and {len(shape.layout)}"
             )

@@ -16,6 +16,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import Method, knob
+from ditbench.methods.forms import SHARES, WEIGHTS, Form, Numbers
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -182,6 +183,9 @@ class TokenCache(Method):
     def waits(self) -> bool:
         return self.found is None
 
+    def finds(self) -> Mapping[str, Form]:
+        return {**WEIGHTS, "shares": SHARES, "rank": Numbers(least=0, most=1e6, needed=False)}
+
     # The plan
 
     def blocks(self, shape: Shape) -> int:
@@ -230,7 +234,7 @@ class TokenCache(Method):
         if self.found is not None:
             shares = np.asarray(self.found["shares"], dtype=np.float64)
             if shares.shape != shape.sites:
-                raise Fault(
+                raise self.misfit(
                     f"the predictor's plan is of {len(shares)} steps and {shares.shape[1]} branches, "
                     f"this run has {shape.steps} and {len(shape.layout)}"
                 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.methods.base import Method, knob
+from ditbench.methods.forms import WEIGHTS, Form
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -62,6 +63,9 @@ class Tuned(Method):
 
     def waits(self) -> bool:
         return self.found is None
+
+    def finds(self) -> Mapping[str, Form]:
+        return WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from ditbench.report.results import Cell, Results
 
 def learned_record(cell: Cell, results: Results) -> dict[str, Any] | None:
     """What was learned for a cell's arm, where it learns anything and has."""
-    from ditbench.records import read_record
+    from ditbench.learn.record import read_shown
 
     if not cell.spec.get("learning"):
         return None
     path = results.root / "learned" / cell.world / cell.arm / "learned.json"
-    return read_record(path, "learned") if path.is_file() else None
+    return read_shown(path) if path.is_file() else None
 
 
 def curves(found: Mapping[str, Any]) -> dict[str, list[float]]:
