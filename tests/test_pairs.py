@@ -83,7 +83,7 @@ def test_every_form_holds_the_same_pairs(made: object, tmp_path: Path) -> None:
         assert pair.image.getpixel((0, 0)) == (10 * number, 0, 200)
 
 
-def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Fault, match="does not exist; pairs to fine-tune on are a folder"):
         open_pairs(tmp_path / "nowhere")
     with pytest.raises(Fault, match="holds no image with a caption"):
@@ -91,6 +91,10 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(Fault, match=r"a\.png: not an image"):
+        open_pairs(tmp_path).at(0)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)  # more than twice that many are no image, but an attack
+    Image.new("RGB", (300, 1)).save(tmp_path / "a.png")
+    with pytest.raises(Fault, match=r"a\.png: not read, it may be made to fill the memory .*; make it smaller"):
         open_pairs(tmp_path).at(0)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "x"}')
     with pytest.raises(Fault, match=r"metadata\.jsonl, line 1: there is no .*b\.png"):

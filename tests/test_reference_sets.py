@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -104,8 +104,26 @@ def test_what_is_not_there_is_told(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(Fault, match=said):
             _ = source.name
     (folder / "broken.png").write_bytes(b"not an image")
-    with pytest.raises(Fault, match=r"broken\.png cannot be read as an image"):
+    with pytest.raises(Fault, match=r"broken\.png: not an image that can be read"):
         list(ReferenceSet(folder).images())
+
+
+def test_archives_with_damage_inside_are_told(tmp_path: Path) -> None:
+    """What is packed is broken, and not only its sum: unpacking fails before that is compared."""
+    statistics = tmp_path / "known.npz"
+    np.savez_compressed(statistics, mu=np.zeros(64), sigma=np.eye(64))
+    archive = tmp_path / "images.zip"
+    with ZipFile(archive, "w", ZIP_DEFLATED) as made:
+        made.writestr("a.png", b"any image" * 100)
+    for path in (statistics, archive):
+        content = bytearray(path.read_bytes())
+        head = 30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")
+        content[head : head + 8] = b"\xff" * 8
+        path.write_bytes(content)
+    with pytest.raises(Fault, match=r"known\.npz cannot be read as \.npz"):
+        ReferenceSet(statistics=statistics).moments()
+    with pytest.raises(Fault, match=r"references\.folder: a\.png of .*images\.zip cannot be unpacked"):
+        list(ReferenceSet(archive).images())
 
 
 def test_the_embedded_world_compares_with_its_own_renders(folder: Path) -> None:

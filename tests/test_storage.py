@@ -116,6 +116,15 @@ def test_a_folder_is_claimed_by_one_run_until_it_ends(tmp_path: Path) -> None:
         claim(tmp_path / "file" / "results")
 
 
+def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(Fault, match=r"its file system gives no locks \(No locks available\); mount it with locks, or"):
+        claim(tmp_path)
+
+
 def test_records_carry_kind_version_and_origin(tmp_path: Path) -> None:
     clock = Clock()
     with clock("compute"):

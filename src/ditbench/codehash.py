@@ -42,8 +42,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "caption_files": ("caption_sets.py", "caption_files"),
     "overlap": ("caption_files",),
     "references": ("caption_sets.py", "storage.py"),
-    "reference_set": ("reference_sets.py",),
-    "features": ("reference_sets.py", "storage.py", "judges/networks", "judges/weights.py"),
+    "reference_set": ("reference_sets.py", "pictures.py"),
+    "features": ("reference_sets.py", "pictures.py", "storage.py", "judges/networks", "judges/weights.py"),
     "embed": ("generate.py", "heap.py"),
     "learn": (
         *("learn/lesson.py", "learn/job.py", "learn/processes.py", "learn/sources.py", "learn/states.py"),
@@ -61,7 +61,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "methods/base.py",
     ),
     "cost": ("generate.py", "heap.py", *_LEDGER),
-    "score": ("score.py", "statistics.py", "reference_sets.py", "judges"),
+    "score": ("score.py", "statistics.py", "reference_sets.py", "pictures.py", "judges"),
     "time": (
         "stopwatch.py",
         "stopwatch_modes.py",
@@ -168,21 +168,21 @@ _LEARNERS = {
     "calibration": ("engine/observer.py",),
     "dynamic": (
         *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed", "shared", "tuning")),
-        *("engine/routing.py", "methods/diffcr.py", "pairs"),
+        *("engine/routing.py", "methods/diffcr.py", "pairs", "pictures.py"),
     ),
     "merging": (),
     "routers": ("macs.py",),
     "tuning": (
         *(f"learn/{name}.py" for name in ("adapters", "diffusion", "routed", "shared")),
         "engine/routing.py",
-        "methods/diffcr.py",
-        "pairs",
+        *("methods/diffcr.py", "pairs", "pictures.py"),
     ),
     "predictor": ("learn/mixed.py", "learn/adapters.py"),
     "sparsity": _PLANS,
     "search": (
         *("learn/sparsity.py", "learn/real.py", "methods/diffsparse.py", "statistics.py", *_PLANS),
-        *("judges/inception_fid.py", "judges/references.py", "judges/sets.py", "judges/networks", "reference_sets.py"),
+        *("judges/inception_fid.py", "judges/references.py", "judges/sets.py", "judges/networks"),
+        *("reference_sets.py", "pictures.py"),
     ),
 }
 

@@ -7,7 +7,7 @@ of its images, which a plan can afford to look at; its record has a hash of what
 from __future__ import annotations
 
 import hashlib
-import io
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 
 from ditbench.faults import Fault
+from ditbench.pictures import picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +95,13 @@ class ReferenceSet:
         else:
             with ZipFile(self.folder) as archive:
                 for name, _ in self.files:
-                    yield name, archive.read(name)
+                    try:
+                        content = archive.read(name)
+                    except (BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                        raise Fault(
+                            f"references.folder: {name} of {self.folder} cannot be unpacked ({error})"
+                        ) from error
+                    yield name, content
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """The images [height, width, 3], cut by the protocol; gray ones get three equal channels."""
@@ -102,10 +109,7 @@ class ReferenceSet:
         from PIL import Image
 
         for name, content in self.contents():
-            try:
-                image = Image.open(io.BytesIO(content)).convert("RGB")
-            except OSError as error:
-                raise Fault(f"references.folder: {name} cannot be read as an image ({error})") from error
+            image = picture(content, f"references.folder: {name}")
             if self.crop == "centre":
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -122,7 +126,7 @@ class ReferenceSet:
         try:
             with np.load(self.statistics, allow_pickle=False) as body:
                 held = {name: np.asarray(body[name], dtype=np.float64) for name in body.files}
-        except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
             raise Fault(f"references.statistics: {self.statistics} cannot be read as .npz ({error})") from error
         found = {part: (held[a], held[b]) for part, (a, b) in MOMENTS.items() if a in held and b in held}
         if not found:

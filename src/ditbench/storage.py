@@ -58,6 +58,12 @@ def claim(folder: str | Path) -> IO[str]:
     except BlockingIOError:
         stream.close()
         raise Fault(f"another run is at work in {folder}; wait for it, or give this one `--config results=…`") from None
+    except OSError as error:
+        stream.close()
+        raise Fault(
+            f"{folder} cannot be kept to one run at a time, its file system gives no locks "
+            f"({error.strerror or error}); mount it with locks, or take a folder elsewhere, `--config results=…`"
+        ) from error
     return stream
 
 
@@ -170,7 +176,7 @@ def read_shard(path: str | Path) -> tuple[list[str], NDArray[np.uint8]]:
             images = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
     except FileNotFoundError:
         raise Fault(f"{path} is missing; delete the .json beside it and run again to draw it anew") from None
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise Fault(f"{path} is damaged ({error}); delete it and its .json and run again to draw it anew") from error
     if not images:
         raise Fault(f"{path} holds no images; delete it and its .json and run again to draw it anew")

@@ -33,7 +33,7 @@ class Folder:
 
     def at(self, number: int) -> Pair:
         from ditbench.pairs.places import Pair
-        from ditbench.pairs.reading import picture
+        from ditbench.pictures import picture
 
         file, caption = self._pairs[number]
         if caption is None:

@@ -1,27 +1,11 @@
-"""Images from bytes, and as a network takes them."""
+"""Images as a network takes them."""
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-
-from ditbench.faults import Fault
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def picture(data: bytes, where: str | Path) -> Image.Image:
-    """An image; a Fault that says where bytes are that are none."""
-    try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise Fault(f"{where}: not an image that can be read ({error})") from error
 
 
 def cropped(image: Image.Image, height: int, width: int) -> Tensor:

@@ -36,7 +36,7 @@ class Shards:
 
     def at(self, number: int) -> Pair:
         from ditbench.pairs.places import Pair
-        from ditbench.pairs.reading import picture
+        from ditbench.pictures import picture
 
         file, key, image, text, in_json = self._pairs[number]
         with file.open("rb") as opened:

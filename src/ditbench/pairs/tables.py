@@ -37,7 +37,7 @@ class Tables:
 
     def at(self, number: int) -> Pair:
         from ditbench.pairs.places import Pair
-        from ditbench.pairs.reading import picture
+        from ditbench.pictures import picture
 
         place = next(n for n in reversed(range(len(self._groups))) if self._groups[n][2] <= number)
         table, group, first, columns, file = self._groups[place]

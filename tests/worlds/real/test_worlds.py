@@ -208,6 +208,10 @@ def test_all_mistakes_of_a_file_are_told(tmp_path: Path) -> None:
     [
         ("- a", "must hold keys and values"),
         ("a: [", "cannot be read as YAML"),
+        ("[" * 5000, "nested too deeply"),
+        ("steps: &a [*a]", "a value contains itself"),
+        ("steps: 20\nsteps: 30", r"mine\.yaml: steps: given twice, in lines 1 and 2; keep one"),
+        ('summary: "\\e[31m"', r"mine\.yaml: summary: holds the character U\+001B"),
         ({**packaged("pixart-alpha-256"), "frames": 3}, "`latent` is"),
         ({**packaged("pixart-alpha-256"), "frames_per_second": 8}, "are given together"),
     ],

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ditbench.faults import Fault
+from ditbench.mistakes import read_yaml, shown, told
 
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -121,18 +122,16 @@ class WorldFile(_Part):
 
 def read_world(path: Path) -> WorldFile:
     """Reads and checks a world file; all mistakes are told in one Fault."""
-    import yaml
-
-    try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise Fault(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    body, problems = read_yaml(path)
     if not isinstance(body, dict):
-        raise Fault(f"{path} must hold keys and values (summary, pipeline, network, …), not {body!r}")
+        raise Fault(f"{path} must hold keys and values (summary, pipeline, network, …), not {shown(body)}")
     try:
-        return WorldFile.model_validate(body)
+        file = WorldFile.model_validate(body)
     except ValidationError as error:
-        raise Fault("\n".join(f"{path}: {_one_line(problem)}" for problem in error.errors())) from error
+        raise Fault(told(str(path), [*problems, *map(_one_line, error.errors())])) from error
+    if problems:
+        raise Fault(told(str(path), problems))
+    return file
 
 
 _PARTS: dict[str, type[BaseModel]] = {
@@ -158,4 +157,4 @@ def _one_line(problem: Any) -> str:
         return f"{key}: missing"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    return f"{key}: {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{key}: {shown(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
