@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ditbench.caption_files.words import RULES, add_training, add_words
 from ditbench.failures import noted
-from ditbench.faults import Fault, sentence_of, tell
+from ditbench.faults import Fault, sentence_of, tell, write_whole_lines
 from ditbench.leases import VISIBLE, lease_for
 from ditbench.warm import SOCKET, ask
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_here(words: Sequence[str]) -> int:
     """Runs a subcommand in this very process."""
+    write_whole_lines()
     options = parser().parse_args(words)
     before, lease = os.environ.get(VISIBLE), None
     try:
