@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ditbench.clocks import since_process_start
 from ditbench.faults import Fault
 from ditbench.storage import replacing
 
@@ -45,15 +46,9 @@ class Clock:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
 
 
-def _since_process_start() -> float:
-    import psutil
-
-    return time.time() - psutil.Process().create_time()
-
-
 def _timings(seconds: Mapping[str, float] | None) -> dict[str, float]:
     """The parts of a job's time; what no part claims was spent starting Python and importing."""
-    total = _since_process_start()
+    total = since_process_start()
     parts = {f"{name}_s": round((seconds or {}).get(name, 0.0), 3) for name in ("load", "compute", "write")}
     return {"import_s": round(max(0.0, total - sum(parts.values())), 3), **parts, "total_s": round(total, 3)}
 

@@ -7,12 +7,13 @@ from what is there: a run at work ends now, one that was killed ended with its l
 from __future__ import annotations
 
 import json
-import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ditbench.clocks import NOTICED, Clocks, jump, read_clocks, redate, since_process_start, told
 from ditbench.faults import Fault
 
 NAME = "run.json"
@@ -56,25 +57,55 @@ def check_version(results: str | Path) -> None:
     )
 
 
-def begin_run(results: str | Path, settings: str, cores: int, gpus: int = 0) -> None:
-    """Notes that this process begins a run now; its own start-up counts."""
-    import psutil
+def taken_up(results: str | Path, cleared: int = 0) -> Iterator[str]:
+    """What is to be said of the last run of a folder before another begins there; call it while it is claimed.
 
-    from ditbench.records import write_record
-
-    began = min(time.time(), psutil.Process(os.getpid()).create_time())
-    body = {"settings": Path(settings).name, "began": began, "ended": None, "cores": cores, "gpus": gpus}
-    write_record(Path(results) / NAME, "run", body)
-
-
-def end_run(results: str | Path) -> None:
-    """Notes that the run that this process began is over."""
-    from ditbench.records import read_record, write_record
+    `cleared` files that were half-written have been removed. Where the clock was ahead, files are dated as of now.
+    """
+    from ditbench.records import read_record
 
     path = Path(results) / NAME
-    body = read_record(path, "run")
+    try:
+        last = read_record(path, "run")
+        began, ended, now = float(last["began"]), last["ended"], time.time()
+    except (Fault, TypeError, ValueError):  # there was none, or nothing is known of it
+        return
+    if ended is None:
+        half = f", {cleared} half-written file{'s' * (cleared != 1)} removed" if cleared else ""
+        yield (
+            f"the last run in {results} ended without a word (killed, or the machine stopped): what it finished is "
+            f"kept{half}, and this one goes on from there"
+        )
+    doubted = max(began, ended or began) > now + NOTICED or last.get("clock_jump")
+    if doubted and (count := redate(results)):
+        yield (
+            f"{count} file{'s' * (count != 1)} of {results} were dated after now, by a clock that was ahead: they are "
+            "dated as of now, and what is made of them may be made once more"
+        )
+
+
+def begin_run(results: str | Path, settings: str, cores: int, gpus: int = 0) -> Clocks:
+    """Notes that this process begins a run now; its own start-up counts. Answers with the clocks, for its end."""
+    from ditbench.records import write_record
+
+    clocks = read_clocks()
+    began = clocks.day - max(since_process_start(), 0.0)
+    body = {"settings": Path(settings).name, "began": began, "ended": None, "cores": cores, "gpus": gpus}
+    write_record(Path(results) / NAME, "run", body)
+    return clocks
+
+
+def end_run(results: str | Path, began: Clocks) -> str:
+    """Notes that the run that this process began is over; a sentence where the clock jumped meanwhile."""
+    from ditbench.records import read_record, write_record
+
+    path, now = Path(results) / NAME, read_clocks()
+    body, seconds = read_record(path, "run"), jump(began, now)
     kept: dict[str, Any] = {key: body[key] for key in ("settings", "began", "cores", "gpus")}
-    write_record(path, "run", {**kept, "ended": time.time()})
+    if seconds:  # as the clock counts now, so that it lasted as long as it did
+        kept |= {"began": kept["began"] + seconds, "clock_jump": seconds}
+    write_record(path, "run", {**kept, "ended": now.day})
+    return told(seconds) if seconds else ""
 
 
 def settings_of(results: str | Path) -> Path | None:

@@ -74,14 +74,13 @@ def disturb(place: Station, fault: Disturbance, seed: int) -> Outcome:
         outcome.differences.append("a further run would make something anew")
     outcome.survived = not outcome.differences
     outcome.sentence = neutral(_sentence(text, fault.told), place.root)
-    outcome.told = bool(outcome.sentence or not fault.told) and "Traceback (most recent call last)" not in text
+    outcome.told = bool(outcome.sentence) and "Traceback (most recent call last)" not in text
     outcome.seconds = round(time.monotonic() - began, 1)
     return outcome
 
 
 def _sentence(text: str, told: str) -> str:
-    lines = [line.strip() for line in text.splitlines()] if told else []
-    return next((line for line in lines if re.search(told, line)), "")
+    return next((line.strip() for line in text.splitlines() if re.search(told, line)), "")
 
 
 def neutral(sentence: str, root: Path) -> str:
@@ -131,13 +130,17 @@ def main() -> int:
     options.add_argument("--faults", type=int, default=len(DISTURBANCES), help="how many (default: each kind once)")
     options.add_argument("--only", nargs="*", default=[], metavar="NAME", help="these kinds")
     options.add_argument("--out", type=Path, help="the record to write after every fault, or to go on with")
+    options.add_argument("--again", action="store_true", help="those too that the record has as survived and told")
     options.add_argument("--minutes", type=float, default=1e9, help="begin no fault after so many")
     given = options.parse_args()
     if unknown := set(given.only) - {fault.name for fault in DISTURBANCES}:
         options.error(f"no such fault: {', '.join(unknown)}; possible: {', '.join(f.name for f in DISTURBANCES)}")
     outcomes = [] if given.out is None else kept(given.out, given.seed)
-    whole = {(each.fault, each.seed) for each in outcomes if each.survived and each.told}
-    left = [each for each in drawn(given.seed, given.faults, given.only) if (each[0].name, each[1]) not in whole]
+    left = [
+        (fault, seed)
+        for fault, seed in drawn(given.seed, given.faults, given.only)
+        if given.again or not any(is_whole(each, fault, seed) for each in outcomes)
+    ]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, station(Path(folder)) as place:
         for fault, seed in left:
@@ -149,6 +152,12 @@ def main() -> int:
             if given.out is not None:
                 write(given.out, given.seed, outcomes)
     return int(any(not (each.untried or (each.survived and each.told)) for each in outcomes))
+
+
+def is_whole(outcome: Outcome, fault: Disturbance, seed: int) -> bool:
+    """Whether an outcome is this fault's as it is tried today, survived and told."""
+    same = (outcome.fault, outcome.seed, outcome.what) == (fault.name, seed, fault.what)
+    return same and outcome.survived and outcome.told and bool(re.search(fault.told, outcome.sentence))
 
 
 def kept(out: Path, seed: int) -> list[Outcome]:

@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.server import FULL
+from tests.faults.server import CLOCK, FULL
 from tests.faults.station import CELLS, LEARNED, Said, Station
 
 DAY = 86_400.0
+LOCKED = 60.0  # seconds that another program has MLflow's database
 
 
 class Untried(Exception):
@@ -29,13 +30,13 @@ class Untried(Exception):
 
 @dataclass(frozen=True)
 class Disturbance:
-    """One kind of fault. `told` is what the user must read of it; nothing where nobody is left to say it."""
+    """One kind of fault. `told` is what the user must read of it, from the run or, where nobody is left, the next."""
 
     name: str
     what: str
     begins: str
     do: Callable[[Station, random.Random], Said]
-    told: str = ""
+    told: str
     mended: str = ""  # what was not so before the fault was thought of or tried
 
 
@@ -170,13 +171,30 @@ def _two_workflows(station: Station, chance: random.Random) -> Said:
 
 
 def _clock(station: Station, chance: random.Random) -> Said:
-    """Some files are of another day than the rest, as they are where a clock was put right between jobs."""
-    files = [path for path in station.results.rglob("*") if path.is_file()]
-    off = chance.choice([-400 * DAY, -DAY, DAY, 2 * DAY])
-    for path in chance.sample(files, len(files) // 3):
-        stat = path.stat()
-        os.utime(path, (stat.st_atime + off, stat.st_mtime + off))
-    return station.run()
+    """The clock is wrong when a run begins, and is put right while it is at work.
+
+    Processes of the run, those at work and those to come, tell the time by it. Files are dated by the machine's own
+    clock; those of the time before are given the dates of the wrong one at the moment when it is put right.
+    """
+    off, clock, began = chance.choice([-400 * DAY, -DAY, DAY, 2 * DAY]), station.root / "clock.txt", time.time()
+    write_clock(clock, off)
+    process = station.start(**{CLOCK: str(clock)})
+    station.await_(lambda: any(station.workers(name) for name in ("generate", "score", "cost")), process=process)
+    time.sleep(chance.uniform(0, 6))
+    write_clock(clock, 0)
+    for path in station.results.rglob("*"):
+        with suppress(FileNotFoundError):  # a file that is being written is there for a moment
+            stat = path.stat()
+            if path.is_file() and stat.st_mtime >= began:
+                os.utime(path, (stat.st_atime + off, stat.st_mtime + off))
+    return station.wait(process)
+
+
+def write_clock(file: Path, off: float) -> None:
+    """Sets the clock that processes of a run tell the time by; there is no moment without one."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(str(off))
+    fresh.replace(file)
 
 
 def _store_locked(station: Station, chance: random.Random) -> Said:
@@ -186,7 +204,7 @@ def _store_locked(station: Station, chance: random.Random) -> Said:
     other.execute("BEGIN EXCLUSIVE")
     process = station.start("-R", "publish")
     station.await_(lambda: station.workers("publish"), seconds=600, process=process)
-    time.sleep(chance.uniform(10, 40))
+    time.sleep(LOCKED)
     other.rollback()
     other.close()
     return station.wait(process)
@@ -250,6 +268,7 @@ DISTURBANCES = (
         "SIGKILL of the workflow and its jobs",
         "prepared",
         _killed(alone=False),
+        r"the last run in \S+ ended without a word",
         mended="half-written files are cleared when the next run begins",
     ),
     Disturbance(
@@ -257,6 +276,8 @@ DISTURBANCES = (
         "SIGKILL of the workflow; its jobs go on beside the next run",
         "prepared",
         _killed(True),
+        r"the last run in \S+ ended without a word",
+        mended="the next run says that it takes up one that was stopped",
     ),
     Disturbance(
         "job killed",
@@ -321,10 +342,17 @@ DISTURBANCES = (
         _two_workflows,
         r"another run is at work in",
     ),
-    Disturbance("clock jump", "files of another day than the rest", "drawn", _clock),
+    Disturbance(
+        "clock jump",
+        "the clock is put forward or back while a run is at work",
+        "prepared",
+        _clock,
+        r"the clock was put (forward|back) by",
+        mended="it is told; files dated after now are dated as of now by the next run",
+    ),
     Disturbance(
         "MLflow locked",
-        "another program has MLflow's database",
+        f"another program has MLflow's database for {LOCKED:g} s",
         "finished",
         _store_locked,
         r"locked",
@@ -343,6 +371,7 @@ DISTURBANCES = (
         "MLflow's database is deleted between runs",
         "finished",
         _store_deleted,
+        r"is gone, though runs were published to it",
         mended="the next run publishes again; nothing was done before",
     ),
     Disturbance(

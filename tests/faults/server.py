@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 JOBS = "jobs"  # a file for each worker, named by its process
+CLOCK = "FAULTS_CLOCK"  # a file that says by how many seconds the clock is wrong
 FULL = "FAULTS_DISK_FULL"  # the command whose writes find no room, and how many succeed before
 
 
@@ -22,6 +25,8 @@ def work(words: Sequence[str]) -> int:
     command, _, number = os.environ.get(FULL, "").partition(":")
     if command == words[0]:
         fill_disk(int(number))
+    if clock := os.environ.get(CLOCK):
+        set_clock(Path(clock))
     try:
         if words[0] == "snakemake":
             os.setsid()  # a group of its own, as a shell gives it
@@ -47,6 +52,29 @@ def fill_disk(number: int) -> None:
         sync(file)
 
     os.fsync = refuse
+
+
+def set_clock(file: Path) -> None:
+    """From now on this process tells the time by a clock that is wrong, by as much as a file says whenever it is read.
+
+    The clock of Python's `time`, by which Snakemake and ditbench count, and of the dates in records. The machine's own
+    stays as it is: files are dated by it, and whoever writes that file dates them by the wrong clock (`_clock`).
+    """
+    right, right_ns = time.time, time.time_ns
+
+    def off() -> float:
+        return float(file.read_text() or 0)
+
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.fromtimestamp(time.time(), tz)
+
+    time.time = lambda: right() + off()
+    time.time_ns = lambda: right_ns() + int(off() * 1e9)
+    import ditbench.records
+
+    ditbench.records.datetime = Shifted  # type: ignore[misc]
 
 
 def preload() -> None:

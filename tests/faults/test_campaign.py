@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign import asked_to_delete, disturb, drawn
-from tests.faults.disturbances import DISTURBANCES, flip
+from tests.faults.campaign import Outcome, asked_to_delete, disturb, drawn, is_whole
+from tests.faults.disturbances import DAY, DISTURBANCES, flip, write_clock
 from tests.faults.station import Station, station
 
 pytestmark = pytest.mark.timeout(1500)
@@ -38,6 +43,33 @@ def test_a_campaign_of_a_seed_is_always_the_same_and_tries_every_kind() -> None:
     assert drawn(3, 5) != drawn(4, 5)
     assert {fault.name for fault, _ in drawn(3, count)} == {fault.name for fault in DISTURBANCES}
     assert {fault.name for fault, _ in drawn(0, 3, ["job killed"])} == {"job killed"}
+
+
+def test_a_fault_that_is_tried_otherwise_than_before_is_tried_again() -> None:
+    fault = next(each for each in DISTURBANCES if each.name == "disk full")
+    sentence = "ditbench: the disk is full: results/a.json could not be written"
+    before = Outcome(fault.name, fault.what, 7, survived=True, told=True, sentence=sentence)
+    assert is_whole(before, fault, 7)
+    assert not is_whole(before, fault, 8)
+    for change in ({"what": "another"}, {"sentence": "no room"}, {"survived": False}, {"told": False}):
+        assert not is_whole(replace(before, **change), fault, 7)  # type: ignore[arg-type]
+
+
+def test_a_wrong_clock_is_wrong_for_the_time_and_for_dates_in_records(tmp_path: Path) -> None:
+    clock = tmp_path / "clock.txt"
+    write_clock(clock, 3 * DAY)
+    program = (
+        "import sys, time, pathlib; from tests.faults.server import set_clock; set_clock(pathlib.Path(sys.argv[1]));"
+        "from ditbench.records import provenance; made = provenance();"
+        "print(time.time(), time.time_ns() / 1e9, made['created'], made['timings']['total_s'])"
+    )
+    root = Path(__file__).parents[2]
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(clock)], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
+    seen = [float(told[0]), float(told[1]), datetime.fromisoformat(told[2]).timestamp()]
+    assert seen == pytest.approx([time.time() + 3 * DAY] * 3, abs=600)
+    assert 0 < float(told[3]) < 600, "a process is as old as it is"
 
 
 def test_sentences_say_which_files_to_delete() -> None:

@@ -24,7 +24,7 @@ from ditbench.cells import (
 )
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, origins_of, retyped
-from ditbench.faults import Fault
+from ditbench.faults import Fault, tell
 from ditbench.forecast import effort
 from ditbench.judges import default_judges, networks_of
 from ditbench.judges.registry import judge_identities, need_judges
@@ -32,7 +32,7 @@ from ditbench.learn.job import arm_hash
 from ditbench.methods import get_method
 from ditbench.patience import VARIABLE as PATIENCE
 from ditbench.report.store import missing_store
-from ditbench.runs import begin_run, check_version, end_run
+from ditbench.runs import begin_run, check_version, end_run, taken_up
 from ditbench.learn.sources import KNOBS as SOURCES, place_of
 from ditbench.storage import claim, clear_partials
 from ditbench.study import name_of, study_path
@@ -112,20 +112,31 @@ wildcard_constraints:
     last="[0-9]+",
 
 
+CLOCKS = None  # as they stood when this run began
+
+
 def claim_results():
     """Lets one run at a time write to the results folder; the claim ends with this process.
 
     What a run that was killed left half-written goes: nobody else can be writing.
     """
-    global CLAIM
+    global CLAIM, CLOCKS
     try:
         CLAIM = claim(RESULTS)
         check_version(RESULTS)  # once more: another run may have begun since
-        clear_partials(RESULTS)
+        cleared = clear_partials(RESULTS)
         if asks_for_cells():
+            for sentence in taken_up(RESULTS, cleared):
+                tell(sentence)
+            if lost:
+                tell(
+                    f"MLflow's store {lost} is gone, though runs were published to it: it is made again from the records"
+                )
             if any(map(draws_images, SPECS.values())):
                 need_judges(JUDGES, CONFIG.judge_weights)
-            begin_run(RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0)
+            CLOCKS = begin_run(
+                RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0
+            )
     except Fault as fault:
         raise WorkflowError(str(fault))
 
@@ -170,9 +181,10 @@ def start_warm_process():
 def note_end():
     """Notes when the run ended; where even that can't be written, what else the end of a run does goes on."""
     try:
-        end_run(RESULTS)
+        if CLOCKS is not None and (said := end_run(RESULTS, CLOCKS)):
+            tell(said)
     except Fault as fault:
-        print(f"ditbench: {fault}", file=sys.stderr)
+        tell(str(fault))
 
 
 def outdate_page():
