@@ -13,7 +13,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -23,6 +23,7 @@ from ditbench.study import Axes, Study
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
 
 Of = ParamSpec("Of")
 T = TypeVar("T")
@@ -406,6 +407,19 @@ GAP = 12
 CAPTION_WIDTH = 330
 
 
+@lru_cache(maxsize=4)
+def _caption_column(captions: tuple[str, ...], side: int) -> Picture:
+    """The captions of a grid, one above the other; the cells of a study have the same ones."""
+    from PIL import Image, ImageDraw
+
+    column = Image.new("RGB", (CAPTION_WIDTH, max(1, len(captions) * (side + GAP))), "white")
+    draw, plain = ImageDraw.Draw(column), _font("DejaVuSans.ttf", 16)
+    for row, caption in enumerate(captions):
+        told, middle = "\n".join(textwrap.wrap(caption, 34)), row * (side + GAP) + side // 2
+        draw.multiline_text((GAP, middle), told, fill=INK, font=plain, anchor="lm", spacing=6)
+    return column
+
+
 def sample_grid(
     arms: Sequence[str], captions: Sequence[str], images: Sequence[Sequence[NDArray[np.uint8] | None]]
 ) -> bytes:
@@ -428,10 +442,9 @@ def sample_grid(
         middle = CAPTION_WIDTH + column * (side + GAP) + side // 2
         for place, line in enumerate(reversed(lines)):
             draw.text((middle, head - 22 - 22 * place), line, fill=INK, font=bold, anchor="mm")
-    for row, caption in enumerate(captions):
+    sheet.paste(_caption_column(tuple(captions), side), (0, head))
+    for row in range(len(captions)):
         top = head + row * (side + GAP)
-        told = "\n".join(textwrap.wrap(caption, 34))
-        draw.multiline_text((GAP, top + side // 2), told, fill=INK, font=plain, anchor="lm", spacing=6)
         for column, picture in enumerate(images[row]):
             left = CAPTION_WIDTH + column * (side + GAP)
             if picture is None:
