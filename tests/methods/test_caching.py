@@ -290,6 +290,13 @@ def test_teacache_forces_its_first_and_last_steps() -> None:
     assert (run.trace.ran[:, 0] > 0).tolist() == [True, True, False, False, False, True]
 
 
+@pytest.mark.parametrize(("end", "whole"), [("included", [0, 1, 2, 9]), ("excluded", [0, 1, 9])])
+def test_dicache_warms_up_as_either_code_does(end: str, whole: list[int]) -> None:
+    knobs = {"threshold": 1e6, "warmup": 0.2, "warmup_end": end}
+    run, _ = sample("pixart", "dicache", knobs, 1, steps=10)
+    assert np.flatnonzero((run.trace.ran > 0).all(axis=1)).tolist() == whole
+
+
 def test_dicache_follows_the_way_of_its_probe() -> None:
     """The third step is left out: what it adds lies on the line through the first two, as far as the probe has come."""
     run, found = sample("pixart", "dicache", {"threshold": 1e6, "warmup": 0.2, "last": 0}, 1, steps=5)

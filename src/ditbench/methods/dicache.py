@@ -34,6 +34,11 @@ class DiCache(Thresholded):
     )
     probe: int = knob(1, "blocks of the probe (the paper's m)", least=1)
     warmup: float = knob(0.2, "share of the steps at the start that is always computed", least=0, most=1)
+    warmup_end: str = knob(
+        "included",
+        "whether the step at which that share ends is computed too: FLUX's code does, Wan's does not (excluded)",
+        choices=("included", "excluded"),
+    )
     last: int = knob(1, "steps at the end that are always computed; 0 for Wan", least=0)
     change: str = knob(
         "delta-y",
@@ -55,7 +60,11 @@ class DiCache(Thresholded):
         from ditbench.engine.trajectory import ProbeTrajectory
 
         step = np.arange(shape.steps)
-        forced = (step <= int(self.warmup * shape.steps)) | (step >= shape.steps - self.last)
+        if self.warmup_end == "included":
+            early = step <= int(self.warmup * shape.steps)
+        else:  # counted in calls, of which each step has two; without a step before it none can be left out
+            early = (2 * step < int(self.warmup * 2 * shape.steps)) | (step == 0)
+        forced = early | (step >= shape.steps - self.last)
         both = ProbeTrajectory(
             self.bound,
             self.pool,  # type: ignore[arg-type]
