@@ -52,16 +52,16 @@ def pipeline() -> PixArtAlphaPipeline:
     return made
 
 
-def draw(pipeline: PixArtAlphaPipeline, steps: int = 6, count: int = 1) -> torch.Tensor:
+def draw(pipeline: PixArtAlphaPipeline, steps: int = 6, count: int = 1, **other: Any) -> torch.Tensor:
+    given = {"prompt": [PROMPT] * count, "generator": torch.Generator().manual_seed(1), **other}
     return pipeline(
-        prompt=[PROMPT] * count,
         num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(1),
         height=16,
         width=16,
         use_resolution_binning=False,
         max_sequence_length=20,
         output_type="latent",
+        **given,
     ).images
 
 
@@ -142,17 +142,9 @@ def test_misuse_is_one_sentence(pipeline: PixArtAlphaPipeline) -> None:
 
 def test_two_images_of_one_noise_are_not_taken_for_two_branches_of_guidance(pipeline: PixArtAlphaPipeline) -> None:
     def same_noise(guidance: float, count: int = 2) -> torch.Tensor:
-        return pipeline(
-            prompt=[PROMPT, "a small blue square"][:count],
-            num_inference_steps=4,
-            guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(1) for _ in range(count)],
-            height=16,
-            width=16,
-            use_resolution_binning=False,
-            max_sequence_length=20,
-            output_type="latent",
-        ).images
+        noise = [torch.Generator().manual_seed(1) for _ in range(count)]
+        prompts = [PROMPT, "a small blue square"][:count]
+        return draw(pipeline, 4, prompt=prompts, guidance_scale=guidance, generator=noise)
 
     with ditbench.accelerate(pipeline, "cfg-off", gate=1):
         with pytest.raises(Fault, match="no guidance here to end"):

@@ -231,18 +231,23 @@ def test_two_results_folders_on_one_store_leave_each_others_runs(
     assert len(runs_of(mine)) == 8
 
 
-def test_what_a_killed_publication_left_is_tidied_up(
-    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def kill_within_a_run(patch: pytest.MonkeyPatch, published: Callable[[], dict[str, Any]]) -> None:
+    """A publication that ends before its first run does."""
     from mlflow import MlflowClient
 
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    patch.setattr(MlflowClient, "set_terminated", die)
+    with pytest.raises(KeyboardInterrupt):
+        published()
+
+
+def test_what_a_killed_publication_left_is_tidied_up(
+    tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_terminated", die)
-        with pytest.raises(KeyboardInterrupt):
-            published()
+        kill_within_a_run(patch, published)
     assert not runs_of(tree.root)  # a run is written in one transaction
     published()
     assert sorted(run.info.status for run in runs_of(tree.root)) == ["FINISHED"] * 4
@@ -252,16 +257,9 @@ def test_a_half_written_run_on_a_server_is_tidied_up(
     tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server commits every call of its own: there a publication that is killed leaves a run without an end."""
-    from mlflow import MlflowClient
-
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(track, "one_transaction", lambda client: nullcontext())
-        patch.setattr(MlflowClient, "set_terminated", die)
-        with pytest.raises(KeyboardInterrupt):
-            published()
+        kill_within_a_run(patch, published)
     assert [run.info.status for run in runs_of(tree.root)] == ["RUNNING"]
     published()
     assert sorted(run.info.status for run in runs_of(tree.root)) == ["FINISHED"] * 4

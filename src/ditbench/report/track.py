@@ -801,6 +801,7 @@ def _create_run(client: MlflowClient, experiment: str, plan: Publication, digest
 
 
 def _write_run(client: MlflowClient, experiment: str, plan: Publication, settings: str) -> Any:
+    """All of a run but the digest that says that it is whole."""
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)

@@ -1,8 +1,7 @@
 """Writes a whole run of MLflow's in one transaction of its database.
 
-MLflow commits after each of its calls, and asks for the run anew in each; a run takes nine of them, and the waits for
-the disk are a third of the time of a large publication. In one transaction it is faster, and whoever reads the store
-meanwhile sees a run whole or not at all.
+MLflow commits after each of its calls, asks for the run anew in each, and waits for the disk every time; a run takes
+several. In one transaction it is faster, and whoever reads the store meanwhile sees a run whole or not at all.
 """
 
 from __future__ import annotations
