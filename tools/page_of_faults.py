@@ -8,6 +8,7 @@ Everything between the page's two marks is made anew; nothing of it is typed in.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     made, hardware = record["provenance"]["created"][:10], record["provenance"]["hardware"]
     whole = sum(o["survived"] and o["told"] for o in tried)
     yield (
-        f"{len(tried)} faults of {len(found)} kinds were tried on {made} with seed {record['seed']}, on "
-        f"{hardware['cores']} cores of {hardware['cpu']}; {whole} were survived and told."
+        f"{len(tried)} faults of {len(found)} kinds were tried by {made} with seed {record['seed']}, on "
+        f"{hardware['cores']} cores of {hardware['cpu']}; {whole} were survived and told. {_commits(tried)}"
     )
     yield ""
     yield f"| {' | '.join(HEADS)} |"
@@ -43,6 +44,12 @@ def table(record: dict[str, Any]) -> Iterator[str]:
         if not (outcome["survived"] and outcome["told"]):
             why = "; ".join(outcome["differences"])[:300] or "no sentence told of it"
             yield f"\nNot survived or not told: {outcome['fault']}, seed {outcome['seed']}: {escaped(why)}."
+
+
+def _commits(tried: list[dict[str, Any]]) -> str:
+    """How many faults were tried at which commits, oldest outcomes first."""
+    counts = Counter(outcome["commit"][:12] for outcome in tried)
+    return f"Commits: {', '.join(f'{commit} ({count})' for commit, count in counts.items())}."
 
 
 def escaped(text: str) -> str:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 if not __package__:
@@ -45,6 +45,7 @@ class Outcome:
     reruns: int = 0
     seconds: float = 0.0
     differences: list[str] = field(default_factory=list)
+    commit: str = ""  # that it was tried at: a record's outcomes may be of several
 
 
 def disturb(place: Station, fault: Disturbance, seed: int) -> Outcome:
@@ -125,6 +126,8 @@ def drawn(seed: int, count: int, only: Sequence[str] = ()) -> list[tuple[Disturb
 
 def main() -> int:
     """Runs a campaign, writes its record and says what was not survived."""
+    from ditbench.records import provenance
+
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--faults", type=int, default=len(DISTURBANCES), help="how many (default: each kind once)")
@@ -147,7 +150,7 @@ def main() -> int:
             if time.monotonic() - began > 60 * given.minutes:
                 break
             outcomes = [each for each in outcomes if (each.fault, each.seed) != (fault.name, seed)]
-            outcomes.append(disturb(place, fault, seed))
+            outcomes.append(replace(disturb(place, fault, seed), commit=provenance()["git"] or ""))
             print(line(outcomes[-1]), flush=True)
             if given.out is not None:
                 write(given.out, given.seed, outcomes)
@@ -165,7 +168,9 @@ def kept(out: Path, seed: int) -> list[Outcome]:
     from ditbench.records import read_record
 
     record = read_record(out, "faults") if out.exists() else {"seed": seed, "outcomes": []}
-    return [Outcome(**each) for each in record["outcomes"]] if record["seed"] == seed else []
+    # Records from before outcomes named their commit are of one.
+    made = record.get("provenance", {}).get("git") or ""
+    return [Outcome(**{"commit": made, **each}) for each in record["outcomes"]] if record["seed"] == seed else []
 
 
 def line(outcome: Outcome) -> str:

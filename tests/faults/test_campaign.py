@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign import Outcome, asked_to_delete, disturb, drawn, is_whole
+from tests.faults.campaign import Outcome, asked_to_delete, disturb, drawn, is_whole, kept, write
 from tests.faults.disturbances import DAY, DISTURBANCES, flip, write_clock
 from tests.faults.station import Station, station
 
@@ -53,6 +54,18 @@ def test_a_fault_that_is_tried_otherwise_than_before_is_tried_again() -> None:
     assert not is_whole(before, fault, 8)
     for change in ({"what": "another"}, {"sentence": "no room"}, {"survived": False}, {"told": False}):
         assert not is_whole(replace(before, **change), fault, 7)  # type: ignore[arg-type]
+
+
+def test_outcomes_keep_the_commit_that_they_were_tried_at(tmp_path: Path) -> None:
+    fault, path = DISTURBANCES[0], tmp_path / "faults.json"
+    old, new = (Outcome(fault.name, fault.what, seed, commit=commit) for seed, commit in ((7, "a" * 40), (8, "")))
+    write(path, 0, [old, new])
+    body = json.loads(path.read_text())
+    del body["outcomes"][1]["commit"]  # as records from before have it
+    del body["seal"]
+    body["schema"] = "ditbench/faults@1"
+    path.write_text(json.dumps(body))
+    assert [each.commit for each in kept(path, 0)] == ["a" * 40, body["provenance"]["git"]]
 
 
 def test_a_wrong_clock_is_wrong_for_the_time_and_for_dates_in_records(tmp_path: Path) -> None:
