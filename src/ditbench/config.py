@@ -23,7 +23,7 @@ ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 
 
 _STORE = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+|sqlite(\+\w+)?:///(?!:memory:).+|databricks.*")
-_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+_PASSWORD = re.compile(r"://[^@\s]*:\S+@")
 # More jobs an arm, or arms of a sweep, are a slip: a campaign of a thousandth of them takes minutes to be planned.
 MOST_SHARDS = MOST_ARMS = 10_000
 

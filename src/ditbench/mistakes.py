@@ -23,7 +23,7 @@ _PATTERNS = {
     PATH: "must be a path of letters, digits and . / _ + @ , : = % -, the last not first: commands are made of it",
 }
 # Name and password in an address.
-_SECRETS = re.compile(r"://[^/@\s]*@")
+_SECRETS = re.compile(r"://\S*@")
 LONGEST = 60
 MOST_VALUES = 1_000_000
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")

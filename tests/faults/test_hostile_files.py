@@ -86,7 +86,15 @@ def test_runs_are_published_to_what_keeps_them() -> None:
         assert check_config({"mlflow": {"uri": uri}}).mlflow.uri == uri
 
 
-@pytest.mark.parametrize("uri", ["https://me:s3cret@host:5000", "postgresql+psycopg2://me:s3cret@db/runs"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:s3cret@host:5000",
+        "https://me:a@s3cret@host",
+        "http://me:a/s3cret@host",
+        "postgresql+psycopg2://me:s3cret@db/runs",
+    ],
+)
 def test_a_password_is_not_kept_with_the_results_and_not_told(uri: str) -> None:
     with pytest.raises(Fault, match=r"mlflow\.uri: .* has a password, .* MLFLOW_TRACKING_PASSWORD") as told:
         check_config({"mlflow": {"uri": uri}})
