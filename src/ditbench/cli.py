@@ -151,6 +151,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_from_zero, default=0, help="of the choice of images")
     sub.add_argument("--device", help="the configuration's if not given")
     sub.add_argument("--sets", action="store_true", help="judges of whole sets too, over all stored images")
+    sub = add("pack", _pack, "pack the records of finished cells into one file", "config", "results")
+    sub.add_argument("cells", nargs="*", metavar="CELL", help="all finished cells if none is named")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .zip file, for the setting `elsewhere`")
     sub = add("plan", _plan, "say what a run will take before it starts", "config", "results", "json")
     speed = sub.add_mutually_exclusive_group()
     speed.add_argument(
@@ -519,6 +522,7 @@ def _cells(options: argparse.Namespace) -> None:
     # The records say what was made; what became of the images since is seen in their files only.
     damaged = {cell.hash: damage(cell.shards) for cell in cells}
     states = {c.hash: f"damaged: {damaged[c.hash]}" if damaged[c.hash] else c.state_text for c in cells}
+    states |= {c.hash: f"{c.state_text}, taken from {c.elsewhere}" for c in cells if c.elsewhere is not None}
     if options.json:
         bodies = [
             {**asdict(s), "hash": s.hash, "studies": studies_of(config, s), "state": states[s.hash]} for s in specs
@@ -637,6 +641,16 @@ def _verify(options: argparse.Namespace) -> int:
     )
     print(json.dumps(verify.as_data(report), indent=1) if options.json else verify.told(report))
     return 0 if report.equal else 1
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from ditbench.elsewhere import pack
+    from ditbench.inspect.cells import find_cell, load
+
+    found = load(_configured(options), options.results)
+    cells = [find_cell(found, name) for name in options.cells] or [c for c in found.cells if c.state == "done"]
+    count = pack(found, cells, options.out)
+    print(f"{options.out}: {count} of {len(found.cells)} cells, {options.out.stat().st_size / 1e6:.1f} MB")
 
 
 def _plan(options: argparse.Namespace) -> None:

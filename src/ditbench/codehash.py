@@ -34,7 +34,17 @@ _NETWORKS = (
 _AUDIT_PAGES = ("report/audit.py", "report/audit_texts.py", *_AUDIT_TEMPLATES)
 _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.css")
 # The engine and what counts by it are no part of them: what changes there makes the cells anew, and so the report.
-_STUDIES = ("report", "study.py", "study_figures.py", "traits.py", "sweeps.py", "runs.py", "clocks.py", "macs.py")
+_STUDIES = (
+    "report",
+    "elsewhere.py",
+    "study.py",
+    "study_figures.py",
+    "traits.py",
+    "sweeps.py",
+    "runs.py",
+    "clocks.py",
+    "macs.py",
+)
 _SCENES = tuple(f"worlds/scenes/{name}.py" for name in ("grammar", "renderer", "settings", "model"))
 _RECIPE = "worlds/scenes/recipe"
 STAGES: dict[str, tuple[str, ...]] = {

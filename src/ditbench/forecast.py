@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.cells import Spec, cell_table, shard_ranges
 from ditbench.config import Config
+from ditbench.elsewhere import finished_elsewhere, packs_of
 from ditbench.faults import Fault
+from ditbench.study import BASELINE
 
 if TYPE_CHECKING:
     from ditbench.worlds import World
@@ -50,7 +52,12 @@ def forecast(
     from ditbench.worlds import get_world
 
     root = Path(results or config.results)
-    specs, ranges = cell_table(config), shard_ranges(config)
+    asked, ranges = cell_table(config), shard_ranges(config)
+    packs = packs_of(config.elsewhere, root)
+    specs = [spec for spec in asked if finished_elsewhere(packs, spec) is None]
+    # Others are compared with the pictures of the full model, even where its numbers are there already.
+    own, there = {(spec.world, spec.seed) for spec in specs}, {spec.hash for spec in specs}
+    specs += [s for s in asked if s.arm == BASELINE and (s.world, s.seed) in own and s.hash not in there]
     drawing = [spec for spec in specs if get_world(spec.world).no_images(spec.weights) is None]
     works = _works(drawing, ranges, root)
     times: list[Speed | None] = []
@@ -60,9 +67,10 @@ def forecast(
     every = [time for time in times if time is not None]
     seconds = sum(seconds for seconds, _ in every) if every and len(every) == len(times) else None
     return {
-        "arms": len({(spec.world, spec.arm) for spec in specs}),
+        "arms": len({(spec.world, spec.arm) for spec in asked}),
         "seeds": len(config.seeds),
-        "cells": len(specs),
+        "cells": len(asked),
+        "cells_finished_elsewhere": sum(finished_elsewhere(packs, spec) is not None for spec in asked),
         "shards": len(drawing) * len(ranges),
         "images": len(drawing) * config.images,
         "images_done": sum(work.done for work in works.values()),
@@ -177,6 +185,7 @@ def told(outlook: dict[str, Any]) -> str:
     need, free = outlook["disk_bytes_to_write"], outlook["disk_bytes_free"]
     enough = "" if need < free else ": NOT ENOUGH, make room or set another `results`"
     gpu = outlook["worker"] == "GPU"
+    elsewhere = outlook["cells_finished_elsewhere"]
     time = (
         "unknown until the first shard is drawn; `ditbench plan --images-per-second` or `--tmacs-per-second` states it"
         if seconds is None
@@ -186,6 +195,7 @@ def told(outlook: dict[str, Any]) -> str:
         [
             f"{outlook['cells']} cells ({outlook['arms']} arms x {outlook['seeds']} seeds), "
             f"{outlook['images']:,} images in {outlook['shards']:,} shards",
+            *([f"finished elsewhere: {elsewhere} of these cells"] if elsewhere else []),
             f"to draw: {outlook['images_to_draw']:,} images, {outlook['images_done']:,} are there already",
             f"disk: about {need / 1e6:,.1f} MB more, {free / 1e6:,.0f} MB are free{enough}",
             f"time to draw on one {outlook['worker'] if gpu else 'worker'}: {time}",

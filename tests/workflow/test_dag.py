@@ -426,3 +426,24 @@ def test_the_card_of_new_weights_is_written_from_a_run_with_them(trained: Tree) 
 )
 def test_an_edit_of_a_recipe_makes_anew_what_it_makes(trained: Tree, edited: Tree, jobs: dict[str, int]) -> None:
     assert edited.planned(*ASSETS) == (Counter(jobs) + Counter(assets=1) if jobs else {})
+
+
+def test_cells_that_were_finished_elsewhere_are_not_planned(tree: Tree, tmp_path: Path) -> None:
+    from ditbench.elsewhere import pack
+    from ditbench.study import load_study
+    from tests.report.conftest import Fabricated
+
+    made = Fabricated(tmp_path / "there", load_study("embedded")).read()
+    words = (*SMALL, "results=others")
+
+    def planned(*arms: str) -> Counter[str]:
+        file = tmp_path / f"{'-'.join(arms)}.zip"
+        pack(made, [cell for cell in made.cells if cell.arm in arms], file)
+        return tree.planned(*words, f"elsewhere=[{file}]")
+
+    left = planned("fora-n2", "broken")
+    assert left == {**WHOLE, **dict.fromkeys(("spec", "cost", "scores", "latency"), 2), "images": 2 * SHARDS}
+    # The full arm's numbers are there, and its pictures are drawn for the other's sake.
+    one = planned("full", "fora-n2", "broken")
+    assert one == {**left, **dict.fromkeys(("cost", "scores", "latency"), 1)}
+    assert planned("full", "fewer-steps-50", "fora-n2", "broken") == AFTER

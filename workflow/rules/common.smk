@@ -24,6 +24,7 @@ from ditbench.cells import (
 )
 from ditbench.codehash import code_hash
 from ditbench.config import check_config, keep_settings, origins_of, retyped
+from ditbench.elsewhere import finished_elsewhere, packs_of
 from ditbench.faults import Fault, tell
 from ditbench.forecast import effort
 from ditbench.judges import default_judges, networks_of
@@ -54,6 +55,7 @@ try:
     LEARNING = learning_set(CONFIG)
     REFERENCES = reference_set(CONFIG)
     check_version(CONFIG.results)  # before anything is written there
+    PACKS = packs_of(CONFIG.elsewhere, CONFIG.results)
     CONFIG_FILE = keep_settings(CONFIG)  # as they are after --config and --configfile
     WORLDS = dict.fromkeys(spec.world for spec in SPECS.values())
     JUDGES = CONFIG.judges or [name for world in WORLDS for name in default_judges(world, CONFIG.judge_weights)]
@@ -61,6 +63,8 @@ try:
 except Fault as fault:
     raise WorkflowError(str(fault))
 
+# What is asked of this run itself. Of the others the full arm's images are drawn where an arm of this run needs them.
+OWN = [spec for spec in SPECS.values() if finished_elsewhere(PACKS, spec) is None]
 RESULTS = CONFIG.results
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
@@ -132,7 +136,7 @@ def claim_results():
                 tell(
                     f"MLflow's store {lost} is gone, though runs were published to it: it is made again from the records"
                 )
-            if any(map(draws_images, SPECS.values())):
+            if any(map(draws_images, OWN)):
                 need_judges(JUDGES, CONFIG.judge_weights)
             CLOCKS = begin_run(
                 RESULTS, CONFIG_FILE, workflow.cores, workflow.global_resources.get("gpu", 1) if GPUS else 0
@@ -467,16 +471,14 @@ def lost_shards():
 
     Only those, because a campaign has tens of thousands, and each that is named takes memory of the graph.
     """
-    made = [
-        spec for spec in SPECS.values() if draws_images(spec) and Path(f"{spec.folder(RESULTS)}/cost.json").exists()
-    ]
+    made = [spec for spec in OWN if draws_images(spec) and Path(f"{spec.folder(RESULTS)}/cost.json").exists()]
     wanted = [f"{spec.folder(RESULTS)}/shards/{shard}.json" for spec in made for shard in SHARDS]
     return [path for path in wanted if not Path(path).exists()]
 
 
 def lost_learning():
     """The records of learning that are missing behind specs made of them: what still needs them would fail."""
-    made = [spec for spec in SPECS.values() if Path(f"{spec.folder(RESULTS)}/spec.json").exists()]
+    made = [spec for spec in OWN if Path(f"{spec.folder(RESULTS)}/spec.json").exists()]
     learned = {(spec.world, spec.arm) for spec in made if spec.learning}
     learned |= {(spec.world, spec.weights_of.rpartition("@")[0]) for spec in made if spec.weights_of}
     wanted = sorted(LEARNED_RECORD.format(world=world, arm=arm) for world, arm in learned)
@@ -487,7 +489,7 @@ def cell_records(*names):
     """Records of these names of every cell; there are scores of images only."""
     return [
         f"{spec.folder(RESULTS)}/{name}.json"
-        for spec in SPECS.values()
+        for spec in OWN
         for name in names
         if name != "scores" or draws_images(spec)
     ]

@@ -33,6 +33,7 @@ rule report:
         cell_records("spec", "scores", "cost", "latency"),
         expand(f"{RESULTS}/looked/{{study}}.json", study=list(LOOKED)),
         [FAILED_RUN] if Path(FAILED_RUN).exists() else [],
+        lambda wildcards: CONFIG.elsewhere,
     output:
         page=report(PAGE, category="Studies"),
         tables=expand(

@@ -22,7 +22,7 @@ def load(config: Config, results: Path | None) -> Results:
     from ditbench.report.results import load_results
 
     found = load_results(config, results)
-    if not (found.root / "cells").is_dir():
+    if not (found.root / "cells").is_dir() and all(cell.elsewhere is None for cell in found.cells):
         there = "" if results is None else f" --config results={results}"
         raise Fault(f"there are no results in {found.root} yet: `uv run snakemake --cores all{there}` makes them")
     return found

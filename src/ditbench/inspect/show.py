@@ -35,6 +35,7 @@ def as_data(cell: Cell, root: Path) -> dict[str, Any]:
             for name, d in cell.differences.items()
         },
         "plan": plan_told(cell),
+        "elsewhere": None if cell.elsewhere is None else str(cell.elsewhere),
         "shards": [str(path.relative_to(root)) for path in cell.shards],
         "provenance": cell.provenance,
         "seconds": {

@@ -74,6 +74,11 @@ def verify(
     """
     from ditbench.records import write_record
 
+    if taken := [cell for cell in cells if cell.elsewhere is not None]:
+        raise Fault(
+            f"{cell_name(taken[0])} was finished elsewhere and taken from {taken[0].elsewhere}: its images are not "
+            "here to be compared with"
+        )
     unfinished = [cell for cell in cells if cell.state != "done"]
     if unfinished:
         why = f" ({unfinished[0].state_text})" if unfinished[0].reason else ""

@@ -131,6 +131,8 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
     """What was run, where and by which code."""
     done = sum(cell.state == "done" for cell in results.cells)
     yield "Cells done", f"{done} of {len(results.cells)}"
+    if taken := [cell for cell in results.cells if cell.elsewhere is not None]:
+        yield "Finished elsewhere", f"{len(taken)}, taken from {_listed(cell.elsewhere for cell in taken)}"
     images = _listed(cell.spec["images"] for cell in results.cells)
     yield "Images per cell", images
     yield "Seeds", _listed(cell.seed for cell in results.cells)
@@ -288,6 +290,8 @@ def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
         yield "weights", drawn_with[0] if drawn_with else str(spec["weights"]), True
     yield "spec hash", cell.hash, True
     yield "files", f"{cell.folder.as_posix()}/", True
+    if cell.elsewhere is not None:
+        yield "finished elsewhere, taken from", str(cell.elsewhere), True
     cost, latency = cell.bodies.get("cost"), cell.bodies.get("latency")
     if cost:
         nominal = "decided while sampling" if cost["nominal_ratio"] is None else f"{cost['nominal_ratio']:.1%} planned"

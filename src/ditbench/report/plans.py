@@ -123,11 +123,14 @@ def trace_of(cell: Cell) -> Trace | None:
     from ditbench.engine.trace import Trace
     from ditbench.records import read_record
 
-    if cell.shards and "cost" in cell.bodies:
+    if cell.traced and "cost" in cell.bodies:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            added = cell.shards[0].parents[1] / "trace.json"
+            beside = cell.traced[0].parent if cell.elsewhere else cell.traced[0].parents[1]
+            added = beside / "trace.json"
             return Trace.from_summary(json.loads(added.read_text(encoding="utf-8")))
-    bodies = [read_record(path, "shard")["trace"] for path in cell.shards]
+    if cell.elsewhere and cell.traced:
+        return None  # a part of its images says nothing of all
+    bodies = [read_record(path, "shard")["trace"] for path in cell.traced]
     timed = cell.bodies.get("latency", {}).get("trace")  # of arms that are timed only, as with random weights
     whole: Trace | None = None
     for body in bodies or ([timed] if timed else []):

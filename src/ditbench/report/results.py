@@ -19,6 +19,7 @@ from ditbench.traits import TRAITS, trait
 if TYPE_CHECKING:
     from ditbench.cells import Spec
     from ditbench.config import Config
+    from ditbench.elsewhere import Pack
     from ditbench.runs import Run
 
 State = Literal["done", "failed", "not run"]
@@ -102,6 +103,8 @@ class Cell:
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: tuple[Job, ...] = ()
     shards: tuple[Path, ...] = ()
+    traced: tuple[Path, ...] = ()  # records of images, which tell what ran; their pictures may be elsewhere
+    elsewhere: Path | None = None  # the file of finished cells that it was taken from
 
     @property
     def arm(self) -> str:
@@ -169,26 +172,41 @@ def load_results(config: Config, results: str | Path | None = None) -> Results:
     """Reads the records of every cell of a config; `results` replaces the config's results folder."""
     from ditbench.cells import cell_table, reference_set, shard_ranges
     from ditbench.config import kept_settings
+    from ditbench.elsewhere import packs_of
 
     root = Path(results if results is not None else config.results)
     specs = cell_table(config)
     shards = [f"{a:05d}-{b:05d}" for a, b in shard_ranges(config)]
-    found = read_results(specs, root, shards, reference_set(config))
+    found = read_results(specs, root, shards, reference_set(config), packs_of(config.elsewhere, root))
     same = found.run is not None and found.run.settings == kept_settings(config).name
     return found if same else replace(found, run=None)
 
 
 def read_results(
-    specs: Iterable[Spec], root: Path, shard_names: Sequence[str], references: str | None = None
+    specs: Iterable[Spec],
+    root: Path,
+    shard_names: Sequence[str],
+    references: str | None = None,
+    packs: Sequence[Pack] = (),
 ) -> Results:
-    """Reads the records of the cells of `specs`, whose images lie in shards of the given names."""
+    """Reads the records of the cells of `specs`, whose images lie in shards of the given names.
+
+    Cells that a file of `packs` has are those of the file.
+    """
+    from ditbench.elsewhere import finished_elsewhere
     from ditbench.runs import read_run
 
-    cells = tuple(read_cell(spec, root, shard_names) for spec in specs)
-    shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in cells}
+    cells = tuple(
+        _packed_cell(spec, root, pack)
+        if (pack := finished_elsewhere(packs, spec))
+        else read_cell(spec, root, shard_names)
+        for spec in specs
+    )
+    own = [cell for cell in cells if cell.elsewhere is None]
+    shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in own}
     jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
-    jobs += _learning_jobs(root, cells)
-    jobs += [job for cell in cells for job in cell.jobs]
+    jobs += _learning_jobs(root, own)
+    jobs += [job for cell in own for job in cell.jobs]
     jobs += _closing_jobs(root)
     return Results(root, cells, tuple(jobs), read_run(root))
 
@@ -207,6 +225,22 @@ def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
         return _read_cell(folder, kept, shard_names)
     except Fault as fault:
         return Cell(**kept, state="failed", reason=str(fault))
+
+
+def _packed_cell(spec: Spec, root: Path, pack: Pack) -> Cell:
+    """Reads a cell that was finished elsewhere: its records are here, its images are not."""
+    from dataclasses import asdict
+
+    from ditbench.elsewhere import FIRST_SHARD
+
+    folder = pack.cells[spec.hash]
+    kept: dict[str, Any] = {"spec": asdict(spec), "hash": spec.hash, "folder": folder.relative_to(root.absolute())}
+    try:
+        cell = _read_cell(folder, kept, ())
+    except Fault as fault:
+        return Cell(**kept, state="failed", reason=str(fault), elsewhere=pack.path)
+    first = folder / FIRST_SHARD
+    return replace(cell, traced=(first,) if first.is_file() else (), elsewhere=pack.path)
 
 
 def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -> Cell:
@@ -251,6 +285,7 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
             _job(kind, kept["spec"]["arm"], path, body) for kind, path, body in [("spec", spec_path, written), *records]
         ),
         shards=tuple(shards),
+        traced=tuple(shards),
     )
 
 

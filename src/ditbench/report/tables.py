@@ -264,6 +264,7 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
         baseline = study.row(study.baseline).label if study.baseline else "full"
         yield f"{SAME}: the 95 % interval of the paired difference to {baseline} includes zero."
     yield from comparable.notes(lines)
+    yield from _taken(lines)
     yield from _row_notes(lines)
     if refused := {line.label: why for line in lines if line.cell and (why := _refused(line.cell))}:
         reasons = "; ".join(f"{label}: {why}" for label, why in refused.items())
@@ -303,6 +304,23 @@ def _elsewhere(study: Study) -> Iterator[str]:
         yield f"Without digits in what could be read, so not here: {study.not_printed}."
     if study.twin:
         yield f"The same in the embedded world: study {study.twin}."
+
+
+def _taken(lines: Iterable[Line]) -> Iterator[str]:
+    """Which rows were finished elsewhere: another day's, and perhaps another machine's and other code's."""
+    taken: dict[str, list[Cell]] = {}
+    for line in lines:
+        if line.cell is not None and line.cell.elsewhere is not None:
+            taken.setdefault(line.cell.elsewhere.name, []).append(line.cell)
+    for name, cells in taken.items():
+        known = [made for cell in cells for made in cell.provenance.values()]
+        days = sorted(str(made.get("created"))[:10] for made in known)
+        until = f" to {days[-1]}" if days[-1] != days[0] else ""
+        rows = "1 row was" if len(cells) == 1 else f"{len(cells)} rows were"
+        yield (
+            f"{rows} finished elsewhere ({days[0]}{until}) and taken from {name}: their speed is against the full "
+            "model there, and their images are not here."
+        )
 
 
 def _row_notes(lines: Iterable[Line]) -> Iterator[str]:

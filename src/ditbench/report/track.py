@@ -401,6 +401,7 @@ def _tags(cell: Cell, studies: Sequence[str], label: str) -> dict[str, str]:
         "hardware": ", ".join(str(hardware[n]) for n in ("gpu", "cpu") if hardware.get(n)),
         "timing.contended": latency.get("contended"),
         "results.path": cell.folder.as_posix(),
+        "taken_from": cell.elsewhere and cell.elsewhere.name,
         "mlflow.source.name": "ditbench publish",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": known.get("git"),
@@ -453,10 +454,10 @@ def _files(cell: Cell, results: Results, logs: Mapping[tuple[str, str], Sequence
         path = folder / name
         if path.is_file():
             yield name, path.read_bytes()
-    if not cell.shards and "trace" in cell.bodies.get("latency", {}):  # timed only, as with random weights
+    if not cell.traced and "trace" in cell.bodies.get("latency", {}):  # timed only, as with random weights
         yield "trace.json", json.dumps(cell.bodies["latency"]["trace"]).encode("utf-8")
-    if cell.shards:
-        yield "trace.json", _trace(cell)
+    if trace := trace_of(cell) if cell.traced else None:  # what all shards executed, added up
+        yield "trace.json", json.dumps(trace.summary()).encode("utf-8")
     for stage in LOGGED:
         paths = logs.get((stage, f"{cell.world}.{cell.arm}.seed{cell.seed}"), [])
         if len(paths) > LOGS:
@@ -480,13 +481,6 @@ def logs_by_cell(root: Path) -> dict[tuple[str, str], list[Path]]:
             if said and entry.stat().st_size > 0:
                 found.setdefault((stage, said[1]), []).append(Path(entry.path))
     return found
-
-
-def _trace(cell: Cell) -> bytes:
-    """What all shards executed, added up."""
-    whole = trace_of(cell)
-    assert whole is not None
-    return json.dumps(whole.summary()).encode("utf-8")
 
 
 def _drawn_of(cell: Cell) -> str:

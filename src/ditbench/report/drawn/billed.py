@@ -195,7 +195,7 @@ def _ran(cell: Cell) -> tuple[Trace, Costs]:
     trace = trace_of(cell)
     if trace is None:
         raise Fault("no record of its images tells what was executed")
-    body = read_record(cell.shards[0], "shard") if cell.shards else cell.bodies["latency"]
+    body = read_record(cell.traced[0], "shard") if cell.traced else cell.bodies["latency"]
     return trace, Costs.from_json(body["costs"])
 
 

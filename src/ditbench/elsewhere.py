@@ -1,0 +1,181 @@
+"""Cells that were finished elsewhere: their records in one file, which other runs show beside cells of their own.
+
+`ditbench pack` writes such a file; the setting `elsewhere` names some. A cell is known by the hash of its spec: what
+is asked of it must be the same to the last knob, whatever its arm is called. Pictures are not packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ditbench.faults import Fault
+from ditbench.storage import check_contents, hash_file, replacing
+
+if TYPE_CHECKING:
+    from ditbench.cells import Spec
+    from ditbench.report.results import Cell, Results
+
+KIND, INDEX = "pack", "pack.json"
+# Where results keep what was unpacked, a folder for each file.
+FOLDER = "elsewhere"
+# The record of a cell's first images has the price list of its network, which figures need besides.
+FIRST_SHARD = "shard.json"
+NAMES = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "trace.json", "samples.parquet")
+# No record of a cell is as large, nor all of them together; a file that says so is none of ours.
+LARGEST, MOST = 1 << 28, 1 << 32
+_CELL = re.compile(r"[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*/seed[0-9]+")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A file of finished cells. `root` is laid out as a results folder; `cells` are folders in it by spec hash."""
+
+    path: Path
+    root: Path
+    cells: Mapping[str, Path]
+
+
+def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
+    """Writes the records of finished cells as one file; how many cells."""
+    from ditbench.records import write_record
+
+    if not cells:
+        raise Fault(f"no cell in {results.root} is finished: there is nothing to pack yet")
+    for cell in cells:
+        if cell.state != "done":
+            raise Fault(f"{cell.world}/{cell.arm}/seed{cell.seed} is not finished ({cell.state_text})")
+    index: list[dict[str, Any]] = []
+    with replacing(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as archive:
+        for cell in sorted(cells, key=lambda cell: (cell.world, cell.arm, cell.seed)):
+            place = f"{cell.world}/{cell.arm}/seed{cell.seed}"
+            files = dict(_files(cell, results.root))
+            for name, data in files.items():
+                _add(archive, f"{place}/{name}", data)
+            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            index.append({"cell": place, "hash": cell.hash, "files": hashes})
+        written = partial.with_name(f".{out.name}.{os.getpid()}.index.partial")
+        try:
+            write_record(written, KIND, {"cells": index})
+            _add(archive, INDEX, written.read_bytes())
+        finally:
+            written.unlink(missing_ok=True)
+    return len(index)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))  # equal records make equal files
+    entry.external_attr = 0o644 << 16
+    entry.compress_type = archive.compression
+    archive.writestr(entry, data)
+
+
+def _files(cell: Cell, root: Path) -> Iterable[tuple[str, bytes]]:
+    """The names and contents of what is kept of a cell."""
+    from ditbench.report.plans import trace_of
+
+    folder = root / cell.folder
+    for name in NAMES:
+        path = folder / name
+        if name == "trace.json" and cell.traced:
+            trace = trace_of(cell)
+            if trace is not None:
+                yield name, json.dumps(trace.summary()).encode("utf-8")
+        elif path.is_file():
+            yield name, path.read_bytes()
+    if cell.traced:
+        yield FIRST_SHARD, cell.traced[0].read_bytes()
+
+
+def packs_of(files: Sequence[str], results: str | Path) -> tuple[Pack, ...]:
+    """The files of finished cells that a configuration names, unpacked in a results folder where they were not yet."""
+    return tuple(_unpacked(Path(file), Path(results)) for file in files)
+
+
+def finished_elsewhere(packs: Iterable[Pack], spec: Spec) -> Pack | None:
+    """The first file that has a cell."""
+    return next((pack for pack in packs if spec.hash in pack.cells), None)
+
+
+def _unpacked(path: Path, results: Path) -> Pack:
+    try:
+        known = path.stat()
+    except OSError as error:
+        raise Fault(f"elsewhere: {path}: {str(error.strerror).lower()}") from error
+    return _unpacked_as_it_is(path, results.absolute(), known.st_mtime_ns, known.st_size)
+
+
+@lru_cache(maxsize=16)
+def _unpacked_as_it_is(path: Path, results: Path, changed: int, size: int) -> Pack:
+    """Read once in a process: the file has hundreds of records, and each stage of a report asks."""
+    from ditbench.records import read_record
+
+    try:
+        digest = hash_file(path)
+    except OSError as error:
+        raise Fault(f"elsewhere: {path}: {str(error.strerror).lower()}") from error
+    root = results / FOLDER / digest[:16]
+    if not (root / INDEX).is_file():
+        _unpack(path, root)
+    index = read_record(root / INDEX, KIND)
+    cells: dict[str, Path] = {}
+    for entry in index["cells"]:
+        folder = root / "cells" / entry["cell"]
+        for name, sha256 in entry["files"].items():
+            check_contents(folder / name, sha256, f"delete {root} and run again")
+        cells[str(entry["hash"])] = folder
+    return Pack(path, root, cells)
+
+
+def _unpack(path: Path, root: Path) -> None:
+    """Writes what a file holds beneath a folder, which is there whole or not at all."""
+    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if INDEX not in names:
+                raise Fault(f"elsewhere: {path} has no {INDEX}: `ditbench pack` writes files that have")
+            for name, size in names.items():
+                place, _, file = name.rpartition("/")
+                ours = name == INDEX or (_CELL.fullmatch(place) and file in (*NAMES, FIRST_SHARD))
+                if not ours or size > LARGEST or sum(names.values()) > MOST:
+                    raise Fault(f"elsewhere: {path} has {name!r}, which is no record of a cell")
+                to = partial / (INDEX if name == INDEX else f"cells/{name}")
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(archive.read(name))
+        _check_index(partial / INDEX, path)
+        os.replace(partial, root)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise Fault(f"elsewhere: {path} is no file of `ditbench pack`, or damaged ({error})") from error
+    except OSError as error:
+        if not (root / INDEX).is_file():  # else another process has unpacked it meanwhile
+            raise Fault(f"elsewhere: {path} cannot be unpacked in {root} ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_index(written: Path, path: Path) -> None:
+    """A Fault where a file's list of cells is not what `pack` writes: paths in it are taken at their word later."""
+    from ditbench.records import read_record
+
+    for entry in read_record(written, KIND)["cells"]:
+        whole = isinstance(entry, dict) and {"cell", "hash", "files"} <= set(entry)
+        if (
+            not whole
+            or not _CELL.fullmatch(str(entry["cell"]))
+            or not isinstance(entry["files"], dict)
+            or not set(entry["files"]) <= {*NAMES, FIRST_SHARD}
+            or "spec.json" not in entry["files"]
+        ):
+            raise Fault(f"elsewhere: {path}: its list of cells is not as `ditbench pack` writes it")

@@ -1,0 +1,176 @@
+"""Cells that were finished elsewhere: packed into one file, shown by another run, and nothing taken on trust."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ditbench.elsewhere import INDEX, finished_elsewhere, pack, packs_of
+from ditbench.faults import Fault
+from ditbench.report.page import build_page
+from ditbench.report.plans import trace_of
+from ditbench.report.results import Results, read_results
+from ditbench.report.tables import build_table, markdown
+from ditbench.report.track import publication
+from ditbench.study import Study
+from tests.report.conftest import NAMES, Fabricated
+
+
+@pytest.fixture
+def packed(tree: Fabricated, tmp_path: Path) -> Path:
+    """All cells of the tree but FORA's in one file; the tree is gone afterwards."""
+    found = tree.read()
+    file = tmp_path / "done.zip"
+    assert pack(found, [cell for cell in found.cells if cell.arm != "fora-n2"], file) == 3
+    return file
+
+
+def elsewhere(tree: Fabricated, file: Path, root: Path) -> Results:
+    return read_results(tree.specs, root, NAMES, packs=packs_of([str(file)], root))
+
+
+def test_a_packed_cell_says_what_it_said_where_it_was_made(tree: Fabricated, packed: Path, tmp_path: Path) -> None:
+    there, here = tree.read(), elsewhere(tree, packed, tmp_path / "other")
+    assert [cell.state for cell in here.cells] == ["done", "done", "not run", "done"]
+    for mine, theirs in zip(here.cells, there.cells, strict=True):
+        if mine.arm != "fora-n2":
+            assert {n: replace(v, source="") for n, v in mine.values.items()} == {
+                n: replace(v, source="") for n, v in theirs.values.items()
+            }
+            assert (mine.differences, mine.plan, mine.elsewhere) == (theirs.differences, theirs.plan, packed)
+            assert mine.shards == ()
+            ran, own = trace_of(mine), trace_of(theirs)
+            assert ran is not None and own is not None
+            assert ran.summary() == own.summary()
+
+
+def test_its_jobs_are_not_counted_as_this_runs(tree: Fabricated, packed: Path, tmp_path: Path) -> None:
+    assert elsewhere(tree, packed, tmp_path / "other").jobs == ()
+    assert tree.read().jobs
+
+
+def test_tables_page_and_runs_name_the_file(tree: Fabricated, embedded: Study, packed: Path, tmp_path: Path) -> None:
+    here, there = elsewhere(tree, packed, tmp_path / "other"), tree.read()
+    ours, theirs = markdown(build_table(embedded, here)), markdown(build_table(embedded, there))
+    row = next(line for line in theirs.splitlines() if "fewer steps" in line)
+    assert row.replace("**", "") in ours.replace("**", "")  # ranks are among those that are there
+    assert any(
+        note.startswith("3 rows were finished elsewhere (2026-") and "taken from done.zip" in note
+        for note in build_table(embedded, here).notes
+    )
+    page = build_page([embedded], here)
+    assert f"3, taken from {packed}" in page
+    run = publication(here.of_arm("scenes", "full")[0], here, [embedded])
+    assert run.tags["taken_from"] == packed.name
+    assert "trace.json" in run.files
+    assert run.metrics == publication(there.of_arm("scenes", "full")[0], there, [embedded]).metrics
+    assert run.start_ms > 0
+
+
+def test_a_cell_is_known_by_what_is_asked_of_it_and_not_by_its_arms_name(
+    tree: Fabricated, packed: Path, tmp_path: Path
+) -> None:
+    packs = packs_of([str(packed)], tmp_path)
+    spec = tree.spec("fewer-steps-50")
+    assert finished_elsewhere(packs, replace(spec, arm="half")) is packs[0]
+    assert finished_elsewhere(packs, replace(spec, images=9)) is None
+    assert finished_elsewhere(packs, tree.spec("fora-n2")) is None
+    (cell,) = read_results([replace(spec, arm="half")], tmp_path, NAMES, packs=packs).cells
+    assert (cell.arm, cell.state) == ("half", "done")
+
+
+def test_equal_cells_make_files_of_equal_records(tree: Fabricated, packed: Path, tmp_path: Path) -> None:
+    found = tree.read()
+    pack(found, [cell for cell in found.cells if cell.arm != "fora-n2"][::-1], tmp_path / "again.zip")
+    with zipfile.ZipFile(packed) as one, zipfile.ZipFile(tmp_path / "again.zip") as other:
+        assert one.namelist() == other.namelist()
+        assert all(one.read(name) == other.read(name) for name in one.namelist() if name != INDEX)
+
+
+def test_only_finished_cells_are_packed(tree: Fabricated, tmp_path: Path) -> None:
+    tree.remove("fora-n2", "scores.json")
+    found = tree.read()
+    with pytest.raises(Fault, match=r"scenes/fora-n2/seed0 is not finished \(not run: judges missing\)"):
+        pack(found, found.cells, tmp_path / "done.zip")
+    with pytest.raises(Fault, match="nothing to pack yet"):
+        pack(found, [], tmp_path / "done.zip")
+    assert not (tmp_path / "done.zip").exists()
+
+
+def rewritten(file: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    with zipfile.ZipFile(file) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    change(held)
+    other = file.with_name("changed.zip")
+    with zipfile.ZipFile(other, "w") as archive:
+        for name, data in held.items():
+            archive.writestr(name, data)
+    return other
+
+
+def _other_number(held: dict[str, bytes]) -> None:
+    name = "scenes/full/seed0/scores.json"
+    held[name] = held[name].replace(b"2.14", b"1.14")
+
+
+def _other_hash(held: dict[str, bytes]) -> None:
+    held[INDEX] = held[INDEX].replace(b'"hash": "', b'"hash": "f')
+
+
+def _outwards(held: dict[str, bytes]) -> None:
+    held["../../outside.json"] = b"{}"
+
+
+def _missing(held: dict[str, bytes]) -> None:
+    del held["scenes/full/seed0/scores.json"]
+
+
+def _no_index(held: dict[str, bytes]) -> None:
+    del held[INDEX]
+
+
+def _paths_in_the_index(held: dict[str, bytes]) -> None:
+    from ditbench.records import seal
+
+    body = json.loads(held[INDEX])
+    del body["seal"]
+    body["cells"][0]["cell"] = "../../../elsewhere"
+    held[INDEX] = json.dumps({**body, "seal": seal(body)}).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_other_number, r"scores.json is damaged"),
+        (_other_hash, r"pack.json is damaged"),
+        (_outwards, r"has '../../outside.json', which is no record of a cell"),
+        (_missing, r"scores.json is missing"),
+        (_no_index, r"has no pack.json"),
+        (_paths_in_the_index, r"its list of cells is not as `ditbench pack` writes it"),
+    ],
+)
+def test_a_file_that_was_changed_is_a_sentence(
+    packed: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], told: str
+) -> None:
+    with pytest.raises(Fault, match=told):
+        packs_of([str(rewritten(packed, change))], tmp_path / "other")
+    assert not (tmp_path / "outside.json").exists()
+
+
+def test_what_is_no_such_file_is_a_sentence(tmp_path: Path, packed: Path) -> None:
+    with pytest.raises(Fault, match=r"elsewhere: .*no such file"):
+        packs_of([str(tmp_path / "none.zip")], tmp_path)
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(Fault, match=r"is no file of `ditbench pack`, or damaged"):
+        packs_of([str(tmp_path / "text.zip")], tmp_path)
+    (tmp_path / "cut.zip").write_bytes(packed.read_bytes()[:-400])
+    with pytest.raises(Fault, match=r"is no file of `ditbench pack`, or damaged"):
+        packs_of([str(tmp_path / "cut.zip")], tmp_path)
+    with pytest.raises(Fault, match=r"elsewhere: .*is a directory"):
+        packs_of([str(tmp_path)], tmp_path)
+    assert not list((tmp_path / "elsewhere").glob("*")) if (tmp_path / "elsewhere").exists() else True
