@@ -956,7 +956,7 @@ def _time(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from ditbench.report.track import publish
+    from ditbench.report.tracking.publishing import publish
 
     publish(_configured(options), options.results, options.out)
 
@@ -1010,7 +1010,7 @@ def _warm(options: argparse.Namespace) -> None:
 
 
 def _mlflow(options: argparse.Namespace) -> None:
-    from ditbench.report.track import serve
+    from ditbench.report.tracking.serving import serve
 
     serve(_configured(options), options.results, options.port, options.host)
 

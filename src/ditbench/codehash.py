@@ -127,7 +127,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 # Modules of those folders that the stage does not run.
 _APART = {
-    "report": ("report/track.py", "report/views.py", *_AUDIT_PAGES),
+    "report": ("report/tracking", *_AUDIT_PAGES),
     "publish": _AUDIT_PAGES,
 }
 
@@ -144,7 +144,7 @@ def code_hash(stage: str, world: str | None = None, method: str | None = None) -
 
 def source_files(stage: str, world: str | None = None, method: str | None = None) -> list[Path]:
     """The files that a stage runs, for a world and a method; some may be missing (weights that are not there yet)."""
-    apart = {PACKAGE / name for name in _APART.get(stage, ())}
+    apart = set(_expanded(_APART.get(stage, ())))
     return sorted(set(_files(stage, world, method)) - apart)
 
 

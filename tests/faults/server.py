@@ -95,7 +95,7 @@ def preload() -> None:
 
 
 if __name__ == "__main__":
-    from ditbench.report.track import quiet_mlflow
+    from ditbench.report.tracking.connection import quiet_mlflow
     from ditbench.warm import serve
 
     quiet_mlflow()

@@ -25,9 +25,9 @@ from ditbench.learn.sources import ship
 from ditbench.learn.sparsity import transferred
 from ditbench.learn.tuning import taken_over
 from ditbench.methods import get_method
-from ditbench.report.learning import curves, period, summary
 from ditbench.report.page import learned_text
 from ditbench.report.ratios import noted_steps
+from ditbench.report.tracking.learning import curves, period, summary
 from ditbench.storage import hash_file
 from ditbench.worlds import get_world
 from tests.faults.test_fuzz import BOUNDED, VALUES, mutated

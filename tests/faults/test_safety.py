@@ -12,7 +12,7 @@ import pytest
 
 from ditbench.codehash import PACKAGE
 from ditbench.report.build import write_studies
-from ditbench.report.track import note
+from ditbench.report.tracking.publications import note
 from tests.report.conftest import Fabricated
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> \\input{/etc/passwd} $x_1$ & 50 % | a | b'

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ditbench.report import build, drawn_before, study_runs
+from ditbench.report import build, drawn_before
+from ditbench.report.tracking import study_runs
 from ditbench.study import Study
 
 

@@ -16,7 +16,7 @@ from ditbench.report.page import build_page
 from ditbench.report.plans import trace_of
 from ditbench.report.results import Results, read_results
 from ditbench.report.tables import build_table, markdown
-from ditbench.report.track import publication
+from ditbench.report.tracking.publications import publication
 from ditbench.study import Study
 from tests.report.conftest import NAMES, Fabricated
 

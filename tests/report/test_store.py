@@ -12,7 +12,7 @@ import pytest
 
 from ditbench.config import check_config
 from ditbench.faults import Fault
-from ditbench.report.store import await_writable, missing_store
+from ditbench.report.tracking.store import await_writable, missing_store
 
 
 @pytest.fixture

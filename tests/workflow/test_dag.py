@@ -214,7 +214,7 @@ SCORES = {"scores": ARMS, **AFTER}
         ("src/ditbench/worlds/scenes/judges/reader.py", SCORES),
         ("src/ditbench/worlds/scenes/renderer.py", {"references": 1, **SCORES}),
         ("src/ditbench/report/page.py", AFTER),
-        ("src/ditbench/report/track.py", {"publish": 1, "all": 1}),
+        ("src/ditbench/report/tracking/runs.py", {"publish": 1, "all": 1}),
         ("src/ditbench/cells.py", {}),  # what it makes of the configuration is in every job's spec
     ],
     indirect=["edited"],

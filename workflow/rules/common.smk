@@ -32,7 +32,7 @@ from ditbench.judges.registry import judge_identities, need_judges
 from ditbench.learn.job import arm_hash
 from ditbench.methods import get_method
 from ditbench.patience import VARIABLE as PATIENCE
-from ditbench.report.store import missing_store
+from ditbench.report.tracking.store import missing_store
 from ditbench.runs import begin_run, check_version, end_run, taken_up
 from ditbench.learn.sources import KNOBS as SOURCES, place_of
 from ditbench.storage import claim, clear_partials

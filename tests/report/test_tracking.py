@@ -18,10 +18,11 @@ import pytest
 
 from ditbench.faults import Fault
 from ditbench.records import write_record
-from ditbench.report import track
 from ditbench.report.figures import arm_colours
-from ditbench.report.learning import curves, summary
-from ditbench.report.views import VIEW, metric_name, view_state
+from ditbench.report.tracking import connection, publications, publishing
+from ditbench.report.tracking import runs as stored
+from ditbench.report.tracking.learning import curves, summary
+from ditbench.report.tracking.views import VIEW, metric_name, view_state
 from ditbench.study import Study
 
 ARMS = ["full", "fewer-steps-50", "fora-n2", "broken"]
@@ -35,8 +36,8 @@ def uri_of(root: Path) -> str:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its schema and nothing else: making one takes seconds, copying it none."""
     folder = tmp_path_factory.mktemp("store")
-    with track.locked(uri_of(folder)):
-        track.open_store(uri_of(folder))
+    with connection.locked(uri_of(folder)):
+        connection.open_store(uri_of(folder))
     return folder / "mlflow.db"
 
 
@@ -44,7 +45,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(tree: Any, embedded: Study, empty_store: Path) -> Iterator[Callable[[], dict[str, Any]]]:
     """Publishes the fabricated tree as it is at the time."""
     shutil.copyfile(empty_store, tree.root / "mlflow.db")
-    yield lambda: track.publish_results(tree.read(), [embedded], uri_of(tree.root))
+    yield lambda: publishing.publish_results(tree.read(), [embedded], uri_of(tree.root))
 
 
 def _all_runs_of(root: Path) -> list[Any]:
@@ -93,7 +94,7 @@ def test_references_are_a_data_set_of_the_run(tree: Any) -> None:
     body = json.loads(path.read_text())
     body["reference_set"] = {"name": "renders-200", "sha256": "ab" * 32, "count": 200}
     path.write_text(json.dumps(body))
-    track.publish_results(tree.read(), [], uri_of(tree.root))
+    publishing.publish_results(tree.read(), [], uri_of(tree.root))
     run = next(run for run in runs_of(tree.root) if run.info.run_name == "full")
     found = {given.dataset.name: (given.dataset.digest, given.tags[0].value) for given in run.inputs.dataset_inputs}
     assert found == {"evaluation-8-seed0": ("0" * 12, "evaluation"), "renders-200": ("ab" * 6, "real")}
@@ -148,8 +149,8 @@ def test_learning_is_a_run_beneath_its_arms_with_its_curves(tree: Any, published
     for cell in results.cells:
         if cell.arm == "fora-n2":
             cell.spec["learning"] = "training-4-seed0"
-    track.publish_results(results, [], uri_of(tree.root))
-    track.publish_results(results, [], uri_of(tree.root))
+    publishing.publish_results(results, [], uri_of(tree.root))
+    publishing.publish_results(results, [], uri_of(tree.root))
     runs = runs_of(tree.root)
     assert len(runs) == 5, "once, however often it is published"
     (child,) = (run for run in runs if "mlflow.parentRunId" in run.data.tags)
@@ -186,7 +187,7 @@ def test_publishing_again_changes_nothing(tree: Any, published: Callable[[], dic
     ],
 )
 def test_a_store_that_cannot_be_written_is_not_to_be_thrown_away(tmp_path: Path, error: Exception, says: str) -> None:
-    said = str(track._store_fault(uri_of(tmp_path), error))
+    said = str(connection.store_trouble(uri_of(tmp_path), error))
     assert says in said and ("move it away" in said) == (says == "move it away")
 
 
@@ -224,7 +225,7 @@ def test_two_results_folders_on_one_store_leave_each_others_runs(
     shutil.copytree(tree.root, other, ignore=shutil.ignore_patterns("mlflow.db", ".folder-id", "mlartifacts"))
     mine, tree.root = tree.root, other
     tree.fail("full", "judges", "made otherwise")
-    body = track.publish_results(tree.read(), [embedded], uri_of(mine))
+    body = publishing.publish_results(tree.read(), [embedded], uri_of(mine))
     tree.root = mine
     assert set(actions(body).values()) == {"written"}
     assert set(actions(published()).values()) == {"kept"}
@@ -258,7 +259,7 @@ def test_a_half_written_run_on_a_server_is_tidied_up(
 ) -> None:
     """A server commits every call of its own: there a publication that is killed leaves a run without an end."""
     with monkeypatch.context() as patch:
-        patch.setattr(track, "one_transaction", lambda client: nullcontext())
+        patch.setattr(stored, "one_transaction", lambda client: nullcontext())
         kill_within_a_run(patch, published)
     assert [run.info.status for run in runs_of(tree.root)] == ["RUNNING"]
     published()
@@ -269,16 +270,16 @@ def test_whoever_reads_meanwhile_sees_a_run_whole_or_not_at_all(
     tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    real = track._log_files
+    real = stored._log_files
 
     def look(*given: Any) -> None:
         with closing(sqlite3.connect(tree.root / "mlflow.db")) as store:
             (runs,) = store.execute("SELECT COUNT(*) FROM runs").fetchone()
-            (whole,) = store.execute("SELECT COUNT(*) FROM tags WHERE key = ?", [track.DIGEST]).fetchone()
+            (whole,) = store.execute("SELECT COUNT(*) FROM tags WHERE key = ?", [stored.DIGEST]).fetchone()
         seen.append((runs, whole))
         real(*given)
 
-    monkeypatch.setattr(track, "_log_files", look)
+    monkeypatch.setattr(stored, "_log_files", look)
     published()
     assert seen == [(before, before) for before in range(len(ARMS) + 1)]  # the last is the study's
 
@@ -296,7 +297,7 @@ def test_a_moved_results_folder_gets_a_fresh_experiment(
     moved = tmp_path / "elsewhere"
     tree.root.rename(moved)
     tree.root = moved
-    body = track.publish_results(tree.read(), [embedded], uri_of(moved))
+    body = publishing.publish_results(tree.read(), [embedded], uri_of(moved))
     assert set(actions(body).values()) == {"written"}
     assert len(runs_of(moved)) == 4
     assert (moved / "mlartifacts" / "scenes" / body["runs"][0]["run_id"]).is_dir()
@@ -304,7 +305,7 @@ def test_a_moved_results_folder_gets_a_fresh_experiment(
 
 def _publish(root: Path, tree: Any, study: Study, out: Any) -> None:
     try:
-        out.put(actions(track.publish_results(tree.read(), [study], uri_of(root))))
+        out.put(actions(publishing.publish_results(tree.read(), [study], uri_of(root))))
     except BaseException as error:
         out.put(repr(error))
         raise
@@ -335,7 +336,7 @@ def test_a_server_that_is_not_there_is_told_within_seconds(tree: Any, embedded: 
         address = f"http://user:secret@127.0.0.1:{unused.getsockname()[1]}"
         began = time.monotonic()
         with pytest.raises(Fault, match="cannot be reached") as caught:
-            track.publish_results(tree.read(), [embedded], address)
+            publishing.publish_results(tree.read(), [embedded], address)
     assert time.monotonic() - began < 10
     assert "secret" not in str(caught.value) and "the records are kept" in str(caught.value)
 
@@ -343,12 +344,12 @@ def test_a_server_that_is_not_there_is_told_within_seconds(tree: Any, embedded: 
 def test_a_file_that_is_no_store_is_named_with_its_remedy(tree: Any, embedded: Study) -> None:
     (tree.root / "mlflow.db").write_bytes(b"not a database at all, but long enough to be taken for one" * 40)
     with pytest.raises(Fault, match=r"mlflow\.db cannot be used as an MLflow store: .*move it away"):
-        track.publish_results(tree.read(), [embedded], uri_of(tree.root))
+        publishing.publish_results(tree.read(), [embedded], uri_of(tree.root))
 
 
 def test_the_knobs_that_are_set_come_first_in_their_column() -> None:
     knobs = {"interval": 3, "variant": "paper", "age": 0.25, "fresh": 0.1}
-    told = [name for name, _ in track._telling_first({"method": "toca", "knobs": knobs})]
+    told = [name for name, _ in publications._telling_first({"method": "toca", "knobs": knobs})]
     assert told[0] == "fresh" and set(told) == set(knobs)
 
 
@@ -392,8 +393,8 @@ def test_the_installed_mlflow_knows_the_form_of_our_view(embedded: Study) -> Non
 
 
 def test_secrets_stay_out_of_what_is_told() -> None:
-    assert track.without_secrets("https://me:word@host:8/x") == "https://host:8/x"
-    assert track.without_secrets("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert connection.without_secrets("https://me:word@host:8/x") == "https://host:8/x"
+    assert connection.without_secrets("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
 def test_the_whole_way_from_a_config_to_the_record(
@@ -403,7 +404,7 @@ def test_the_whole_way_from_a_config_to_the_record(
     from ditbench.records import read_record
 
     config = Config(images=8, shard=4, results=str(tree.root))
-    track.publish(config, None, tree.root / "published.json")
+    publishing.publish(config, None, tree.root / "published.json")
     body = read_record(tree.root / "published.json", "published")
     assert [run["arm"] for run in body["runs"]] == ARMS
     assert str(tree.root) not in json.dumps(body["experiments"]) and body["uri"].endswith("in the results folder")
@@ -422,7 +423,7 @@ def test_runs_carry_the_hash_of_the_configuration_that_asked_for_them(
     ids = []
     for config, expected in zip((first, second), hashes, strict=True):
         # Other settings change what is said of a cell's run, and leave the run: its records are the same.
-        body = track.publish(config, None, tree.root / "published.json")
+        body = publishing.publish(config, None, tree.root / "published.json")
         ids.append([run["run_id"] for run in body["runs"]])
         assert {run.data.tags["config.hash"] for run in runs_of(tree.root)} == {expected}
     assert ids[0] == ids[1]
@@ -474,6 +475,12 @@ def test_asking_again_for_what_is_published_asks_the_store_once(
     assert asked == ["search_runs"]
 
 
+def logs_kept(cell: Any, results: Any) -> dict[str, bytes]:
+    """The files of a cell's run that hold what its jobs said."""
+    logs = publications.logs_by_cell(results.root)
+    return {name: data for name, data in publications._files(cell, results, logs) if "logs" in name}
+
+
 def test_logs_of_many_shards_are_one_file(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tree.root / "logs" / "images"
     folder.mkdir(parents=True)
@@ -481,10 +488,18 @@ def test_logs_of_many_shards_are_one_file(tree: Any, monkeypatch: pytest.MonkeyP
         (folder / f"scenes.{cell}.{name}.log").write_text(f"{cell} {name}\n")
     results = tree.read()
     (cell,) = results.of_arm("scenes", "full")
-    files = {name: data for name, data in track._files(cell, results, track.logs_by_cell(tree.root)) if "logs" in name}
+    files = {
+        name: data
+        for name, data in publications._files(cell, results, publications.logs_by_cell(tree.root))
+        if "logs" in name
+    }
     assert list(files) == [f"logs/images/scenes.full.seed0.{name}.log" for name in ("00000-00003", "00004-00007")]
-    monkeypatch.setattr(track, "LOGS", 1)
-    files = {name: data for name, data in track._files(cell, results, track.logs_by_cell(tree.root)) if "logs" in name}
+    monkeypatch.setattr(publications, "LOGS", 1)
+    files = {
+        name: data
+        for name, data in publications._files(cell, results, publications.logs_by_cell(tree.root))
+        if "logs" in name
+    }
     assert list(files) == ["logs/images.log"]
     assert files["logs/images.log"].decode().splitlines()[1::2] == ["full.seed0 00000-00003", "full.seed0 00004-00007"]
 
@@ -492,20 +507,20 @@ def test_logs_of_many_shards_are_one_file(tree: Any, monkeypatch: pytest.MonkeyP
 def test_the_ledgers_trace_is_published_as_it_is(tree: Any) -> None:
     results = tree.read()
     (cell,) = results.of_arm("scenes", "full")
-    added = json.loads(dict(track._files(cell, results, {}))["trace.json"])
+    added = json.loads(dict(publications._files(cell, results, {}))["trace.json"])
     assert added["samples"] == 8  # both shards, added up here
     (tree.folder("full") / "trace.json").write_text(json.dumps({**added, "samples": 12}))
-    assert json.loads(dict(track._files(cell, results, {}))["trace.json"]) == {**added, "samples": 12}
+    assert json.loads(dict(publications._files(cell, results, {}))["trace.json"]) == {**added, "samples": 12}
     (tree.folder("full") / "trace.json").write_text("{}")  # damaged: the shards say it
-    assert json.loads(dict(track._files(cell, results, {}))["trace.json"]) == added
+    assert json.loads(dict(publications._files(cell, results, {}))["trace.json"]) == added
 
 
 def test_a_cells_picture_is_drawn_only_for_a_new_run(
     tree: Any, published: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    real = track._grid
-    monkeypatch.setattr(track, "_grid", lambda cell, results: drawn.append(cell.arm) or real(cell, results))
+    real = publications._grid
+    monkeypatch.setattr(publications, "_grid", lambda cell, results: drawn.append(cell.arm) or real(cell, results))
     published()
     assert sorted(drawn) == sorted(ARMS)
     published()
@@ -522,7 +537,7 @@ def test_seeds_of_an_arm_lie_beneath_a_run_of_their_means(
     tree = fabricate((0, 1))
     shutil.copyfile(empty_store, tree.root / "mlflow.db")
     for _ in range(2):
-        track.publish_results(tree.read(), [embedded], uri_of(tree.root))
+        publishing.publish_results(tree.read(), [embedded], uri_of(tree.root))
     runs = {run.info.run_name: run for run in runs_of(tree.root)}
     assert len(runs_of(tree.root)) == len(runs) == 3 * len(ARMS)
     whole, seeds = runs["fora-n2"], [runs[f"fora-n2 seed{seed}"] for seed in (0, 1)]
@@ -533,7 +548,7 @@ def test_seeds_of_an_arm_lie_beneath_a_run_of_their_means(
     assert whole.data.metrics[name] == pytest.approx(sum(run.data.metrics[name] for run in seeds) / 2)
     # One seed again: what stood above them goes.
     alone = replace(tree.read(), cells=tuple(cell for cell in tree.read().cells if cell.seed == 0))
-    track.publish_results(alone, [embedded], uri_of(tree.root))
+    publishing.publish_results(alone, [embedded], uri_of(tree.root))
     assert [name for name in ARMS if name in {run.info.run_name for run in runs_of(tree.root)}] == ARMS
     assert not any(run.info.run_id == whole.info.run_id for run in runs_of(tree.root))
 
@@ -546,7 +561,7 @@ def test_arms_of_two_studies_have_colours_of_their_own(tree: Any, embedded: Stud
     cells = {cell.arm: cell for cell in tree.read().cells}
 
     def colour(arm: str, *studies: Study) -> str | None:
-        return track.publication(cells[arm], tree.read(), studies).tags.get("mlflow.runColor")
+        return publications.publication(cells[arm], tree.read(), studies).tags.get("mlflow.runColor")
 
     ours = {arm: colour(arm, first, other) for arm in ("full", "fewer-steps-50", "fora-n2")}
     assert len(set(ours.values())) == 3
