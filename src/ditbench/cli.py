@@ -730,7 +730,7 @@ def _macs(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from ditbench.audit import write_audit
+    from ditbench.report.audit import write_audit
 
     print(write_audit(options.study, options.out, options.code))
 

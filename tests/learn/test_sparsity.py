@@ -251,6 +251,27 @@ def test_the_record_of_learning_is_a_plan_for_sampling(tmp_path: Path) -> None:
         taken.knowing(given).plan(get_world("scenes").shape(5))
 
 
+def test_of_several_trainings_the_plan_that_is_least_off_is_kept(tmp_path: Path) -> None:
+    from ditbench.learn.sparsity import learn
+
+    knobs = {"ratio": 0.4, "stages": "one"}
+    single = {seed: learn(lesson_of(tmp_path / str(seed), **knobs, training_seed=seed)) for seed in (3, 4)}
+    both = learn(lesson_of(tmp_path / "both", **knobs, training_seed=3, trainings=2))
+    told = both["trainings"]
+    assert told["seeds"] == [3, 4]
+    kept = told["seeds"][int(np.argmin(told["losses"]))]
+    assert told["kept"] == kept
+    assert both["shares"] == single[kept]["shares"] and both["history"]["loss"] == single[kept]["history"]["loss"]
+    assert "trainings" not in single[3]
+    # The losses are of one and the same noise: those of the first training's captions.
+    lesson = lesson_of(tmp_path / "again", **knobs, training_seed=3)
+    school = training_of(lesson).school
+    for seed, loss in zip(told["seeds"], told["losses"], strict=True):
+        shares = np.array(single[seed]["shares"])
+        levels = np.abs(school.budget.candidates - shares[..., None]).argmin(-1)
+        assert school.off_of_all(levels) == pytest.approx(loss, rel=1e-6)
+
+
 def test_a_teacher_draws_what_is_not_there_and_nothing_twice(tmp_path: Path) -> None:
     asked: list[list[int]] = []
 

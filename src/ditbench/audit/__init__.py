@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ditbench.audit import findings
@@ -11,7 +10,7 @@ from ditbench.audit.loading import load_audit
 from ditbench.audit.sheet import Audit, Figure, Reading
 from ditbench.audit.verdicts import Verdict, judge, saved, shown
 
-__all__ = ["Audit", "audited", "load_audit", "write_audit"]
+__all__ = ["Audit", "audited", "load_audit"]
 
 _COUNTED = {
     "linear": "linear layers",
@@ -19,19 +18,6 @@ _COUNTED = {
     "attention": "products of attention",
     "total": "linear layers and products of attention",
 }
-
-
-def write_audit(name_or_path: str | Path, folder: Path, code: str | None = None) -> Path:
-    """Counts every figure of an audit and writes its record, its tables and its page to `folder`."""
-    from ditbench.records import Clock, read_record, write_record
-    from ditbench.report.audit import write_pages
-
-    clock, record = Clock(), folder / "audit.json"
-    audit = load_audit(name_or_path)
-    with clock("compute"):
-        body = audited(audit)
-    write_record(record, "audit", body, timings=clock.seconds, code=code)
-    return write_pages(read_record(record, "audit"), folder)
 
 
 def audited(audit: Audit) -> dict[str, Any]:

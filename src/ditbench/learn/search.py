@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ditbench.faults import Fault
 from ditbench.learn.real import fid_to_references
 from ditbench.learn.sources import place_of
-from ditbench.learn.sparsity import School, transferred
+from ditbench.learn.sparsity import School, pixels, transferred
 from ditbench.methods.plan_search import PlanSearch
 from ditbench.solve.genetic import genetic_search
 from ditbench.solve.random_search import random_search
@@ -33,7 +33,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
     # FID asks for no loss: the one that needs no weights stands for it.
     school = School(lesson, method, "l2" if method.fitness == "fid" else method.fitness, method.training_seed)
-    measure = _fid(school) if method.fitness == "fid" else _distance(school)
+    measure = _fid(school) if method.fitness == "fid" else _Measure(school.off_of_all)
     steps, branches = school.shape.sites
     budget, tried = school.budget, 0
 
@@ -79,49 +79,21 @@ class _Measure(NamedTuple):
     mark: str = ""
 
 
-def _images(school: School, levels: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """Images [n, height, width, 3] of all training captions under a plan, some at a time; of videos the frames."""
-    method = school.method.knowing({"shares": school.budget.candidates[levels].tolist()})
-    found = []
-    for part in school.lesson.batches():
-        images, _ = school.sampler.run(method, school.lesson.spec["steps"], school.seed, part)
-        found.append(images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images)
-    return found
-
-
-def _pixels(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Images as [n, 3, height, width]."""
-    return torch.from_numpy(images).movedim(-1, 1).float()
-
-
-def _distance(school: School) -> _Measure:
-    """The mean loss to the full network's images."""
-    device = school.sampler.device
-
-    @torch.no_grad()
-    def measure(levels: NDArray[np.int64]) -> float:
-        found = []
-        for images, part in zip(_images(school, levels), school.lesson.batches(), strict=True):
-            own = _pixels(images).to(device) / 127.5 - 1
-            found.append(school.loss(own, school.originals(part)))
-        return float(torch.cat(found).mean())
-
-    return _Measure(measure)
-
-
 def _fid(school: School) -> _Measure:
     """The Frechet distance to real images: in the features of the world's own FID, or as the judge inception-fid."""
     features = school.world.frechet_features(school.sampler.device)
     if features is None:
         real = fid_to_references(school.lesson)
-        return _Measure(lambda levels: real.of(np.concatenate(_images(school, levels))), real.mark)
+        return _Measure(
+            lambda levels: real.of(np.concatenate([images for _, images in school.images(levels)])), real.mark
+        )
     count = max(len(school.lesson.texts.ids), 2)
     # Other scenes than any evaluation compares with: their seed is nobody else's.
-    renders = _pixels(school.world.references(count, school.seed))
+    renders = pixels(school.world.references(count, school.seed))
     to = FrechetTo(features(renders).double().cpu().numpy())
 
     def measure(levels: NDArray[np.int64]) -> float:
-        own = torch.cat([features(_pixels(images)) for images in _images(school, levels)])
+        own = torch.cat([features(pixels(images)) for _, images in school.images(levels)])
         return to(own.double().cpu().numpy())
 
     return _Measure(measure)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +52,27 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     assert isinstance(method, DiffSparse)
     if method.plan_file:
         return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
-    school = School(lesson, method, method.loss, method.training_seed)
-    training = Training(school, method)
-    training.recall(lesson.notebook.recall(STATE))
-    training.finish(school.lesson)
+    judging = school = School(lesson, method, method.loss, method.training_seed)
+    training = _trained(school, method, STATE)
+    compared: dict[str, Any] = {}
+    if method.trainings > 1:
+        best, seeds, losses = judging.off_of_all(training.levels()), [method.training_seed], []
+        losses.append(best)
+        for further in range(1, method.trainings):
+            seed = method.training_seed + further
+            again = replace(method, training_seed=seed)
+            other = School(lesson, again, method.loss, seed)
+            trained = _trained(other, again, f"{STATE} {seed}")
+            off = judging.off_of_all(trained.levels())
+            seeds, losses = [*seeds, seed], [*losses, off]
+            if off < best:
+                best, school, training = off, other, trained
+        compared = {"trainings": {"seeds": seeds, "losses": losses, "kept": seeds[losses.index(best)]}}
     shares = school.budget.candidates[training.levels()]
     measured = {"times": school.times} if school.times else {}
     return {
         **measured,
+        **compared,
         "shares": shares.tolist(),
         "layers": training.layers.detach().tolist(),
         "steps": training.steps.detach().tolist(),
@@ -65,6 +80,14 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         "left_out": school.budget.used(training.levels()),
         "history": training.history,
     }
+
+
+def _trained(school: School, method: DiffSparse, note: str) -> Training:
+    """A training, gone on with from where it was noted, to its end."""
+    training = Training(school, method, note)
+    training.recall(school.lesson.notebook.recall(note))
+    training.finish(school.lesson)
+    return training
 
 
 def transferred(path: Path, method: TokenPlan) -> dict[str, Any]:
@@ -79,6 +102,11 @@ def transferred(path: Path, method: TokenPlan) -> dict[str, Any]:
         raise Fault(f"plan_file: {path} leaves out {told:g}, this arm says ratio {method.ratio:g}; give it the same")
     names = ("world", "method", "knobs", "arm", "arm_hash", "training", "provenance")
     return {"shares": record["found"]["shares"], "from": {name: record[name] for name in names}}
+
+
+def pixels(images: NDArray[np.uint8]) -> Tensor:
+    """Images as [n, 3, height, width]."""
+    return torch.from_numpy(images).movedim(-1, 1).float()
 
 
 class School:
@@ -131,6 +159,22 @@ class School:
         """The loss of each image, with gradients to the gates."""
         return self.loss(self._drawn(levels, gates, texts, gradients=True), self.originals(texts))
 
+    def images(self, levels: NDArray[np.int64]) -> Iterator[tuple[Texts, NDArray[np.uint8]]]:
+        """Images [n, height, width, 3] of all training captions as the plan of levels draws them, some at a time."""
+        method = self.method.knowing({"shares": self.budget.candidates[levels].tolist()})
+        for part in self.lesson.batches():
+            images, _ = self.sampler.run(method, self.lesson.spec["steps"], self.seed, part)
+            yield part, images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images  # of videos the frames
+
+    @torch.no_grad()
+    def off_of_all(self, levels: NDArray[np.int64]) -> float:
+        """The mean loss of these images."""
+        device, found = self.sampler.device, []
+        for part, images in self.images(levels):
+            own = pixels(images).to(device) / 127.5 - 1
+            found.append(self.loss(own, self.originals(part)))
+        return float(torch.cat(found).mean())
+
     def _drawn(self, levels: NDArray[np.int64], gates: Gates, texts: Texts, gradients: bool) -> Tensor:
         plan = self.plan(levels)
         generator = torch.Generator(self.backbone.network.device).manual_seed(0)
@@ -146,8 +190,8 @@ class School:
 class Training:
     """The costs, and how far their training has come."""
 
-    def __init__(self, school: School, method: DiffSparse) -> None:
-        self.school, self.method = school, method
+    def __init__(self, school: School, method: DiffSparse, note: str = STATE) -> None:
+        self.school, self.method, self.note = school, method, note
         shape, candidates = school.shape, school.budget.candidates
         self.preset = method.whole_steps(shape)
         self.whole = self.preset
@@ -206,12 +250,12 @@ class Training:
                 self.history["seconds"].append(now - began)
                 if now - noted > NOTE_SECONDS:
                     noted = now
-                    lesson.notebook.note(STATE, self.state())
+                    lesson.notebook.note(self.note, self.state())
                 if now - told > NOTE_SECONDS or self.done == len(batches):
                     told = now
                     lesson.say(self._told(len(batches)))
             self._end_part()
-            lesson.notebook.note(STATE, self.state())
+            lesson.notebook.note(self.note, self.state())
 
     def _batches(self, count: int) -> list[list[int]]:
         found = []

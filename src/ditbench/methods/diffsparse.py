@@ -56,6 +56,9 @@ class DiffSparse(TokenPlan):
     at_once: int = knob(4, "images of a batch that are drawn at once: it costs memory, and changes nothing", least=1)
     temperature: float = knob(1.0, "of the softmax whose gradient stands for the plan's", least=1e-6)
     training_seed: int = knob(0, "of the noise and the order of training captions", least=0)
+    trainings: int = knob(
+        1, "trainings, each with the next seed; the plan that is least off on all training captions is kept", least=1
+    )
 
     def whole_steps(self, shape: Shape) -> NDArray[np.bool_]:
         """The steps that compute everything in the first stage, before any are learned."""

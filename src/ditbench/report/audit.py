@@ -1,4 +1,4 @@
-"""An audit's tables and page, from its record alone."""
+"""An audit's record, and its tables and page from the record alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditbench.audit import findings
+from ditbench.audit import audited, findings, load_audit
 from ditbench.audit.verdicts import KINDS, shown
 from ditbench.report.audit_texts import ABSENT, CONVENTIONS, Body, csv_text, latex, markdown
 from ditbench.report.templating import render
+
+
+def write_audit(name_or_path: str | Path, folder: Path, code: str | None = None) -> Path:
+    """Counts every figure of an audit and writes its record, its tables and its page to `folder`."""
+    from ditbench.records import Clock, read_record, write_record
+
+    clock, record = Clock(), folder / "audit.json"
+    audit = load_audit(name_or_path)
+    with clock("compute"):
+        body = audited(audit)
+    write_record(record, "audit", body, timings=clock.seconds, code=code)
+    return write_pages(read_record(record, "audit"), folder)
 
 
 def write_pages(body: Body, folder: Path) -> Path:
