@@ -67,7 +67,8 @@ def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
             index.append({"cell": place, "hash": cell.hash, "files": hashes})
         written = partial.with_name(f".{out.name}.{os.getpid()}.index.partial")
         try:
-            write_record(written, KIND, {"cells": index})
+            weights = {world: _weights_of(world) for world in dict.fromkeys(cell.world for cell in cells)}
+            write_record(written, KIND, {"cells": index, "weights": weights})
             _add(archive, INDEX, written.read_bytes())
         finally:
             written.unlink(missing_ok=True)
@@ -96,6 +97,26 @@ def _files(cell: Cell, root: Path) -> Iterable[tuple[str, bytes]]:
             yield name, path.read_bytes()
     if cell.traced:
         yield FIRST_SHARD, cell.traced[0].read_bytes()
+
+
+def _weights_of(world: str) -> dict[str, str]:
+    """The hashes of the weights that ship with a world, its judges' among them: cells of others do not compare."""
+    from ditbench.worlds import get_world
+
+    files = {path for stage in ("generate", "score") for path in get_world(world).sources(stage)}
+    return {path.name: hash_file(path) for path in sorted(files) if path.suffix == ".safetensors" and path.is_file()}
+
+
+def _check_weights(path: Path, packed: Mapping[str, Mapping[str, str]]) -> None:
+    from ditbench.worlds import world_names
+
+    for world, known in packed.items():
+        here = _weights_of(world) if world in world_names() else {}
+        if other := sorted(name for name in {*known, *here} if known.get(name) != here.get(name)):
+            raise Fault(
+                f"elsewhere: the cells of world {world} in {path} were made with other weights ({', '.join(other)}): "
+                "they do not compare; leave the file out, and they are run anew"
+            )
 
 
 def packs_of(files: Sequence[str], results: str | Path) -> tuple[Pack, ...]:
@@ -129,6 +150,7 @@ def _unpacked_as_it_is(path: Path, results: Path, changed: int, size: int) -> Pa
     if not (root / INDEX).is_file():
         _unpack(path, root)
     index = read_record(root / INDEX, KIND)
+    _check_weights(path, index["weights"])
     cells: dict[str, Path] = {}
     for entry in index["cells"]:
         folder = root / "cells" / entry["cell"]
@@ -169,7 +191,11 @@ def _check_index(written: Path, path: Path) -> None:
     """A Fault where a file's list of cells is not what `pack` writes: paths in it are taken at their word later."""
     from ditbench.records import read_record
 
-    for entry in read_record(written, KIND)["cells"]:
+    index = read_record(written, KIND)
+    weights = index["weights"]
+    if not isinstance(weights, dict) or not all(isinstance(known, dict) for known in weights.values()):
+        raise Fault(f"elsewhere: {path}: its list of weights is not as `ditbench pack` writes it")
+    for entry in index["cells"]:
         whole = isinstance(entry, dict) and {"cell", "hash", "files"} <= set(entry)
         if (
             not whole

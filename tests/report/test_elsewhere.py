@@ -18,6 +18,7 @@ from ditbench.report.results import Results, read_results
 from ditbench.report.tables import build_table, markdown
 from ditbench.report.tracking.publications import publication
 from ditbench.study import Study
+from ditbench.worlds.scenes.world import assets_folder
 from tests.report.conftest import NAMES, Fabricated
 
 
@@ -174,3 +175,21 @@ def test_what_is_no_such_file_is_a_sentence(tmp_path: Path, packed: Path) -> Non
     with pytest.raises(Fault, match=r"elsewhere: .*is a directory"):
         packs_of([str(tmp_path)], tmp_path)
     assert not list((tmp_path / "elsewhere").glob("*")) if (tmp_path / "elsewhere").exists() else True
+
+
+def test_cells_of_other_weights_are_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = assets_folder()
+    there = tmp_path / "assets"
+    there.mkdir()
+    for path in own.iterdir():
+        if path.is_file():
+            (there / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setenv("DITBENCH_SCENES_ASSETS", str(there))
+    assert packs_of([str(packed)], tmp_path / "alike")
+    for name in ("transformer.safetensors", "reader.safetensors"):
+        before = (there / name).read_bytes()
+        (there / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        told = rf"of world scenes in .*done.zip were made with other weights \({name}\)"
+        with pytest.raises(Fault, match=told):
+            packs_of([str(packed)], tmp_path / name)
+        (there / name).write_bytes(before)
