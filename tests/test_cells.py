@@ -202,3 +202,21 @@ def test_an_arm_that_learns_nothing_has_nothing_to_take(name: str) -> None:
     }
     with pytest.raises(Fault, match=f"arm 'taking': plan_file: '{name}' is no arm of this run that learns.*planned"):
         cell_table(check_config({"studies": ["embedded"], "arms": arms}))
+
+
+def test_a_knob_that_came_later_changes_no_cell_that_leaves_it_alone() -> None:
+    from dataclasses import asdict
+
+    from ditbench.learn.job import arm_hash
+    from ditbench.methods import get_method
+
+    def spec(**knobs: Any) -> Spec:
+        chosen = get_method("diffsparse", knobs)
+        written = {name: getattr(chosen, name) for name in chosen.knobs()}
+        return Spec("scenes", "ours", "diffsparse", written, None, 0, 8, "c", None, "float32", learning="t")
+
+    plain, twice = spec(), spec(trainings=2)
+    before = replace(plain, knobs={name: value for name, value in plain.knobs.items() if name != "trainings"})
+    assert before.knobs != plain.knobs
+    assert plain.hash == before.hash != twice.hash
+    assert arm_hash(asdict(plain)) == arm_hash(asdict(before)) != arm_hash(asdict(twice))

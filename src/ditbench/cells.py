@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ditbench.config import Config, Count
 from ditbench.faults import Fault
 from ditbench.learn.sources import ARM, KNOBS, SHIPPED, place_of
+from ditbench.methods.registry import telling_knobs
 from ditbench.mistakes import lines_of, possible, shown
 from ditbench.study import BASELINE
 
@@ -66,6 +67,7 @@ class Spec:
         """Twelve hex digits that change with everything that could change the cell's images."""
         body = asdict(self)
         del body["arm"]  # a name changes no image
+        body["knobs"] = telling_knobs(self.method, self.knobs)
         if self.weights is None:
             del body["weights"]  # cells made before there was a choice keep their hashes
         if self.learning is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ditbench.faults import Fault
 from ditbench.inspect.cells import cell_name
 from ditbench.inspect.show import OF_INTERVALS, decimals, value_data, with_interval
-from ditbench.report.comparable import of_sets, reference_mark
+from ditbench.report.comparable import refused as _refused
 from ditbench.storage import check_contents
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # What of a spec decides whether two cells drew pictures of the same captions from the same noise.
 PAIRING = ("world", "images", "captions", "captions_sha256", "seed")
-# What the stopwatch measured.
-OF_STOPWATCH = ("seconds-per-image", "peak-memory", "latency-p50", "latency-p90", "forward-ms", "energy-per-image")
 # Of provenance, what may differ between any two jobs and says nothing.
 _CHANGING = ("created", "timings", "host_load")
 
@@ -169,46 +167,6 @@ def _of_sets(name: str, first: Cell, second: Cell) -> Estimate | None:
 def _measure(cell: Cell, name: str) -> dict[str, Any]:
     measures: list[dict[str, Any]] = cell.bodies.get("scores", {}).get("measures", [])
     return next((measure for measure in measures if measure["name"] == name), {})
-
-
-def _refused(name: str, first: Cell, second: Cell) -> str:
-    """Why two values of a measure may not be compared."""
-    if first.world != second.world:
-        return "of different worlds"
-    if name in OF_STOPWATCH or name.startswith("speedup"):
-        return _timed_otherwise(first, second)
-    read = [cell.bodies.get("scores", {}).get("judge_weights", {}) for cell in (first, second)]
-    if name in _score_names(first) and any(
-        read[0].get(key) != read[1].get(key) for key in read[0].keys() & read[1].keys()
-    ):
-        return "by judges with other weights"
-    mine, other = first.values[name], second.values[name]
-    if not of_sets(mine):  # of single pictures, or no measure of pictures at all
-        return ""
-    if mine.n != other.n:
-        return f"of {mine.n} and {other.n} images, and such a distance falls with their number"
-    if reference_mark(first) != reference_mark(second):
-        return "against different references"
-    return ""
-
-
-def _timed_otherwise(first: Cell, second: Cell) -> str:
-    """Which circumstances of the stopwatch differ; a ratio to `full` hangs on them as seconds do."""
-    times = [
-        {
-            **{name: cell.bodies.get("latency", {}).get(name) for name in ("device", "threads", "batch", "mode")},
-            "hardware": cell.provenance.get("latency", {}).get("hardware"),
-        }
-        for cell in (first, second)
-    ]
-    differing = [
-        name for name in ("hardware", "device", "threads", "batch", "mode") if times[0][name] != times[1][name]
-    ]
-    return f"timed with another {', '.join(differing)}" if differing else ""
-
-
-def _score_names(cell: Cell) -> set[str]:
-    return {measure["name"] for measure in cell.bodies.get("scores", {}).get("measures", [])}
 
 
 def as_data(found: Diff) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditbench.faults import Fault
+from ditbench.methods.registry import telling_knobs
 
 if TYPE_CHECKING:
     from ditbench.cells import Spec
@@ -22,7 +23,10 @@ OF_THE_ARM = ("world", "method", "knobs", "steps", "dtype", "weights", "learning
 
 def arm_hash(spec: Mapping[str, Any]) -> str:
     """Twelve hex digits over what learning hangs on."""
-    text = json.dumps({name: spec.get(name) for name in OF_THE_ARM}, sort_keys=True, separators=(",", ":"))
+    told = {name: spec.get(name) for name in OF_THE_ARM}
+    if told["method"] is not None and told["knobs"]:
+        told["knobs"] = telling_knobs(str(told["method"]), told["knobs"])
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

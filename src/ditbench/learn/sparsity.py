@@ -52,22 +52,8 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     assert isinstance(method, DiffSparse)
     if method.plan_file:
         return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
-    judging = school = School(lesson, method, method.loss, method.training_seed)
-    training = _trained(school, method, STATE)
-    compared: dict[str, Any] = {}
-    if method.trainings > 1:
-        best, seeds, losses = judging.off_of_all(training.levels()), [method.training_seed], []
-        losses.append(best)
-        for further in range(1, method.trainings):
-            seed = method.training_seed + further
-            again = replace(method, training_seed=seed)
-            other = School(lesson, again, method.loss, seed)
-            trained = _trained(other, again, f"{STATE} {seed}")
-            off = judging.off_of_all(trained.levels())
-            seeds, losses = [*seeds, seed], [*losses, off]
-            if off < best:
-                best, school, training = off, other, trained
-        compared = {"trainings": {"seeds": seeds, "losses": losses, "kept": seeds[losses.index(best)]}}
+    training, compared = _best(lesson, method)
+    school = training.school
     shares = school.budget.candidates[training.levels()]
     measured = {"times": school.times} if school.times else {}
     return {
@@ -82,8 +68,28 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     }
 
 
-def _trained(school: School, method: DiffSparse, note: str) -> Training:
+def _best(lesson: Lesson, method: DiffSparse) -> tuple[Training, dict[str, Any]]:
+    """The training whose plan is least off, and what is told of the others."""
+    first = method.training_seed
+    seeds = range(first, first + method.trainings)
+    if method.trainings == 1:
+        return _trained(lesson, method, STATE), {}
+    # Compared under noise that none of them has seen.
+    judging = School(lesson, method, method.loss, seeds.stop)
+    kept, losses = None, []
+    for seed in seeds:
+        trained = _trained(lesson, replace(method, training_seed=seed), STATE if seed == first else f"{STATE} {seed}")
+        levels = trained.levels()
+        losses.append(lesson.notebook.once(f"off {seed}", lambda: judging.off_of_all(levels)))  # noqa: B023
+        if losses[-1] == min(losses):
+            kept = trained
+    assert kept is not None
+    return kept, {"trainings": {"seeds": list(seeds), "losses": losses, "kept": kept.method.training_seed}}
+
+
+def _trained(lesson: Lesson, method: DiffSparse, note: str) -> Training:
     """A training, gone on with from where it was noted, to its end."""
+    school = School(lesson, method, method.loss, method.training_seed)
     training = Training(school, method, note)
     training.recall(school.lesson.notebook.recall(note))
     training.finish(school.lesson)

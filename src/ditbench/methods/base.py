@@ -54,9 +54,15 @@ def knob(
     least: float | None = None,
     most: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    later: bool = False,
 ) -> Any:
-    """A dataclass field that is a knob, with the range of its values."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most, "choices": choices})
+    """A dataclass field that is a knob, with the range of its values.
+
+    One that was given to a method `later` is no part of what cells are known by while it has its default: cells that
+    were finished before keep their hashes.
+    """
+    told = {"doc": doc, "least": least, "most": most, "choices": choices, "later": later}
+    return dataclasses.field(default=default, metadata=told)
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,12 @@ class Method:
             for field in dataclasses.fields(cls)
             if "doc" in field.metadata
         }
+
+    @classmethod
+    def telling(cls, knobs: Mapping[str, Any]) -> dict[str, Any]:
+        """The knobs that a cell is known by: all but those that came later and are as if they had not."""
+        later = {field.name: field.default for field in dataclasses.fields(cls) if field.metadata.get("later")}
+        return {name: value for name, value in knobs.items() if name not in later or value != later[name]}
 
     @classmethod
     def problem(cls, name: str, value: Any) -> str | None:

@@ -57,7 +57,10 @@ class DiffSparse(TokenPlan):
     temperature: float = knob(1.0, "of the softmax whose gradient stands for the plan's", least=1e-6)
     training_seed: int = knob(0, "of the noise and the order of training captions", least=0)
     trainings: int = knob(
-        1, "trainings, each with the next seed; the plan that is least off on all training captions is kept", least=1
+        1,
+        "trainings, each with the next seed; the plan is kept that is least off on all training captions",
+        least=1,
+        later=True,
     )
 
     def whole_steps(self, shape: Shape) -> NDArray[np.bool_]:

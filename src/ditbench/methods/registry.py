@@ -55,6 +55,12 @@ def knob_fields(name: str) -> dict[str, Knob]:
     return method_class(name).knobs()
 
 
+def telling_knobs(method: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs that a cell of a method is known by (see `knob`)."""
+    chosen = _classes().get(method)
+    return dict(knobs) if chosen is None else chosen.telling(knobs)
+
+
 def problem_of(chosen: type[Method], knob: str, value: Any) -> str | None:
     """What is wrong with a knob's value, in one line: numbers too that no record can hold or that nothing computes."""
     problem = chosen.problem(knob, value)

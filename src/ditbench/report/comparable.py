@@ -1,4 +1,5 @@
-"""What stands in one table but does not compare: distances of sets against other references, or of other counts.
+"""What stands in one table but does not compare: distances of sets against other references, or of other counts, speeds
+that were timed otherwise, scores by judges with other weights.
 
 A distance between sets falls with their number, and hangs on the references. Such values are marked, not ranked, and
 not drawn into the ranking of others; where a study names its references, values against others are not shown at all.
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from ditbench.study import Study
 
 MARK = "†"
+# What the stopwatch measured, and what it hangs on.
+OF_STOPWATCH = ("seconds-per-image", "peak-memory", "latency-p50", "latency-p90", "forward-ms", "energy-per-image")
+CIRCUMSTANCES = ("hardware", "device", "threads", "batch", "mode")
 
 
 def of_sets(value: Value | None) -> bool:
@@ -40,16 +44,61 @@ def references_text(cell: Cell) -> str:
     return f"{known.get('name', 'images')} ({count}{str(known['sha256'])[:12]}{way})"
 
 
+def refused(name: str, first: Cell, second: Cell) -> str:
+    """Why two values of a measure may not be compared."""
+    if first.world != second.world:
+        return "of different worlds"
+    if of_stopwatch(name):
+        return timed_otherwise(first, second)
+    if judged_otherwise(name, first, second):
+        return "by judges with other weights"
+    mine, other = first.values[name], second.values[name]
+    if not of_sets(mine):  # of single pictures, or no measure of pictures at all
+        return ""
+    if mine.n != other.n:
+        return f"of {mine.n} and {other.n} images, and such a distance falls with their number"
+    if reference_mark(first) != reference_mark(second):
+        return "against different references"
+    return ""
+
+
+def of_stopwatch(name: str) -> bool:
+    """Whether the stopwatch measured it."""
+    return name in OF_STOPWATCH or name.startswith("speedup")
+
+
+def timed_otherwise(first: Cell, second: Cell) -> str:
+    """Which circumstances of the stopwatch differ; a ratio to `full` hangs on them as seconds do."""
+    times = [
+        {
+            **{name: cell.bodies.get("latency", {}).get(name) for name in CIRCUMSTANCES[1:]},
+            "hardware": cell.provenance.get("latency", {}).get("hardware"),
+        }
+        for cell in (first, second)
+    ]
+    differing = [name for name in CIRCUMSTANCES if times[0][name] != times[1][name]]
+    return f"timed with another {', '.join(differing)}" if differing else ""
+
+
+def judged_otherwise(name: str, first: Cell, second: Cell) -> bool:
+    """Whether judges had other weights where they gave a measure."""
+    read = [cell.bodies.get("scores", {}).get("judge_weights", {}) for cell in (first, second)]
+    names = {measure["name"] for measure in first.bodies.get("scores", {}).get("measures", [])}
+    return name in names and any(read[0].get(key) != read[1].get(key) for key in read[0].keys() & read[1].keys())
+
+
 def marked(study: Study, lines: Sequence[Line]) -> list[Line]:
     """The lines, with what does not compare told at every value; most values, or the baseline's, are the measure."""
     found = list(lines)
-    for i, _ in enumerate(study.columns):
-        basis = _basis(found, i)
+    for i, column in enumerate(study.columns):
+        basis, against = _basis(found, i), _first(found, i)
         for number, line in enumerate(found):
             entry = line.entries[i]
-            if line.cell is None or not of_sets(entry.value):
+            if line.cell is None or entry.value is None or entry.value.kind == "published":
                 continue
-            told = _told(study, line.cell, entry, basis)
+            told = _told(study, line.cell, entry, basis) if of_sets(entry.value) else None
+            if told is None and against is not None:
+                told = _told_otherwise(column.measure, against, line.cell, entry)
             if told is not None:
                 found[number] = replace(line, entries=(*line.entries[:i], told, *line.entries[i + 1 :]))
     return found
@@ -76,6 +125,21 @@ def _basis(lines: Sequence[Line], i: int) -> tuple[int | None, str] | None:
         return None
     own = [mark for is_baseline, mark in marks if is_baseline] or [mark for _, mark in marks]
     return max(dict.fromkeys(own), key=own.count)
+
+
+def _first(lines: Sequence[Line], i: int) -> Cell | None:
+    """The cell that others are held against in what they were timed and judged with: the baseline's, else the first."""
+    there = [line for line in lines if line.cell is not None and line.entries[i].value is not None]
+    return next((line.cell for line in there if line.part == "baseline"), there[0].cell if there else None)
+
+
+def _told_otherwise(measure: str, against: Cell, cell: Cell, entry: Entry) -> Entry | None:
+    why = ""
+    if of_stopwatch(measure):
+        why = timed_otherwise(against, cell)
+    elif judged_otherwise(measure, against, cell):
+        why = "by judges with other weights"
+    return replace(entry, difference=None, apart=f"{why} than the others") if why else None
 
 
 def _told(study: Study, cell: Cell, entry: Entry, basis: tuple[int | None, str] | None) -> Entry | None:
