@@ -632,7 +632,10 @@ def _verify(options: argparse.Namespace) -> int:
 
     config = _configured(options)
     found = load(config, options.results)
-    cells = [find_cell(found, name) for name in options.cells] or [c for c in found.cells if c.state == "done"]
+    done = [cell for cell in found.cells if cell.state == "done" and cell.elsewhere is None]
+    cells = [find_cell(found, name) for name in options.cells] or done
+    if not options.cells and (elsewhere := sum(cell.elsewhere is not None for cell in found.cells)):
+        print(f"verify: {elsewhere} cells that were finished elsewhere are passed over", file=sys.stderr)
     failed = [] if options.cells else [cell for cell in found.cells if cell.state == "failed"]
     for cell in failed:
         print(f"verify: {cell.world}/{cell.arm}/seed{cell.seed} is passed over: {cell.state_text}", file=sys.stderr)
@@ -656,12 +659,15 @@ def _pack(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from ditbench.caption_files.overlap import refuse_overlap
     from ditbench.cells import cell_table
+    from ditbench.elsewhere import finished_elsewhere, packs_of
     from ditbench.forecast import Speed, forecast, speed_of_macs, told
     from ditbench.judges.registry import need_judges
     from ditbench.worlds import get_world
 
     config = _configured(options)
-    worlds = list(dict.fromkeys(spec.world for spec in cell_table(config)))
+    specs = cell_table(config)
+    taken = finished_elsewhere(packs_of(config.elsewhere, options.results or config.results), specs)
+    worlds = list(dict.fromkeys(spec.world for spec in specs))
     stated: dict[str, Speed] = {}
     if options.images_per_second:
         if len(worlds) > 1:
@@ -675,9 +681,11 @@ def _plan(options: argparse.Namespace) -> None:
         stated = {world: speed_of_macs(world, options.tmacs_per_second) for world in worlds}
     outlook = forecast(config, options.results, stated)
     print(json.dumps(outlook, indent=1) if options.json else told(outlook))
-    for world in worlds:
+    drawing = [spec for spec in specs if spec.hash not in taken]
+    for world in dict.fromkeys(spec.world for spec in drawing):
         get_world(world).need_weights(config.weights.get(world))
-    need_judges(config.judges or (), config.judge_weights)
+    if drawing:
+        need_judges(config.judges or (), config.judge_weights)
     refuse_overlap(config.captions, config.images, map(get_world, worlds))
     if outlook["disk_bytes_to_write"] > outlook["disk_bytes_free"]:
         raise Fault("the disk has too little room for these images; make room, or set another `results` folder")

@@ -209,7 +209,7 @@ class Config(_Part):
     stopwatch: StopwatchConfig = StopwatchConfig()
     studies: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["embedded"]
     arms: dict[ArmName, ArmConfig] = {}
-    elsewhere: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_distinct)] = []
+    elsewhere: Annotated[list[Annotated[str, Field(pattern=PATH)]], AfterValidator(_distinct)] = []
     sweeps: dict[ArmName, SweepConfig] = {}
     learning: LearningConfig = LearningConfig()
     patience: Count | None = 7200

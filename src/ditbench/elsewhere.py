@@ -14,7 +14,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from ditbench.storage import check_contents, hash_file, replacing
 
 if TYPE_CHECKING:
     from ditbench.cells import Spec
+    from ditbench.config import Config
     from ditbench.report.results import Cell, Results
 
 KIND, INDEX = "pack", "pack.json"
@@ -56,6 +57,11 @@ def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
     for cell in cells:
         if cell.state != "done":
             raise Fault(f"{cell.world}/{cell.arm}/seed{cell.seed} is not finished ({cell.state_text})")
+        if other := made_otherwise(cell):
+            raise Fault(
+                f"{cell.world}/{cell.arm}/seed{cell.seed} was made by other code or weights than are here "
+                f"({', '.join(other)}); run the workflow again, and pack then"
+            )
     index: list[dict[str, Any]] = []
     with replacing(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as archive:
         for cell in sorted(cells, key=lambda cell: (cell.world, cell.arm, cell.seed)):
@@ -73,6 +79,35 @@ def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
         finally:
             written.unlink(missing_ok=True)
     return len(index)
+
+
+def made_otherwise(cell: Cell) -> list[str]:
+    """What of a cell was made by other code, or with other weights that ship with its world, than are here now."""
+    from ditbench.report.results import STAGES
+
+    stages = {"shard": "generate", "cost": "cost", "scores": "score", "latency": "time"}
+    known = {kind: made.get("code") for kind, made in cell.provenance.items()}
+    if cell.elsewhere is not None and cell.traced:
+        known["shard"] = _first_shard(cell.traced[0]).get("code")
+    return [
+        STAGES[kind]
+        for kind, stage in stages.items()
+        if known.get(kind)
+        and known[kind] != _code(stage, cell.world, None if kind == "scores" else str(cell.spec["method"]))
+    ]
+
+
+def _first_shard(path: Path) -> Mapping[str, Any]:
+    from ditbench.records import read_record
+
+    return dict(read_record(path, "shard").get("provenance") or {})
+
+
+@lru_cache(maxsize=4096)
+def _code(stage: str, world: str, method: str | None) -> str:
+    from ditbench.codehash import code_hash
+
+    return code_hash(stage, world, method)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -124,9 +159,43 @@ def packs_of(files: Sequence[str], results: str | Path) -> tuple[Pack, ...]:
     return tuple(_unpacked(Path(file), Path(results)) for file in files)
 
 
-def finished_elsewhere(packs: Iterable[Pack], spec: Spec) -> Pack | None:
-    """The first file that has a cell."""
-    return next((pack for pack in packs if spec.hash in pack.cells), None)
+def finished_elsewhere(packs: Sequence[Pack], specs: Sequence[Spec]) -> dict[str, Pack]:
+    """The file that each cell is taken from, by the hash of its spec; those of this run itself are not among them.
+
+    What an arm has learned is not in the file. One whose plan or weights another arm of this run takes is trained here,
+    and its cells are this run's: in a table both are of one training.
+    """
+    found = {spec.hash: pack for pack in reversed(packs) for spec in specs if spec.hash in pack.cells}
+    while found:
+        lenders = {place for spec in specs if spec.hash not in found for place in _lenders(spec)}
+        lent = [spec.hash for spec in specs if spec.hash in found and (spec.world, spec.arm) in lenders]
+        if not lent:
+            break
+        for mark in lent:
+            found.pop(mark, None)
+    return found
+
+
+def _lenders(spec: Spec) -> Iterator[tuple[str, str]]:
+    """The arms, each with its world, whose training a cell stands on besides its own."""
+    from ditbench.learn.sources import ARM, KNOBS
+
+    named = [spec.weights_of or "", *(str(spec.knobs.get(name, "")) for name in KNOBS)]
+    for place, text in enumerate(named):
+        if text and (place == 0 or text.startswith(ARM)):
+            yield spec.world, text.removeprefix(ARM).partition("@")[0]
+
+
+def taken_arms(config: Config, results: str | Path) -> set[tuple[str, str]]:
+    """The arms of a configuration, each with its world, whose cells are all taken from elsewhere."""
+    from ditbench.cells import cell_table
+
+    if not config.elsewhere:
+        return set()
+    specs = cell_table(config)
+    taken = finished_elsewhere(packs_of(config.elsewhere, results), specs)
+    own = {(spec.world, spec.arm) for spec in specs if spec.hash not in taken}
+    return {(spec.world, spec.arm) for spec in specs} - own
 
 
 def _unpacked(path: Path, results: Path) -> Pack:
@@ -195,13 +264,14 @@ def _check_index(written: Path, path: Path) -> None:
     weights = index["weights"]
     if not isinstance(weights, dict) or not all(isinstance(known, dict) for known in weights.values()):
         raise Fault(f"elsewhere: {path}: its list of weights is not as `ditbench pack` writes it")
+    if not isinstance(index["cells"], list):
+        raise Fault(f"elsewhere: {path}: its list of cells is not as `ditbench pack` writes it")
     for entry in index["cells"]:
         whole = isinstance(entry, dict) and {"cell", "hash", "files"} <= set(entry)
         if (
             not whole
             or not _CELL.fullmatch(str(entry["cell"]))
             or not isinstance(entry["files"], dict)
-            or not set(entry["files"]) <= {*NAMES, FIRST_SHARD}
-            or "spec.json" not in entry["files"]
+            or not {"spec.json", "cost.json", "latency.json"} <= set(entry["files"]) <= {*NAMES, FIRST_SHARD}
         ):
             raise Fault(f"elsewhere: {path}: its list of cells is not as `ditbench pack` writes it")

@@ -53,8 +53,8 @@ def forecast(
 
     root = Path(results or config.results)
     asked, ranges = cell_table(config), shard_ranges(config)
-    packs = packs_of(config.elsewhere, root)
-    specs = [spec for spec in asked if finished_elsewhere(packs, spec) is None]
+    taken = finished_elsewhere(packs_of(config.elsewhere, root), asked)
+    specs = [spec for spec in asked if spec.hash not in taken]
     # Others are compared with the pictures of the full model, even where its numbers are there already.
     own, there = {(spec.world, spec.seed) for spec in specs}, {spec.hash for spec in specs}
     specs += [s for s in asked if s.arm == BASELINE and (s.world, s.seed) in own and s.hash not in there]
@@ -70,7 +70,7 @@ def forecast(
         "arms": len({(spec.world, spec.arm) for spec in asked}),
         "seeds": len(config.seeds),
         "cells": len(asked),
-        "cells_finished_elsewhere": sum(finished_elsewhere(packs, spec) is not None for spec in asked),
+        "cells_finished_elsewhere": len(asked) - sum(spec.hash not in taken for spec in asked),
         "shards": len(drawing) * len(ranges),
         "images": len(drawing) * config.images,
         "images_done": sum(work.done for work in works.values()),

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -212,7 +213,11 @@ def images_of(record_path: Path, record: Mapping[str, Any]) -> Path:
 def clear_partials(folder: str | Path) -> int:
     """Removes what writers that were killed had begun in a folder; how many files. Call it while it is claimed."""
     count = 0
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(folder):
+        for name in [name for name in folders if name.startswith(".") and name.endswith(".partial")]:
+            shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+            folders.remove(name)
+            count += 1
         for name in names:
             if name.startswith(".") and name.endswith(".partial"):
                 with suppress(OSError):

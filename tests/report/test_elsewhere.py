@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ditbench.elsewhere import INDEX, finished_elsewhere, pack, packs_of
+from ditbench.cells import Spec
+from ditbench.elsewhere import INDEX, Pack, finished_elsewhere, pack, packs_of
 from ditbench.faults import Fault
+from ditbench.inspect.recommend import Wish, recommend, told
 from ditbench.report.page import build_page
 from ditbench.report.plans import trace_of
 from ditbench.report.results import Results, read_results
@@ -19,7 +23,13 @@ from ditbench.report.tables import build_table, markdown
 from ditbench.report.tracking.publications import publication
 from ditbench.study import Study
 from ditbench.worlds.scenes.world import assets_folder
-from tests.report.conftest import NAMES, Fabricated
+from tests.report.conftest import NAMES, Fabricated, fabricated_code
+
+
+@pytest.fixture(autouse=True)
+def as_the_tree_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fabricated records name a code of their own, which so is that of here."""
+    monkeypatch.setattr("ditbench.elsewhere._code", fabricated_code)
 
 
 @pytest.fixture
@@ -78,9 +88,9 @@ def test_a_cell_is_known_by_what_is_asked_of_it_and_not_by_its_arms_name(
 ) -> None:
     packs = packs_of([str(packed)], tmp_path)
     spec = tree.spec("fewer-steps-50")
-    assert finished_elsewhere(packs, replace(spec, arm="half")) is packs[0]
-    assert finished_elsewhere(packs, replace(spec, images=9)) is None
-    assert finished_elsewhere(packs, tree.spec("fora-n2")) is None
+    assert finished_elsewhere(packs, [replace(spec, arm="half")]) == {spec.hash: packs[0]}
+    assert finished_elsewhere(packs, [replace(spec, images=9)]) == {}
+    assert finished_elsewhere(packs, [tree.spec("fora-n2")]) == {}
     (cell,) = read_results([replace(spec, arm="half")], tmp_path, NAMES, packs=packs).cells
     assert (cell.arm, cell.state) == ("half", "done")
 
@@ -101,6 +111,109 @@ def test_only_finished_cells_are_packed(tree: Fabricated, tmp_path: Path) -> Non
     with pytest.raises(Fault, match="nothing to pack yet"):
         pack(found, [], tmp_path / "done.zip")
     assert not (tmp_path / "done.zip").exists()
+
+
+def test_cells_that_other_code_has_made_are_not_packed(tree: Fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "ditbench.elsewhere._code",
+        lambda stage, world, method: "other" if stage == "score" else fabricated_code(stage, world, method),
+    )
+    found = tree.read()
+    said = r"scenes/full/seed0 was made by other code or weights than are here \(judges\); run the workflow again"
+    with pytest.raises(Fault, match=said):
+        pack(found, found.cells, tree.root / "done.zip")
+
+
+def test_rows_of_other_code_are_told(
+    tree: Fabricated, embedded: Study, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ditbench.elsewhere._code", lambda stage, world, method: "other")
+    notes = build_table(embedded, elsewhere(tree, packed, tmp_path / "other")).notes
+    assert any("3 of them by other code of engine, method or judges than is here now" in note for note in notes)
+
+
+def own_fora(tree: Fabricated, root: Path, change: Callable[[dict[str, Any]], None], name: str = "latency") -> None:
+    """FORA's records in another results folder, one of them changed."""
+    folder = Path(tree.spec("fora-n2").folder(root))
+    shutil.copytree(tree.folder("fora-n2"), folder)
+    body = json.loads((folder / f"{name}.json").read_text())
+    change(body)
+    (folder / f"{name}.json").write_text(json.dumps(body))
+
+
+def test_what_was_timed_otherwise_is_marked_and_neither_ranked_nor_recommended(
+    tree: Fabricated, embedded: Study, packed: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "other"
+    own_fora(tree, root, lambda body: body.update(batch=1))
+    here = elsewhere(tree, packed, root)
+    table = build_table(embedded, here)
+    place = next(i for i, heading in enumerate(table.headings) if heading.measure == "speedup")
+    line = next(line for line in table.lines if line.arm == "fora-n2")
+    assert line.entries[place].apart == "timed with another batch than the others"
+    assert not line.entries[place].rank
+    advice = recommend(here, Wish("scenes", "fid/scenes", speedup=1.01))
+    assert advice.apart == {"fora-n2": "timed with another batch"}
+    assert "fora-n2" not in {choice.arm for choice in [*advice.choices, *advice.nearest]}
+    assert "not to be compared, and so not considered: fora-n2 (timed with another batch)" in told(advice)
+    own_fora(tree, tmp_path / "alike", lambda body: None)
+    assert (
+        recommend(elsewhere(tree, packed, tmp_path / "alike"), Wish("scenes", "fid/scenes", speedup=1.01)).apart == {}
+    )
+
+
+def test_what_was_judged_with_other_weights_is_marked(
+    tree: Fabricated, embedded: Study, tmp_path: Path, packed: Path
+) -> None:
+    root, file = tmp_path / "other", tmp_path / "weighed.zip"
+    for arm in ("full", "fewer-steps-50", "broken"):
+        path = tree.folder(arm) / "scores.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "judge_weights": {"reader": "aaaa"}}))
+    found = tree.read()
+    pack(found, [cell for cell in found.cells if cell.arm != "fora-n2"], file)
+    own_fora(tree, root, lambda body: body.update(judge_weights={"reader": "bbbb"}), "scores")
+    table = build_table(embedded, elsewhere(tree, file, root))
+    line = next(line for line in table.lines if line.arm == "fora-n2")
+    judged = [e for h, e in zip(table.headings, line.entries, strict=True) if h.measure.endswith("/scenes")]
+    assert judged and all(entry.apart == "by judges with other weights than the others" for entry in judged)
+
+
+def test_pictures_of_the_full_model_that_are_drawn_here_are_shown(
+    tree: Fabricated, packed: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "other"
+    spec = tree.spec("full")
+    shutil.copytree(tree.folder("full") / "shards", spec.folder(root) / "shards")
+    shutil.copy(tree.folder("full") / "spec.json", spec.folder(root) / "spec.json")
+    (full,) = elsewhere(tree, packed, root).of_arm("scenes", "full")
+    assert full.state == "done" and full.elsewhere == packed
+    assert [path.stem for path in full.shards] == NAMES
+    assert [job.stage for job in elsewhere(tree, packed, root).jobs] == ["images"] * len(NAMES)
+    body = {"schema": "ditbench/failure@1", "stage": "images", "reason": "out of room", "detail": "", "created": ""}
+    (spec.folder(root) / "failure.json").write_text(json.dumps(body))
+    (full,) = elsewhere(tree, packed, root).of_arm("scenes", "full")
+    assert full.state_text == "failed: images: out of room"
+
+
+def test_an_arm_that_others_of_the_run_stand_on_is_not_taken(tmp_path: Path) -> None:
+    def spec(arm: str, method: str, **more: Any) -> Spec:
+        return Spec("scenes", arm, method, more.pop("knobs", {}), None, 0, 8, "c", None, "float32", **more)
+
+    tuned = spec("tuned", "full-finetuned", learning="pairs-own")
+    routed = spec("routed", "diffcr", learning="pairs-own")
+    on = spec("on", "fora", weights_of="tuned@abc")
+    later = spec("later", "diffcr", knobs={"weights_file": "arm:routed@def"}, learning="nothing")
+    specs = [tuned, routed, on, later]
+
+    def taken(*there: Spec) -> set[str]:
+        file = Pack(tmp_path / "a.zip", tmp_path, {each.hash: tmp_path for each in there})
+        marks = finished_elsewhere([file], specs)
+        return {each.arm for each in specs if each.hash in marks}
+
+    assert taken(*specs) == {"tuned", "routed", "on", "later"}
+    assert taken(tuned, routed, on) == {"tuned", "on"}
+    assert taken(tuned, routed, later) == {"routed", "later"}
+    assert taken(tuned, routed) == set()
 
 
 def rewritten(file: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
@@ -145,7 +258,7 @@ def _paths_in_the_index(held: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         (_other_number, r"scores.json is damaged"),
         (_other_hash, r"pack.json is damaged"),
@@ -156,9 +269,9 @@ def _paths_in_the_index(held: dict[str, bytes]) -> None:
     ],
 )
 def test_a_file_that_was_changed_is_a_sentence(
-    packed: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], told: str
+    packed: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], said: str
 ) -> None:
-    with pytest.raises(Fault, match=told):
+    with pytest.raises(Fault, match=said):
         packs_of([str(rewritten(packed, change))], tmp_path / "other")
     assert not (tmp_path / "outside.json").exists()
 
@@ -189,7 +302,7 @@ def test_cells_of_other_weights_are_refused(packed: Path, tmp_path: Path, monkey
     for name in ("transformer.safetensors", "reader.safetensors"):
         before = (there / name).read_bytes()
         (there / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        told = rf"of world scenes in .*done.zip were made with other weights \({name}\)"
-        with pytest.raises(Fault, match=told):
+        said = rf"of world scenes in .*done.zip were made with other weights \({name}\)"
+        with pytest.raises(Fault, match=said):
             packs_of([str(packed)], tmp_path / name)
         (there / name).write_bytes(before)

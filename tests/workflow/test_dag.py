@@ -428,11 +428,14 @@ def test_an_edit_of_a_recipe_makes_anew_what_it_makes(trained: Tree, edited: Tre
     assert edited.planned(*ASSETS) == (Counter(jobs) + Counter(assets=1) if jobs else {})
 
 
-def test_cells_that_were_finished_elsewhere_are_not_planned(tree: Tree, tmp_path: Path) -> None:
+def test_cells_that_were_finished_elsewhere_are_not_planned(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ditbench.elsewhere import pack
     from ditbench.study import load_study
-    from tests.report.conftest import Fabricated
+    from tests.report.conftest import Fabricated, fabricated_code
 
+    monkeypatch.setattr("ditbench.elsewhere._code", fabricated_code)
     made = Fabricated(tmp_path / "there", load_study("embedded")).read()
     words = (*SMALL, "results=others")
 

@@ -64,7 +64,8 @@ except Fault as fault:
     raise WorkflowError(str(fault))
 
 # What is asked of this run itself. Of the others the full arm's images are drawn where an arm of this run needs them.
-OWN = [spec for spec in SPECS.values() if finished_elsewhere(PACKS, spec) is None]
+TAKEN = finished_elsewhere(PACKS, list(SPECS.values()))
+OWN = [spec for spec in SPECS.values() if spec.hash not in TAKEN]
 RESULTS = CONFIG.results
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
@@ -431,7 +432,7 @@ LOOKED = {
     study.name: study
     for study in run_studies(CONFIG)
     if any(figure.kind in LOOKED_KINDS for figure in study.figures)
-    and any(draws_images(spec) for spec in SPECS.values() if spec.world == study.world)
+    and any(draws_images(spec) for spec in OWN if spec.world == study.world)
 }
 
 
@@ -444,7 +445,7 @@ def learned_to_look_at(study):
     """The records of learning of the arms whose routers a study's figures show."""
     arms = {arm for figure in LOOKED[study].figures if figure.kind in LOOKED_KINDS for arm in figure.arms or ()}
     world = LOOKED[study].world
-    trained = {spec.arm for spec in SPECS.values() if spec.world == world and spec.learning}
+    trained = {spec.arm for spec in OWN if spec.world == world and spec.learning}
     return [LEARNED_RECORD.format(world=world, arm=arm) for arm in sorted(arms & trained)]
 
 

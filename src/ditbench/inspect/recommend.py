@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ditbench.faults import Fault
 from ditbench.inspect.seeds import mean_difference, mean_quality, mean_speedup
 from ditbench.mistakes import possible
+from ditbench.report.comparable import refused, timed_otherwise
 from ditbench.study import BASELINE, is_cost
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Choice:
     each: tuple[float, ...] = ()  # the quality of each of these seeds
     learned: str | None = None  # the record of what its method learned
     weights_of: str | None = None  # the record of the fine-tuned weights that it ran on
+    trained_elsewhere: str = ""  # the file of finished cells that it was taken from, where it has learned
 
     @property
     def line(self) -> str:
@@ -57,8 +59,11 @@ class Choice:
         words = "".join(f", {name}={_quoted(value)}" for name, value in self.knobs.items())
         given = f"learned={_quoted(self.learned)}" if self.learned else f"{_quoted(self.method)}{words}"
         weights = f", weights_of={_quoted(self.weights_of)}" if self.weights_of else ""
-        steps = f"  # with num_inference_steps={self.steps}" if self.steps else ""
-        return f"ditbench.accelerate(pipe, {given}{weights}){steps}"
+        notes = [f"with num_inference_steps={self.steps}"] if self.steps else []
+        if self.trained_elsewhere:
+            notes.append(f"learn first: {self.trained_elsewhere} has its numbers, not what it learned")
+        told = f"  # {'; '.join(notes)}" if notes else ""
+        return f"ditbench.accelerate(pipe, {given}{weights}){told}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Advice:
     untimed: dict[str, str] = field(default_factory=dict)  # arms that are judged and have no speed, and why
     seeds: tuple[int, ...] = (0,)  # all that the configuration asks for
     lacking: dict[str, str] = field(default_factory=dict)  # arms that are judged by some of the seeds only, and why
+    apart: dict[str, str] = field(default_factory=dict)  # arms that were timed or judged otherwise than full, and how
 
 
 def _quoted(value: Any) -> str:
@@ -116,6 +122,7 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
     untimed: dict[str, str] = {}
     failed: dict[str, str] = {}
     lacking: dict[str, str] = {}
+    apart: dict[str, str] = {}
     if missing := sorted({cell.seed for cell in cells} - baseline.keys()):
         lacking[BASELINE] = f"no {wish.measure} of {_named(missing)}"
     for arm, of_seeds in by_arm.items():
@@ -123,7 +130,9 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
             continue
         judged = [cell for cell in of_seeds if wish.measure in cell.values and cell.seed in baseline]
         timed = [cell for cell in of_seeds if "speedup" in cell.values]
-        if judged and timed:
+        if judged and (why := next(filter(None, (_apart(cell, baseline[cell.seed], wish) for cell in judged)), "")):
+            apart[arm] = why
+        elif judged and timed:
             there.append(_choice(judged, timed, wish, baseline, results))
             if why := _lacking(of_seeds, judged, timed, wish.measure):
                 lacking[arm] = why
@@ -143,7 +152,15 @@ def recommend(results: Results, wish: Wish, controls: Iterable[str] = ()) -> Adv
         by_quality = min(there, key=lambda c: c.loss)
         nearest = list({c.arm: c for c in (by_speed, by_quality)}.values())
     seeds = tuple(sorted({cell.seed for cell in cells}))
-    return Advice(wish, full, good, nearest, waiting, failed, untimed, seeds, lacking)
+    return Advice(wish, full, good, nearest, waiting, failed, untimed, seeds, lacking, apart)
+
+
+def _apart(cell: Cell, full: Cell, wish: Wish) -> str:
+    """Why an arm's cell may not be held against full's: it was finished elsewhere, in other circumstances."""
+    why = refused(wish.measure, full, cell)
+    if not why and "speedup" in cell.values and "latency" in full.bodies:
+        why = timed_otherwise(full, cell)
+    return why
 
 
 def _baseline(cells: Sequence[Cell], wish: Wish) -> dict[int, Cell]:
@@ -219,7 +236,8 @@ def _choice(
         contended=next(filter(None, map(_contended, timed)), ""),
         seeds=tuple(cell.seed for cell in judged),
         each=tuple(cell.values[wish.measure].value for cell in judged),
-        learned=_record(results, first.world, first.arm) if spec.get("learning") else None,
+        learned=_record(results, first.world, first.arm) if spec.get("learning") and not first.elsewhere else None,
+        trained_elsewhere=str(first.elsewhere) if spec.get("learning") and first.elsewhere else "",
         weights_of=_record(results, first.world, lender.partition("@")[0])
         if (lender := spec.get("weights_of"))
         else None,
@@ -278,6 +296,7 @@ def as_data(advice: Advice) -> dict[str, Any]:
         "waiting": advice.waiting,
         "failed": advice.failed,
         "untimed": advice.untimed,
+        "apart": advice.apart,
         "seeds": list(advice.seeds),
         "lacking": advice.lacking,
     }
@@ -351,6 +370,8 @@ def told(advice: Advice) -> str:
     if advice.lacking:
         lines += ["", "judged by some of the seeds only:"]
         lines += [f"    {arm}: {why}" for arm, why in advice.lacking.items()]
+    if advice.apart:
+        lines += ["", f"not to be compared, and so not considered: {_why(advice.apart)}"]
     if advice.failed:
         lines += ["", "failed, and so not considered:", *(f"    {arm}: {why}" for arm, why in advice.failed.items())]
     if advice.waiting:

@@ -40,6 +40,8 @@ def _of_judge(measure: str, cell: Cell) -> str:
     if "scores" not in cell.bodies:
         return "these weights draw no images to judge"
     if name not in cell.bodies["scores"].get("judge_seconds", {}):
+        if cell.elsewhere is not None:
+            return f"judge {name} did not run where they were finished"
         return f"judge {name} did not run; `ditbench judges` says what it needs"
     return "not defined for any of these images"
 

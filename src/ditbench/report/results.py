@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ditbench.faults import Fault
+from ditbench.study import BASELINE
 from ditbench.traits import TRAITS, trait
 
 if TYPE_CHECKING:
@@ -196,17 +197,20 @@ def read_results(
     from ditbench.elsewhere import finished_elsewhere
     from ditbench.runs import read_run
 
+    asked = list(specs)
+    taken = finished_elsewhere(packs, asked)
     cells = tuple(
-        _packed_cell(spec, root, pack)
-        if (pack := finished_elsewhere(packs, spec))
+        _packed_cell(spec, root, taken[spec.hash], shard_names)
+        if spec.hash in taken
         else read_cell(spec, root, shard_names)
-        for spec in specs
+        for spec in asked
     )
     own = [cell for cell in cells if cell.elsewhere is None]
     shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in own}
     jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
     jobs += _learning_jobs(root, own)
-    jobs += [job for cell in own for job in cell.jobs]
+    # Those that another run has done are not this one's.
+    jobs += [job for cell in cells for job in (cell.jobs if cell.elsewhere is None else _drawing(cell, root))]
     jobs += _closing_jobs(root)
     return Results(root, cells, tuple(jobs), read_run(root))
 
@@ -227,8 +231,18 @@ def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
         return Cell(**kept, state="failed", reason=str(fault))
 
 
-def _packed_cell(spec: Spec, root: Path, pack: Pack) -> Cell:
-    """Reads a cell that was finished elsewhere: its records are here, its images are not."""
+def _drawing(cell: Cell, root: Path) -> Iterator[Job]:
+    """The jobs that drew images here for a cell whose records are of elsewhere."""
+    from ditbench.records import read_record
+
+    yield from (_job("shard", cell.arm, path, read_record(path, "shard")) for path in cell.shards)
+
+
+def _packed_cell(spec: Spec, root: Path, pack: Pack, shard_names: Sequence[str]) -> Cell:
+    """Reads a cell that was finished elsewhere: its records are here.
+
+    Images of the full model are drawn here all the same where cells of this run are compared with them.
+    """
     from dataclasses import asdict
 
     from ditbench.elsewhere import FIRST_SHARD
@@ -240,7 +254,13 @@ def _packed_cell(spec: Spec, root: Path, pack: Pack) -> Cell:
     except Fault as fault:
         return Cell(**kept, state="failed", reason=str(fault), elsewhere=pack.path)
     first = folder / FIRST_SHARD
-    return replace(cell, traced=(first,) if first.is_file() else (), elsewhere=pack.path)
+    cell = replace(cell, traced=(first,) if first.is_file() else (), elsewhere=pack.path)
+    here = read_cell(spec, root, shard_names) if spec.arm == BASELINE else None
+    if here is None:
+        return cell
+    if here.state == "failed":
+        return replace(cell, state="failed", reason=here.reason)
+    return replace(cell, shards=here.shards)
 
 
 def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -> Cell:

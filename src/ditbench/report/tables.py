@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ditbench.elsewhere import made_otherwise
 from ditbench.faults import Fault
 from ditbench.report import absent, comparable, controls
 from ditbench.report.escapes import markdown as _md
@@ -266,7 +267,9 @@ def _notes(study: Study, lines: list[Line]) -> Iterator[str]:
     yield from comparable.notes(lines)
     yield from _taken(lines)
     yield from _row_notes(lines)
-    if refused := {line.label: why for line in lines if line.cell and (why := _refused(line.cell))}:
+    if refused := {
+        line.label: why for line in lines if line.cell and line.cell.elsewhere is None and (why := _refused(line.cell))
+    }:
         reasons = "; ".join(f"{label}: {why}" for label, why in refused.items())
         yield (
             f"No speed of {', '.join(refused)}: the machine was contended meanwhile ({reasons}); time again on a quiet "
@@ -314,13 +317,12 @@ def _taken(lines: Iterable[Line]) -> Iterator[str]:
             taken.setdefault(line.cell.elsewhere.name, []).append(line.cell)
     for name, cells in taken.items():
         known = [made for cell in cells for made in cell.provenance.values()]
-        days = sorted(str(made.get("created"))[:10] for made in known)
-        until = f" to {days[-1]}" if days[-1] != days[0] else ""
+        days = sorted({str(made["created"])[:10] for made in known if made.get("created")})
+        when = f" ({' to '.join(dict.fromkeys((days[0], days[-1])))})" if days else ""
         rows = "1 row was" if len(cells) == 1 else f"{len(cells)} rows were"
-        yield (
-            f"{rows} finished elsewhere ({days[0]}{until}) and taken from {name}: their speed is against the full "
-            "model there, and their images are not here."
-        )
+        other = sum(bool(made_otherwise(cell)) for cell in cells)
+        by = f"; {other} of them by other code of engine, method or judges than is here now" if other else ""
+        yield f"{rows} finished elsewhere{when} and taken from {name}: their speed is against the full model there{by}."
 
 
 def _row_notes(lines: Iterable[Line]) -> Iterator[str]:

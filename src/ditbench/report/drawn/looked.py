@@ -130,6 +130,8 @@ def _seen(study: Study, row: Row, figure: Figure, results: Results) -> dict[str,
 
     record = learned_record(results.root, study.world, row.arm)
     if not record.is_file():
+        if any(cell.elsewhere is not None for cell in results.of_arm(study.world, row.arm)):
+            raise Fault(f"{row.label}: it was trained elsewhere, so that its routers cannot be looked at here.")
         raise Fault(why_missing(study, row, results))
     path = routers_file(results.root, study.world, row.arm, figure)
     if not path.is_file():

@@ -13,7 +13,7 @@ def learned_record(cell: Cell, results: Results) -> dict[str, Any] | None:
     """What was learned for a cell's arm, where it learns anything and has."""
     from ditbench.learn.record import read_shown
 
-    if not cell.spec.get("learning"):
+    if not cell.spec.get("learning") or cell.elsewhere is not None:  # what lies here may be of another training
         return None
     path = results.root / "learned" / cell.world / cell.arm / "learned.json"
     return read_shown(path) if path.is_file() else None

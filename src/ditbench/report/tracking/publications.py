@@ -298,7 +298,7 @@ def _files(cell: Cell, results: Results, logs: Mapping[tuple[str, str], Sequence
         yield "trace.json", json.dumps(cell.bodies["latency"]["trace"]).encode("utf-8")
     if trace := trace_of(cell) if cell.traced else None:  # what all shards executed, added up
         yield "trace.json", json.dumps(trace.summary()).encode("utf-8")
-    for stage in LOGGED:
+    for stage in LOGGED if cell.elsewhere is None else ():
         paths = logs.get((stage, f"{cell.world}.{cell.arm}.seed{cell.seed}"), [])
         if len(paths) > LOGS:
             said = b"".join(b"== %s\n%s" % (path.name.encode(), path.read_bytes()) for path in paths)
