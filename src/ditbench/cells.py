@@ -271,6 +271,13 @@ def _lent(
     return f"{name}@{arm_hash(spec)}"
 
 
+def lenders_of(spec: Spec) -> Iterator[tuple[str, str]]:
+    """The arms, each with its world, whose training a cell stands on besides its own."""
+    taken = [str(spec.knobs[knob]) for knob in KNOBS if str(spec.knobs.get(knob, "")).startswith(ARM)]
+    for text in [*([spec.weights_of] if spec.weights_of else []), *taken]:
+        yield spec.world, text.removeprefix(ARM).partition("@")[0]
+
+
 def _taking(
     world: str,
     arm: str,

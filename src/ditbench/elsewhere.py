@@ -14,7 +14,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from ditbench.storage import check_contents, hash_file, replacing
 
 if TYPE_CHECKING:
     from ditbench.cells import Spec
-    from ditbench.config import Config
     from ditbench.report.results import Cell, Results
 
 KIND, INDEX = "pack", "pack.json"
@@ -165,37 +164,17 @@ def finished_elsewhere(packs: Sequence[Pack], specs: Sequence[Spec]) -> dict[str
     What an arm has learned is not in the file. One whose plan or weights another arm of this run takes is trained here,
     and its cells are this run's: in a table both are of one training.
     """
+    from ditbench.cells import lenders_of
+
     found = {spec.hash: pack for pack in reversed(packs) for spec in specs if spec.hash in pack.cells}
     while found:
-        lenders = {place for spec in specs if spec.hash not in found for place in _lenders(spec)}
+        lenders = {place for spec in specs if spec.hash not in found for place in lenders_of(spec)}
         lent = [spec.hash for spec in specs if spec.hash in found and (spec.world, spec.arm) in lenders]
         if not lent:
             break
         for mark in lent:
             found.pop(mark, None)
     return found
-
-
-def _lenders(spec: Spec) -> Iterator[tuple[str, str]]:
-    """The arms, each with its world, whose training a cell stands on besides its own."""
-    from ditbench.learn.sources import ARM, KNOBS
-
-    named = [spec.weights_of or "", *(str(spec.knobs.get(name, "")) for name in KNOBS)]
-    for place, text in enumerate(named):
-        if text and (place == 0 or text.startswith(ARM)):
-            yield spec.world, text.removeprefix(ARM).partition("@")[0]
-
-
-def taken_arms(config: Config, results: str | Path) -> set[tuple[str, str]]:
-    """The arms of a configuration, each with its world, whose cells are all taken from elsewhere."""
-    from ditbench.cells import cell_table
-
-    if not config.elsewhere:
-        return set()
-    specs = cell_table(config)
-    taken = finished_elsewhere(packs_of(config.elsewhere, results), specs)
-    own = {(spec.world, spec.arm) for spec in specs if spec.hash not in taken}
-    return {(spec.world, spec.arm) for spec in specs} - own
 
 
 def _unpacked(path: Path, results: Path) -> Pack:

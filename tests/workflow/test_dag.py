@@ -436,6 +436,7 @@ def test_cells_that_were_finished_elsewhere_are_not_planned(
     from tests.report.conftest import Fabricated, fabricated_code
 
     monkeypatch.setattr("ditbench.elsewhere._code", fabricated_code)
+    monkeypatch.setattr("ditbench.elsewhere._weights_of", lambda world: {})  # the copied tree has none
     made = Fabricated(tmp_path / "there", load_study("embedded")).read()
     words = (*SMALL, "results=others")
 

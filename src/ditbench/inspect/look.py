@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ditbench.elsewhere import taken_arms
 from ditbench.faults import Fault
 from ditbench.report.drawn.looked import learned_record, redundancy_file, routers_file
 from ditbench.study_figures import LOOKED
@@ -63,8 +62,8 @@ def _sights(
         yield redundancy_file(root, study.world, figure), seen
     for arm in figure.drawn_arms(()):
         record = learned_record(root, study.world, arm)
-        if not record.is_file() and (study.world, arm) in taken_arms(config, root):
-            continue  # it was trained elsewhere
+        if not record.is_file() and config.elsewhere:
+            continue  # it may have been trained elsewhere: the figure says so, or why else there is nothing to see
         if not record.is_file():
             raise Fault(f"{study.name}: arm {arm} has not been trained: {record} is not there; run the study first")
         yield routers_file(root, study.world, arm, figure), partial(_routers, record, figure, device, weights)
