@@ -37,6 +37,7 @@ _PAGES = ("report/escapes.py", "report/templating.py", "report/templates/style.c
 _STUDIES = (
     "report",
     "elsewhere.py",
+    "commits.py",
     "study.py",
     "study_figures.py",
     "traits.py",

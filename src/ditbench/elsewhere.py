@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ditbench.commits import Asked, known_at
 from ditbench.faults import Fault
 from ditbench.storage import check_contents, hash_file, replacing
 
@@ -56,11 +57,7 @@ def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
     for cell in cells:
         if cell.state != "done":
             raise Fault(f"{cell.world}/{cell.arm}/seed{cell.seed} is not finished ({cell.state_text})")
-        if other := made_otherwise(cell):
-            raise Fault(
-                f"{cell.world}/{cell.arm}/seed{cell.seed} was made by other code or weights than are here "
-                f"({', '.join(other)}); run the workflow again, and pack then"
-            )
+    weights = _weights_with(cells)
     index: list[dict[str, Any]] = []
     with replacing(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as archive:
         for cell in sorted(cells, key=lambda cell: (cell.world, cell.arm, cell.seed)):
@@ -72,7 +69,6 @@ def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
             index.append({"cell": place, "hash": cell.hash, "files": hashes})
         written = partial.with_name(f".{out.name}.{os.getpid()}.index.partial")
         try:
-            weights = {world: _weights_of(world) for world in dict.fromkeys(cell.world for cell in cells)}
             write_record(written, KIND, {"cells": index, "weights": weights})
             _add(archive, INDEX, written.read_bytes())
         finally:
@@ -84,16 +80,54 @@ def made_otherwise(cell: Cell) -> list[str]:
     """What of a cell was made by other code, or with other weights that ship with its world, than are here now."""
     from ditbench.report.results import STAGES
 
+    return [STAGES[kind] for kind, (asked, code) in _made_by(cell).items() if code != _code(*asked)]
+
+
+def _made_by(cell: Cell) -> dict[str, tuple[Asked, str]]:
+    """By kind of record, which code it says to be made by, and of which stage that is the hash."""
     stages = {"shard": "generate", "cost": "cost", "scores": "score", "latency": "time"}
     known = {kind: made.get("code") for kind, made in cell.provenance.items()}
     if cell.elsewhere is not None and cell.traced:
         known["shard"] = _first_shard(cell.traced[0]).get("code")
-    return [
-        STAGES[kind]
+    methods = {kind: None if kind == "scores" else str(cell.spec["method"]) for kind in stages}  # judges know none
+    return {
+        kind: ((stage, cell.world, methods[kind]), str(known[kind]))
         for kind, stage in stages.items()
         if known.get(kind)
-        and known[kind] != _code(stage, cell.world, None if kind == "scores" else str(cell.spec["method"]))
-    ]
+    }
+
+
+def _weights_with(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
+    """The weights that ship with the cells' worlds, as they were when the cells were made.
+
+    What was not made by the code that is here is held against the commit that its records name.
+    """
+    found: dict[str, dict[str, str]] = {}
+    older: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if made_otherwise(cell):
+            older.setdefault(_commit(cell), []).append(cell)
+        else:
+            found[cell.world] = _weights_of(cell.world)
+    for commit, own in older.items():
+        asked = {asked for cell in own for asked, _ in _made_by(cell).values()}
+        known = known_at(commit, asked) if commit else None
+        for cell in own:
+            if known is None or any(known.codes[asked] != code for asked, code in _made_by(cell).values()):
+                what = f"that of commit {commit[:12]}, which they name" if commit else "is in one commit"
+                raise Fault(
+                    f"{cell.world}/{cell.arm}/seed{cell.seed} was made by other code or weights than are here "
+                    f"({', '.join(made_otherwise(cell))}), and not by {what}; run the workflow again, and pack then"
+                )
+            if found.setdefault(cell.world, known.weights[cell.world]) != known.weights[cell.world]:
+                raise Fault(f"cells of world {cell.world} were made with several sets of weights; pack them apart")
+    return found
+
+
+def _commit(cell: Cell) -> str:
+    """The one commit that all of a cell's records name; empty where they name several, or changed files."""
+    named = {None if made.get("dirty") else made.get("git") for made in cell.provenance.values()}
+    return str(named.pop() or "") if len(named) == 1 else ""
 
 
 def _first_shard(path: Path) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from ditbench.cli import main, parser
@@ -20,6 +21,7 @@ from ditbench.engine.run import attached
 from ditbench.judges.base import Pictures
 from ditbench.methods import get_method
 from ditbench.sampling import run_of
+from ditbench.study import load_study
 from tests.backbones.networks import inputs, make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,3 +144,20 @@ def test_commands_of_the_docs_exist(words: str) -> None:
     for sub in nested[:1]:
         known |= {flag for part in sub.values() for action in part._actions for flag in action.option_strings}
     assert asked <= known, f"ditbench {name} has no {', '.join(sorted(asked - known))}"
+
+
+def test_beside_the_caching_family_only_the_full_model_and_ours_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ditbench.config import check_config
+    from ditbench.forecast import forecast
+
+    monkeypatch.chdir(ROOT)
+    text = (DOCS / "add-a-method.md").read_text()
+    (command,) = re.findall(r"uv run snakemake .*beside.*", text)
+    settings = {name: yaml.safe_load(value) for name, _, value in (w.partition("=") for w in shlex.split(command)[6:])}
+    config = check_config({**settings, "results": str(tmp_path)})
+    outlook = forecast(config)
+    rows = len(load_study("embedded_caching").rows)
+    assert (outlook["cells"], outlook["cells_finished_elsewhere"]) == (rows + 1, rows)
+    assert outlook["images_to_draw"] == 2 * config.images

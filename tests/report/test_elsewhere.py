@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from ditbench.cells import Spec
+from ditbench.commits import ROOT, Known, known_at
 from ditbench.elsewhere import INDEX, Pack, finished_elsewhere, pack, packs_of
 from ditbench.faults import Fault
 from ditbench.inspect.recommend import Wish, recommend, told
@@ -113,15 +115,50 @@ def test_only_finished_cells_are_packed(tree: Fabricated, tmp_path: Path) -> Non
     assert not (tmp_path / "done.zip").exists()
 
 
-def test_cells_that_other_code_has_made_are_not_packed(tree: Fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "ditbench.elsewhere._code",
-        lambda stage, world, method: "other" if stage == "score" else fabricated_code(stage, world, method),
+def other_judges(stage: str, world: str, method: str | None) -> str:
+    return "other" if stage == "score" else fabricated_code(stage, world, method)
+
+
+def test_cells_of_other_code_are_held_against_the_commit_that_they_name(
+    tree: Fabricated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ditbench.elsewhere._code", other_judges)
+    found, file = tree.read(), tree.root / "done.zip"
+    said = (
+        r"scenes/full/seed0 was made by other code or weights than are here \(judges\), and not by that of commit "
+        "0123456789ab, which they name; run the workflow again, and pack then"
     )
-    found = tree.read()
-    said = r"scenes/full/seed0 was made by other code or weights than are here \(judges\); run the workflow again"
     with pytest.raises(Fault, match=said):
-        pack(found, found.cells, tree.root / "done.zip")
+        pack(found, found.cells, file)  # there is no such commit
+    asked: list[str] = []
+
+    def known(commit: str, wanted: set[tuple[str, str, str | None]]) -> Known:
+        asked.append(commit)
+        return Known({each: fabricated_code(*each) for each in wanted}, {"scenes": {"a.safetensors": "aa"}})
+
+    monkeypatch.setattr("ditbench.elsewhere.known_at", known)
+    assert pack(found, found.cells, file) == len(found.cells)
+    assert asked == ["0123456789abcdef" * 2 + "01234567"]
+    with zipfile.ZipFile(file) as archive:
+        assert json.loads(archive.read(INDEX))["weights"] == {"scenes": {"a.safetensors": "aa"}}
+    monkeypatch.setattr(
+        "ditbench.elsewhere.known_at", lambda commit, wanted: Known(dict.fromkeys(wanted, "third"), {"scenes": {}})
+    )
+    with pytest.raises(Fault, match="and not by that of commit"):
+        pack(found, found.cells, file)
+
+
+def test_a_commit_of_this_checkout_tells_its_code_and_weights() -> None:
+    asked = {("generate", "scenes", "fora"), ("score", "scenes", None)}
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no checkout")
+    known = known_at(head.strip(), asked)
+    assert known is not None
+    assert set(known.codes) == asked and all(len(code) == 16 for code in known.codes.values())
+    assert {"transformer.safetensors", "reader.safetensors"} <= set(known.weights["scenes"])
+    assert known_at("0" * 40, asked) is None
 
 
 def test_rows_of_other_code_are_told(
