@@ -78,6 +78,16 @@ def test_the_variance_s_term_is_a_divergence_of_normal_distributions_in_bits() -
     assert float(objective.losses(right, clean, noise, times)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("when", [1, 2, 400, 999])
+def test_latents_beyond_one_are_no_fault_of_the_network(when: int) -> None:
+    # Latents have a standard deviation of about 1; images alone end at 1.
+    objective, generator = noise_objective(), torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(2, 2, 4, 4, generator=generator) for _ in range(2))
+    right = torch.cat([noise, torch.full_like(noise, -1.0)], dim=1)
+    losses = objective.losses(right, 3 * clean, noise, torch.tensor([when, when]))
+    assert losses.tolist() == pytest.approx([0, 0], abs=1e-6)
+
+
 def test_the_variance_s_term_teaches_the_variance_alone() -> None:
     objective = noise_objective()
     clean, noise = torch.rand(2, 1, 4, 4) * 2 - 1, torch.randn(2, 1, 4, 4)

@@ -106,7 +106,8 @@ class Noise:
         """The term of the variational bound at these timesteps, in bits: it teaches the variance alone."""
         noisy = self.noisy(clean, noise, times)
         alpha = self._at(self.alphas, times, clean)
-        guess = ((noisy - (1 - alpha).sqrt() * found) / alpha.sqrt()).clamp(-1, 1)
+        # As it is: latents go beyond the -1 to 1 that images would be cut to.
+        guess = (noisy - (1 - alpha).sqrt() * found) / alpha.sqrt()
         of_clean, of_noisy = self._at(self._of_clean, times, clean), self._at(self._of_noisy, times, clean)
         true_mean, mean = of_clean * clean + of_noisy * noisy, of_clean * guess + of_noisy * noisy
         least, most = self._at(self._log_least, times, clean), self._at(self._log_most, times, clean)
