@@ -297,6 +297,57 @@ def test_how_many_go_at_once_is_a_matter_of_memory(sampler: Sampler, tmp_path: P
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-4), name
 
 
+class Pretended:
+    """One of two processes; `given` is what the other adds to each sum, in turn."""
+
+    size = 2
+
+    def __init__(self, rank: int, given: list[Tensor] | None = None) -> None:
+        self.rank, self.given, self.sums = rank, given, list[Tensor]()
+
+    def share(self, items: list[Any]) -> list[Any]:
+        return items[self.rank :: self.size]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        found = tensor.clone() if self.given is None else tensor + self.given.pop(0)
+        self.sums.append(found)
+        return found
+
+
+def test_a_process_without_a_pair_takes_the_step_of_the_others(sampler: Sampler, tmp_path: Path) -> None:
+    method, found = method_of(**{**SHORT, **NEAR, "batch": 1}), []
+    first, other = Pretended(0), Pretended(1, [])
+    for team in (None, first, other):
+        with _trained(method, sampler.handle.pipeline.transformer) as weights:
+            run = training(sampler, method, tmp_path, weights)
+            run.team = run.team if team is None else team  # type: ignore[assignment]
+            run._step()
+            kept = {name: tensor.detach().clone() for name, tensor in run._kept().items()}
+            found.append(({name: values[-1] for name, values in run.history.items() if values}, kept))
+        if team is first:
+            other.given = list(first.sums)  # the other has nothing to add: these are the whole
+    assert other.given == [], "both must meet at every sum"
+    alone = found[0]
+    for history, kept in found[1:]:
+        for name in ("loss", "ratio", "norm"):
+            assert history[name] == pytest.approx(alone[0][name], rel=1e-5), name
+        assert all(torch.allclose(kept[name], tensor, atol=1e-6) for name, tensor in alone[1].items())
+
+
+@pytest.mark.parametrize(("batch", "at_once", "size"), [(16, 16, 2), (5, 16, 4), (7, 2, 3), (3, 16, 8)])
+def test_every_process_has_pairs_where_there_are_enough(
+    batch: int, at_once: int, size: int, sampler: Sampler, tmp_path: Path
+) -> None:
+    method = method_of(**{**SHORT, "batch": batch, "at_once": at_once})
+    with _trained(method, sampler.handle.pipeline.transformer) as weights:
+        run = training(sampler, method, tmp_path, weights)
+        run.team.size = size
+        parts = [places for _, places in run._parts(np.zeros(batch, dtype=np.int64))]
+    assert sorted(place for part in parts for place in part) == list(range(batch))
+    assert len(parts) >= min(batch, size)
+    assert max(map(len, parts)) <= at_once
+
+
 def test_a_step_of_too_large_gradients_is_left_out(sampler: Sampler, tmp_path: Path) -> None:
     method = method_of(**SHORT, **NEAR, skipped=1e-9)
     with _trained(method, sampler.handle.pipeline.transformer) as weights:

@@ -340,8 +340,9 @@ class DynamicTraining(Training):
         parts = [places for _, places in self._parts(np.zeros(method.batch, dtype=np.int64))]
         mine, target = self.team.share(parts), method.target_at(self.done)
         mean: float | None = None
-        if len(parts) > 1:
+        if len(parts) > 1 or self.team.size > 1:
             # The gradient of the squared distance hangs on the mean over all parts: they are looked at beforehand.
+            # Of fewer pairs than processes some have none, and their part of the sums is nothing.
             with torch.no_grad():
                 shares = [self._passed(places, drawn, noises, grad=False)[1].sum() for places in mine]
             mean = self._sum(float(sum(shares)) / method.batch)

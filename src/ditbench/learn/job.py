@@ -58,7 +58,7 @@ def write_learned(
     from ditbench.worlds import RANDOM
 
     body = asdict(spec)
-    method, team = get_method(spec.method, spec.knobs), Team()
+    method, team = get_method(spec.method, spec.knobs), Team(device)
     if device == "cuda":
         device = team.device
     if not method.waits() or method.learner is None:

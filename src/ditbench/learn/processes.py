@@ -16,13 +16,15 @@ Item = TypeVar("Item")
 
 
 class Team:
-    """The processes that torch's launcher has started with this one."""
+    """The processes that torch's launcher has started with this one; the first in a process says what they work on."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda") -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         if self.size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            on_gpus = device.startswith("cuda") and torch.cuda.is_available()
+            # Gradients lie on the GPUs, losses and mean ratios on the host: each is summed where it is.
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
 
     @property
     def device(self) -> str:

@@ -305,11 +305,12 @@ class Training:
         return self.diffcr.regions_of(times.double().numpy())
 
     def _parts(self, regions: NDArray[np.int64]) -> Iterator[tuple[int, list[int]]]:
-        """Pairs that go through the network together: of one region, and not too many."""
+        """Pairs that go through the network together: of one region, not too many, and some for every process."""
+        most = max(min(self.method.at_once, len(regions) // self.team.size), 1)
         for region in np.unique(regions):
             places = np.flatnonzero(regions == region).tolist()
-            for first in range(0, len(places), self.method.at_once):
-                yield int(region), places[first : first + self.method.at_once]
+            for first in range(0, len(places), most):
+                yield int(region), places[first : first + most]
 
     def _losses(
         self,
