@@ -253,6 +253,41 @@ def test_the_mean_ratio_is_of_sampling_steps_or_of_a_batch(sampler: Sampler, tmp
         assert float(run.ratios.grad[1, 0]) == pytest.approx(0.3 * 2 * off * 0.75 / 8, rel=1e-5)
 
 
+def test_a_target_that_was_missed_is_said_and_kept(
+    sampler: Sampler, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = get_method("diffcr", {**DIFFCR, "regions": 1})
+    with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+        run = training(sampler, method, tmp_path, weights)
+        assert run.ratios is not None
+        run.done = method.iterations  # type: ignore[attr-defined]
+        for ratio, missed in ((0.3, False), (0.2, True), (0.4, True)):
+            with torch.no_grad():
+                run.ratios.fill_(ratio)
+            run.finish()
+            said = f"the share of tokens that pass by is {ratio:.3f} on average, not the 0.3 that was asked for"
+            assert (said in capsys.readouterr().err) == missed
+            assert run.found(tmp_path)["missed"].startswith(said) == missed
+            assert bool(run.missed()) == missed
+
+
+def test_a_training_may_end_when_ratios_and_loss_have_settled(sampler: Sampler, tmp_path: Path) -> None:
+    flat = [1.0 + 0.3 * (-1) ** n for n in range(400)]
+    falling = [*flat[:200], *(0.98 * loss for loss in flat[200:])]
+    for until, ratio, losses, settled in (
+        ("settled", 0.291, flat, True),
+        ("settled", 0.289, flat, False),
+        ("settled", 0.3, falling, False),
+        ("settled", 0.3, flat[1:], False),
+        ("iterations", 0.3, flat, False),
+    ):
+        method = get_method("diffcr", {**DIFFCR, "until": until})
+        with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+            run = training(sampler, method, tmp_path, weights)
+            run.history["loss"], run.history["ratio"], run.done = losses, [ratio], len(losses)
+            assert run.settled() == settled, (until, ratio)
+
+
 def test_ratios_are_brought_back_into_their_range(sampler: Sampler, tmp_path: Path) -> None:
     method = get_method("diffcr", DIFFCR)
     with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]

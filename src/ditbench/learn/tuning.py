@@ -45,6 +45,11 @@ ON_THE_WAY = 0.05
 READ_BY = ("score", "variant", "regions", "edges", "dynamic", "cross")
 # How often in a training its ratios are noted, for a figure of how they came about.
 NOTED_RATIOS = 100
+# How far the mean share of tokens in bins may be off its target before that is said.
+MISSED = 0.02
+# Where training goes on until it settles: the squared distance of ratios, the steps that losses are compared over, and
+# the share by which they fall at least while they still fall. Losses of single steps differ far more than by that.
+SETTLED_RATIO, SETTLED_STEPS, STILL_FALLS = 1e-4, 200, 0.005
 # The rule of ours by which a coefficient is adjusted: over so many steps, by these factors, within these bounds.
 WINDOW, RAISED, LOWERED, BOUNDS = 50, 1.5, 0.7, (0.05, 1.0)
 
@@ -125,6 +130,7 @@ def taken_over(path: Path, method: Tuned, folder: Path) -> dict[str, Any]:
             raise Fault(f"at: {path} holds no models on the way; name the record of the training itself")
         stages = [*found["on_the_way"], found]
         found = {**found, **min(stages, key=lambda stage: abs(stage["mean"] - method.at))}
+        found.pop("missed", None)  # which was said of the last one's target
     for name in ("on_the_way", "trajectory"):
         found.pop(name, None)
     tensors = source / found["file"]
@@ -239,7 +245,7 @@ class Training:
     def finish(self) -> None:
         """Trains to the end, and keeps notes of it."""
         method, noted, told = self.method, time.monotonic(), time.monotonic()
-        while self.done < method.iterations:
+        while self.done < method.iterations and not self.settled():
             began = time.monotonic()
             self._step()
             self.done += 1
@@ -252,6 +258,28 @@ class Training:
             if now - told > TELL_SECONDS or self.done == method.iterations:
                 told = now
                 self.lesson.say(self._told())
+        if self.done < method.iterations:
+            self.lesson.say(f"ratios and loss have settled after {self.done} steps")
+        if missed := self.missed():
+            self.lesson.say(missed)
+
+    def settled(self) -> bool:
+        """Whether training is to end before its iterations: ratios are at their target, and the loss falls no more."""
+        if self.diffcr is None or self.diffcr.until != "settled" or self.done < 2 * SETTLED_STEPS:
+            return False
+        losses, off = self.history["loss"], self.history["ratio"][-1] - self.diffcr.ratio
+        before, now = np.mean(losses[-2 * SETTLED_STEPS : -SETTLED_STEPS]), np.mean(losses[-SETTLED_STEPS:])
+        return off**2 < SETTLED_RATIO and bool(now > (1 - STILL_FALLS) * before)
+
+    def missed(self) -> str:
+        """What is to be said where ratios have not come to their target; else nothing."""
+        if self.diffcr is None or abs(self.deployed() - self.diffcr.ratio) <= MISSED:
+            return ""
+        return (
+            f"the share of tokens that pass by is {self.deployed():.3f} on average, not the {self.diffcr.ratio:g} that "
+            "was asked for: take more iterations, or a higher ratio_rate or coefficient, or compare it with arms of "
+            "the same realised ratio"
+        )
 
     def _step(self) -> None:
         """One step of the optimiser."""
@@ -413,6 +441,7 @@ class Training:
                 "times": self.times.tolist(),
                 "mean": float(self.mean(self.shares_of_regions()).detach()),
                 "deployed": self.deployed(),
+                "missed": self.missed(),
                 "trajectory": self.trajectory,
                 "on_the_way": self.on_the_way,
             }

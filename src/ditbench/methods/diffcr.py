@@ -53,6 +53,13 @@ class DiffCR(Routed):
         "as training does",
         choices=("steps", "batch"),
     )
+    until: str = knob(
+        "iterations",
+        "when training ends: after its iterations, or before, when the mean ratio's squared distance from its target "
+        "is below 1e-4 and the loss has stopped falling; the control then needs as many iterations as were taken",
+        choices=("iterations", "settled"),
+        later=True,
+    )
     at: float = knob(
         0.0, "of weights_file: the model on the way whose ratio is nearest; 0: the last one", least=0, most=1
     )
