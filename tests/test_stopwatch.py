@@ -130,6 +130,14 @@ def test_batches_and_modes_are_timed_beside_the_main_one(ready: Path) -> None:
     assert values["latency-p50"].value == pytest.approx(2 * values["seconds-per-image"].value)
 
 
+def test_the_time_of_a_call_is_all_calls_time_over_their_number() -> None:
+    # A plan of two kinds of calls: the middle one is of neither's mean.
+    spread = {"value": 1.0, "low": 1.0, "high": 1.0}
+    latency = {"rounds": 1, "speedup": spread, "seconds_per_image": spread, "forward_seconds": {"arm": [3.0, 1.0, 3.0]}}
+    value = dict(_speeds(latency, "latency.json"))["forward-ms"]
+    assert (value.value, value.n) == (pytest.approx(7e3 / 3), 3)
+
+
 def test_a_contended_machine_gets_no_speed_unless_told(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
 

@@ -39,7 +39,7 @@ COSTS = {
     "peak-memory": "GB",  # on a GPU; none on a CPU
     "latency-p50": "s",  # of a sampling run of the main batch
     "latency-p90": "s",
-    "forward-ms": "ms",  # the median call of the network
+    "forward-ms": "ms",  # the mean call of the network, of as many samples as guidance makes of the main batch
     "energy-per-image": "J",  # where the device tells it
     "nominal-ratio": "",
     "realised-ratio": "",
