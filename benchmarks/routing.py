@@ -3,7 +3,8 @@
 uv run python benchmarks/routing.py [--rounds R] [--out measured/routing-cpu.json]
 
 Training: a step of DiffCR, which runs every block with two bins of tokens, beside one of the whole network, on the same
-pairs, at several mean ratios. Sampling: a run of routed blocks at such ratios beside one of all tokens, batches of
+pairs, at several mean ratios: of layers (L), and of layers and timesteps (LT), whose regions go through the network one
+after another. Sampling: a run of routed blocks at such ratios beside one of all tokens, batches of
 images with both branches of guidance. Weights were not trained: they do not change what is timed. Medians of rounds in
 which all take turns, in seconds.
 """
@@ -33,6 +34,40 @@ from ditbench.storage import hash_file, write_tensors
 
 RATIOS = (0.2, 0.25, 0.3, 0.5)
 WHOLE = "all tokens"
+# How far what is run may be off the tokens that a ratio stands for; counts of tokens are rounded.
+OFF = 0.01
+
+
+def around(ratio: float, blocks: int, on_bins: bool) -> list[float]:
+    """Ratios of blocks with such a mean, half of them below it and half above, as ratios that were learned have them.
+
+    They lie on bins, as sampling has them, or in the middle between two, where a step of training runs the tokens of
+    both: 2 - 2 x the ratio times all of them. On a bin it would run those of the next as well.
+    """
+    is_bin = round(20 * ratio) % 2 == 0
+    gap = (0.1 if is_bin else 0.05) if on_bins else (0.05 if is_bin else 0.0)
+    return [round(ratio + (gap if block % 2 else -gap), 2) for block in range(blocks)]
+
+
+def trained_share(run: Training) -> float:
+    """The tokens that a step of training runs, both bins together, over those of the whole network."""
+    regions = [run._mixes(region) for region in range(len(run.table()))]
+    shares = [(mix.more + mix.fewer) / run.shape.tokens for mixes in regions for mix in mixes or ()]
+    return statistics.fmean(shares)
+
+
+def agreed(found: float, wanted: float) -> None:
+    """Stops where other work is run than is told."""
+    if abs(found / wanted - 1) > OFF:
+        raise SystemExit(f"tokens run are {found:.3f} of all, and were to be {wanted:.3f}")
+
+
+def prepare(run: Training, ratio: float) -> None:
+    """Ratios in the middle of a training, with a mean."""
+    assert run.ratios is not None
+    with torch.no_grad():
+        run.ratios.copy_(torch.tensor(around(ratio, run.ratios.shape[1], on_bins=False)).expand_as(run.ratios))
+    agreed(trained_share(run), 2 - 2 * ratio)
 
 
 @contextmanager
@@ -49,14 +84,16 @@ def steps(sampler: Sampler, batch: int, rounds: int) -> dict[str, float]:
     """Seconds of one step of training."""
     seconds: dict[str, list[float]] = {}
     short = {"rank": 8, "batch": batch, "at_once": batch}
+    routed = [(f"{ratio:.0%} pass by, {variant}", ratio, variant) for variant in ("L", "LT") for ratio in RATIOS]
     for number in range(rounds + 1):
-        for name, ratio in [(WHOLE, 0.0), *((f"{ratio:.0%} pass by", ratio) for ratio in RATIOS)]:
-            method = get_method("diffcr", {**short, "variant": "L"}) if ratio else get_method("full-finetuned", short)
+        for name, ratio, variant in [(WHOLE, 0.0, ""), *routed]:
+            method = (
+                get_method("diffcr", {**short, "variant": variant}) if variant else get_method("full-finetuned", short)
+            )
             assert isinstance(method, Tuned)
             with training(sampler, method) as run:
-                if run.ratios is not None:
-                    with torch.no_grad():
-                        run.ratios.fill_(ratio)
+                if variant:
+                    prepare(run, ratio)
                 run.done = number
                 began = time.perf_counter()
                 run._step()
@@ -79,9 +116,8 @@ def samplings(sampler: Sampler, images: int, rounds: int) -> dict[str, float]:
         for ratio in RATIOS:
             method = get_method("diffcr", {"variant": "L", "ratio": ratio})
             assert isinstance(method, DiffCR)
-            # Bins on both sides of the mean, as ratios that were learned have them.
-            near = [round(ratio + (0.1 if block % 2 else -0.1), 2) for block in range(blocks)]
-            routed = method.knowing({**found, "ratios": [near]})
+            routed = method.knowing({**found, "ratios": [around(ratio, blocks, on_bins=True)]})
+            agreed(float(routed.plan(world.shape(10)).shares.mean()), 1 - ratio)
             works[f"{ratio:.0%} pass by"] = lambda routed=routed: sampler.run(routed, None, 0, texts)  # type: ignore[misc]
         seconds: dict[str, list[float]] = {name: [] for name in works}
         for number in range(rounds + 1):
