@@ -114,35 +114,46 @@ class Accelerated:
             merged = self.backbone.merges_answers and isinstance(self.method, Method)
             self._unsettled = batch_of(args, kwargs) if halves == 2 and merged else None
 
+            method = self._timed()
+
             def make() -> Run:
-                return self._make_run(halves, *args, **kwargs)
+                return self._make_run(method, halves, *args, **kwargs)
 
             if self._recorder is None:
                 self._run = make()
             else:
-                self._run = self._recorder.run(make, args, kwargs, (self._taken, halves))
+                # Where its plan follows timesteps, other ones are another run.
+                times = None if method is self.method else tuple(self._times())
+                self._run = self._recorder.run(make, args, kwargs, (self._taken, halves, times))
         return self._run.forward(*args, **kwargs)
 
-    def _make_run(self, halves: int, *args: Any, **kwargs: Any) -> Run:
+    def _timed(self) -> Method | Plan:
+        """The method as it is at the timesteps of this run, which hang on the pipeline's sampler."""
+        return self.method if isinstance(self.method, Plan) else self.method.at_times(self._times())
+
+    def _times(self) -> list[float]:
+        return [float(time) for time in self.scheduler.timesteps.tolist()[-self._taken :]]
+
+    def _make_run(self, method: Method | Plan, halves: int, *args: Any, **kwargs: Any) -> Run:
         from ditbench.engine.fills import Reuse
         from ditbench.engine.run import Parts, Run
         from ditbench.sampling import run_of
 
         steps = self._taken
         shape = self.backbone.shape(steps, *args, **kwargs)
-        if isinstance(self.method, Plan):
-            if self.method.steps != steps:
-                raise Fault(f"the plan is for {self.method.steps} steps, the pipeline takes {steps}")
+        if isinstance(method, Plan):
+            if method.steps != steps:
+                raise Fault(f"the plan is for {method.steps} steps, the pipeline takes {steps}")
             made = {"fill": Reuse, **self._parts}
             return Run(
                 self.backbone,
-                self.method,
+                method,
                 shape.tokens,
                 lambda: Parts(**{name: make() for name, make in made.items()}),
                 by_itself=False,
             )
         seeds = _seeds(args[0] if args else kwargs["hidden_states"], halves)
-        return run_of(self.method, self.backbone, shape, by_itself=False, halves=halves, seeds=seeds)
+        return run_of(method, self.backbone, shape, by_itself=False, halves=halves, seeds=seeds)
 
     @property
     def _taken(self) -> int:

@@ -116,6 +116,36 @@ def test_a_user_s_pipeline_wears_what_was_learned_until_it_is_restored(record: P
     assert torch.equal(weight, own)
 
 
+def test_regions_are_of_the_timesteps_of_a_user_s_own_sampler(record: Path) -> None:
+    pipeline = get_world("scenes").load().pipeline
+    ratios = np.repeat(np.array([0.0, 0.2, 0.4, 0.6])[:, None], 8, 1).tolist()
+    learned_at = learned_method(record)
+    assert isinstance(learned_at, DiffCR) and learned_at.found is not None
+    method = learned_at.knowing({**learned_at.found, "ratios": ratios})
+    given: dict[str, Any] = {
+        "prompt": "a large red circle in the centre on a plain gray background",
+        "negative_prompt": "",
+        "num_inference_steps": 3,
+        "height": 64,
+        "width": 64,
+        "use_resolution_binning": False,
+        "output_type": "latent",
+    }
+    plans = []
+    own = pipeline.scheduler.config.flow_shift
+    for shift in (own, 0.2):
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, flow_shift=shift)
+        with ditbench.accelerate(pipeline, method) as accelerated:
+            pipeline(**given, generator=torch.Generator().manual_seed(0))
+            trace = accelerated.trace
+        left_out = 1 - trace.computed[:, 0] / (trace.samples * trace.shape.tokens)
+        regions = method.regions_of(pipeline.scheduler.timesteps.double().numpy())
+        assert left_out.tolist() == pytest.approx([ratios[region][0] for region in regions], abs=0.004)
+        plans.append(left_out.tolist())
+    assert plans[0] == pytest.approx((1 - method.kept(trace.shape)[:, 0]).tolist(), abs=0.004), "as it was trained"
+    assert plans[0] != plans[1]
+
+
 def test_a_method_runs_on_the_weights_of_a_network_that_was_fine_tuned_alone(
     record: Path, captions: Path, tmp_path: Path
 ) -> None:

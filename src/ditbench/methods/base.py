@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -162,6 +162,10 @@ class Method:
     def knowing(self, found: Mapping[str, Any] | None) -> Self:
         """The method with what its learner found."""
         return dataclasses.replace(self, found=found)
+
+    def at_times(self, times: Sequence[float]) -> Self:
+        """The method for a sampler that gives its network these timesteps, one for each step."""
+        return self
 
     def on(self, lent: Mapping[str, Any] | None) -> Self:
         """The method on weights that another arm's learner trained."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,12 @@ class Tuned(Method):
     checkpointing: str = knob("off", "blocks are run again for their gradients: less memory", choices=("off", "on"))
     training_seed: int = knob(0, "of pairs, noise and what starts at random", least=0)
     weights_file: str = knob("", "a record of learning whose weights are taken, or shipped:NAME, instead of training")
+
+    def at_times(self, times: Sequence[float]) -> Self:
+        """What was learned of timesteps is used at a sampler's own, not at those of the run it was trained for."""
+        if self.found is None or "times" not in self.found:
+            return self
+        return self.knowing({**self.found, "times": list(times)})
 
     def waits(self) -> bool:
         return self.found is None
