@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from ditbench.backbones import Backbone, Stream
 from ditbench.engine.fills import Pass
+from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.engine.routing import RoutedTokens
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.learn.routed import Mix, RoutedForward, kept_tokens, mix_of
+from ditbench.methods import get_method
 from ditbench.methods.diffcr import BINS
+from ditbench.methods.mod import MixtureOfDepths
 from tests.backbones.networks import inputs, make
 
 NAMES = ("pixart", "dit", "sd3", "sd3.5-medium", "flux-dev", "wan")
@@ -48,6 +51,37 @@ def test_what_is_trained_is_what_is_sampled(name: str) -> None:
     plan = Plan(backbone.layout, backbone.layout.by_block, 1 - ratios.numpy()[None])
     selector = RoutedTokens(routers.detach(), backbone.layout, "sigmoid", "separate")
     run = Run(backbone, plan, tokens, lambda: Parts(Pass(), selector))
+    with torch.no_grad(), attached(run):
+        sampled = backbone.network(**given)[0]
+    assert torch.allclose(trained, sampled, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_that_are_not_routed_are_the_network_s_own(name: str) -> None:
+    backbone = make(name, torch.float64)
+    given, routers = inputs(backbone, name, 0, 2), routers_of(backbone).detach()
+    tokens, blocks = backbone.tokens(**given), backbone.layout.blocks
+    method = get_method("mod", {"ratio": 0.5, "blocks": "every-other", "gated": "routed"})
+    assert isinstance(method, MixtureOfDepths)
+    gated, shape = method.scaled_blocks(blocks), Shape(1, backbone.layout, tokens)
+    assert gated == [False, True, False, True][:blocks]
+    # With every block's tokens all going through: those that are gated are scaled, the others are not to the last bit.
+    entered = backbone.enter(**given)
+    forward = RoutedForward(backbone, routers, "sigmoid", gated=gated)
+    whole = Mix(tokens, tokens, None)
+    for block, unit in enumerate(backbone.layout.by_block):
+        streams = [replace(entered, memo={}, fed={}, pending=[]) for _ in range(2)]
+        for branch in range(unit.start, unit.stop):
+            backbone.add(streams[0], branch, backbone.compute(streams[0], branch))
+        with torch.no_grad():
+            found = forward._block(block, unit, streams[1], {}, entered.hidden, entered.text, whole)[0]
+        assert torch.equal(found, streams[0].hidden) != gated[block], block
+    # And what samples does what was trained.
+    counts = method.plan(shape).counts(tokens)[0].tolist()
+    with torch.no_grad():
+        trained = forward(given, [Mix(count, count, None) for count in counts])[0]
+    selector = RoutedTokens(routers, backbone.layout, "sigmoid", "separate", gated)
+    run = Run(backbone, method.plan(shape), tokens, lambda: Parts(Pass(), selector))
     with torch.no_grad(), attached(run):
         sampled = backbone.network(**given)[0]
     assert torch.allclose(trained, sampled, atol=1e-10)

@@ -318,6 +318,35 @@ def test_a_training_may_end_when_ratios_and_loss_have_settled(sampler: Sampler, 
             assert run.settled() == settled, (until, ratio)
 
 
+@pytest.mark.parametrize(("clip", "given"), [(1.0, [1.0]), (0.5, [0.5]), (0.0, [])])
+def test_gradients_are_cut_to_a_norm_that_is_a_knob(
+    clip: float, given: list[float], sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda trained, norm: asked.append(norm))
+    method = get_method("full-finetuned", {**SHORT, "batch": 1, **({} if clip == 1.0 else {"clip": clip})})
+    with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+        training(sampler, method, tmp_path, weights)._step()
+    assert asked == given
+
+
+def test_what_is_learned_does_not_hang_on_threads(sampler: Sampler, tmp_path: Path) -> None:
+    before, losses = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            method = get_method("diffcr", {**DIFFCR, "batch": 2})
+            with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]
+                run = training(sampler, method, tmp_path, weights)
+                for _ in range(2):
+                    run._step()
+                    run.done += 1
+            losses.append(run.history["loss"])
+    finally:
+        torch.set_num_threads(before)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_ratios_are_brought_back_into_their_range(sampler: Sampler, tmp_path: Path) -> None:
     method = get_method("diffcr", DIFFCR)
     with _trained(method, sampler.handle.pipeline.transformer) as weights:  # type: ignore[arg-type]

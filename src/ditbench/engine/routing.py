@@ -42,34 +42,39 @@ def gate_of(scores: Tensor, rows: Rows | None, like: Tensor) -> Tensor:
     return own[..., None].to(like.dtype)
 
 
-def scaled_branches(layout: Layout) -> list[bool]:
-    """Which branches scores multiply: the last of every block, its MLP, or all of it where it is one branch."""
+def scaled_branches(layout: Layout, gated: Sequence[bool] | None = None) -> list[bool]:
+    """Which branches scores multiply: the last of every gated block, its MLP, or all of it where it is one branch.
+
+    All blocks are gated unless it is said of each.
+    """
+    own = gated or [True] * layout.blocks
     last = {int(block): number for number, block in enumerate(layout.block_of)}
-    return [last[int(block)] == number for number, block in enumerate(layout.block_of)]
+    return [last[int(block)] == number and own[int(block)] for number, block in enumerate(layout.block_of)]
 
 
 class RoutedTokens:
     """Chooses tokens by routers' scores, and scales what blocks give them.
 
     `routers` is [blocks, width], the kind of score as in `scores_of`. `sharing` says by which score both branches of
-    guidance choose: each by its own (`separate`), or by the greater (`max`) or the mean of the two (`mean`).
+    guidance choose: each by its own (`separate`), or by the greater (`max`) or the mean of the two (`mean`). Blocks
+    that are not `gated` are left as they are, unscored, where all their tokens are computed.
     """
 
-    def __init__(self, routers: Tensor | None, layout: Layout, kind: str, sharing: str) -> None:
+    def __init__(
+        self, routers: Tensor | None, layout: Layout, kind: str, sharing: str, gated: Sequence[bool] | None = None
+    ) -> None:
         if routers is not None and (routers.ndim != 2 or len(routers) != layout.blocks):
             found = tuple(routers.shape)
             raise Fault(f"the routers are {found} by blocks and width, and this network has {layout.blocks} blocks")
         self._routers, self._kind, self._sharing = routers, kind, sharing
-        self._scales = scaled_branches(layout)
+        self._scales, self._gated = scaled_branches(layout, gated), gated or [True] * layout.blocks
         self._block_of: Sequence[int] = layout.block_of.tolist()
         self._scores: Tensor | None = None  # of the block that is computed now
         self._macs = 0
 
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
         """The tokens that pass through a block."""
-        self.enter(unit, step, stream)
-        assert self._scores is not None
-        ranked = self._scores
+        ranked = self._scored(unit, stream)
         if self._sharing != "separate" and stream.halves == 2:
             first, second = ranked.chunk(2)
             both = torch.maximum(first, second) if self._sharing == "max" else (first + second) / 2
@@ -78,11 +83,16 @@ class RoutedTokens:
         return Rows(best(ranked, count), stream.tokens)
 
     def enter(self, unit: Unit, step: int, stream: Stream) -> None:
-        """Scores the tokens that enter a block."""
+        """Scores the tokens that enter a block, where scores scale it."""
+        if self._gated[self._block_of[unit.start]]:
+            self._scored(unit, stream)
+
+    def _scored(self, unit: Unit, stream: Stream) -> Tensor:
         hidden = stream.hidden
         block = self._block_of[unit.start]
         self._macs += hidden.shape[0] * hidden.shape[1] * hidden.shape[2]
         self._scores = scores_of(hidden, self._router(block, hidden), self._kind)
+        return self._scores
 
     def _router(self, block: int, hidden: Tensor) -> Tensor:
         if self._routers is None:

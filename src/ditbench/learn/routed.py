@@ -49,11 +49,21 @@ def _mixed(more: Tensor, fewer: Tensor, weight: Tensor) -> Tensor:
 
 
 class RoutedForward:
-    """A network's forward in training; `routers` [blocks, width] is None where all tokens go through, unscaled."""
+    """A network's forward in training; `routers` [blocks, width] is None where all tokens go through, unscaled.
 
-    def __init__(self, backbone: Backbone, routers: Tensor | None, kind: str, checkpointing: bool = False) -> None:
+    Blocks that are not `gated` are not scaled either; all are unless it is said of each.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        routers: Tensor | None,
+        kind: str,
+        checkpointing: bool = False,
+        gated: Sequence[bool] | None = None,
+    ) -> None:
         self.backbone, self.routers, self.kind, self.checkpointing = backbone, routers, kind, checkpointing
-        self._scales = scaled_branches(backbone.layout)
+        self._scales = scaled_branches(backbone.layout, gated)
 
     def __call__(self, inputs: Mapping[str, Any], mixes: Sequence[Mix] | None) -> Any:
         """The network's answer; `mixes` has one for every block."""

@@ -29,7 +29,7 @@ from ditbench.learn.sources import place_of
 from ditbench.learn.states import read_state
 from ditbench.methods import method_class
 from ditbench.methods.diffcr import DiffCR
-from ditbench.methods.tuned import Routed, Tuned
+from ditbench.methods.tuned import Clipped, Routed, Tuned
 from ditbench.patience import progress
 from ditbench.storage import hash_file, replacing, write_tensors
 from ditbench.worlds import RANDOM
@@ -42,7 +42,7 @@ NOTE_SECONDS, TELL_SECONDS = 60.0, 20.0
 # Models on the way are kept whenever the mean ratio has come this much nearer to its target.
 ON_THE_WAY = 0.05
 # Knobs that say how what was trained is read: with others it would mean something else.
-READ_BY = ("score", "variant", "regions", "edges", "dynamic", "cross")
+READ_BY = ("score", "gated", "variant", "regions", "edges", "dynamic", "cross")
 # How often in a training its ratios are noted, for a figure of how they came about.
 NOTED_RATIOS = 100
 # How far the mean share of tokens in bins may be off its target before that is said.
@@ -160,7 +160,8 @@ class Training:
         self.diffcr = method if isinstance(method, DiffCR) else None
         self.routers, self.ratios = self._routers(device), self._ratios(device)
         kind = routed.score if routed else ""
-        self.forward = RoutedForward(self.backbone, self.routers, kind, method.checkpointing == "on")
+        gated = routed.scaled_blocks(self.shape.layout.blocks) if routed else None
+        self.forward = RoutedForward(self.backbone, self.routers, kind, method.checkpointing == "on", gated)
         groups: list[dict[str, Any]] = [
             {"params": list(weights.values()), "rate": method.rate, "weight_decay": method.decay, "warms": True}
         ]
@@ -299,7 +300,9 @@ class Training:
         total = self._sum(total)
         if self.diffcr is not None:
             self._draw_to_target(regions, total)
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        assert isinstance(method, Clipped)
+        if method.clip:
+            nn.utils.clip_grad_norm_(trained, method.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._after_step(total)

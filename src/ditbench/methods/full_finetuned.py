@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan, full_plan
-from ditbench.methods.tuned import Tuned
+from ditbench.methods.tuned import Clipped
 
 
 @dataclass(frozen=True)
-class FullFinetuned(Tuned):
+class FullFinetuned(Clipped):
     """All tokens of all units, by weights that were trained as those of DiffCR and MoD are, on the same pairs.
 
     What a fine-tuned method gains over this arm is its own; what this one gains over `full` is the training's.

@@ -31,11 +31,22 @@ class MixtureOfDepths(Routed):
     blocks: str = knob(
         "all", "which blocks are routed; `every-other` as in the original", choices=("all", "every-other")
     )
+    gated: str = knob(
+        "all",
+        "blocks whose MLP is multiplied by scores: all, or, as in the original, those that are routed, and the others "
+        "are left as they are",
+        choices=("all", "routed"),
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ratio == 1:
             raise Fault("ratio: 1 would let every token pass by every block")
+
+    def scaled_blocks(self, blocks: int) -> list[bool]:
+        only_routed = self.gated == "routed" and self.blocks == "every-other"
+        return [not only_routed or block % 2 == 1 for block in range(blocks)]
 
     def kept(self, shape: Shape) -> NDArray[np.float64]:
         count = max(1, int((1 - self.ratio) * shape.tokens + 1e-9))  # 0.7 x 30 is 21, whatever binary makes of it

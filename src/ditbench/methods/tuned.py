@@ -75,10 +75,27 @@ class Tuned(Method):
 
 
 @dataclass(frozen=True)
-class Routed(Tuned):
+class Clipped(Tuned):
+    """Base of those whose gradients are cut to a norm of all that is trained, as DiffCR's and its control's are."""
+
+    clip: float = knob(
+        1.0,
+        "the norm that the gradients of all that is trained are cut to, together; ours: the paper names none; 0: none",
+        least=0,
+        later=True,
+    )
+
+
+@dataclass(frozen=True)
+class Routed(Clipped):
     """Base of methods whose routers let some tokens pass by whole blocks."""
 
-    router_rate: float = knob(1e-3, "of learning the routers", least=0)
+    router_rate: float = knob(
+        1e-3,
+        "of learning the routers; ours: the paper's one rate of 1e-4 is for trainings many times as long, and routers "
+        "start anew beside a network that does not",
+        least=0,
+    )
     score: str = knob(
         "sigmoid",
         "what multiplies the MLP: the router's sigmoid, as published, or twice that, which can leave it as it was",
@@ -112,6 +129,10 @@ class Routed(Tuned):
         """The share of tokens that go through every block, [step, block]."""
         raise NotImplementedError
 
+    def scaled_blocks(self, blocks: int) -> list[bool]:
+        """Of each block, whether scores scale what its MLP adds, also where all tokens go through it."""
+        return [True] * blocks
+
     def plan(self, shape: Shape) -> Plan:
         shares, step = self.kept(shape).copy(), np.arange(shape.steps)
         if self.whole == "last-third":
@@ -132,7 +153,8 @@ class Routed(Tuned):
     def selector(self, shape: Shape, generator: Generator) -> Selector:
         from ditbench.engine.routing import RoutedTokens
 
-        return RoutedTokens(self._routers(), shape.layout, self.score, self.guidance)
+        gated = self.scaled_blocks(shape.layout.blocks)
+        return RoutedTokens(self._routers(), shape.layout, self.score, self.guidance, gated)
 
     def _routers(self) -> Tensor | None:
         if self.found is None or "file" not in self.found:
