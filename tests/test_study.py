@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from ditbench.faults import Fault
-from ditbench.study import arm_name, load_study
+from ditbench.learn.sources import ARM, KNOBS
+from ditbench.study import arm_name, load_study, study_names
 
 
 def small() -> dict:
@@ -216,6 +217,29 @@ def test_an_arm_that_is_something_else_elsewhere_is_told(tmp_path: Path) -> None
     body["rows"].append({"arm": "fora-n2", "method": "fora", "knobs": {"interval": 5}, "label": "mine"})
     with pytest.raises(Fault, match=r"arm 'fora-n2' is something else in embedded than in a row before"):
         load_study(write(tmp_path, body))
+
+
+def test_what_another_arm_of_a_study_learned_is_named_by_the_arm() -> None:
+    # A path would be of one configuration's results, and of no other's; only another world's run has no shorter name.
+    for study in map(load_study, study_names()):
+        arms = {row.arm for row in study.rows}
+        for row in study.rows:
+            for knob, value in row.knobs.items():
+                if knob in KNOBS and value.startswith(ARM):
+                    assert value.removeprefix(ARM) in arms, (study.name, row.arm)
+                own_run = str(value).startswith("results/") and f"/{study.world}/" in str(value)
+                assert not own_run, (study.name, row.arm, knob)
+
+
+def test_the_twin_of_a_study_of_diffcr_has_all_of_its_methods() -> None:
+    for study in map(load_study, study_names()):
+        if study.name.startswith("diffcr-") and study.twin:
+            twin = {row.method for row in load_study(study.twin).rows}
+            assert {row.method for row in study.rows if row.method} <= twin, (study.name, study.twin)
+    ratios = {row.knobs.get("ratio") for row in load_study("diffcr/supplement-table3").rows if row.method == "diffcr"}
+    pressed = load_study("embedded_diffcr_ratios").rows
+    asked = {row.knobs.get("at") or row.knobs.get("ratio") for row in pressed if row.knobs.get("whole")}
+    assert ratios <= asked
 
 
 def test_the_study_of_all_methods_has_them_all() -> None:
