@@ -22,6 +22,7 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
     # What ships of learned methods is in the default run; settings of one's own begin with one study.
     assert config == Config(studies=["embedded", "embedded_learned"])
     assert check_config({"images": 30_000}).images == 30_000
+    assert (config.learning.threads, check_config({"learning": {"threads": 2}}).learning.threads) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -137,12 +137,14 @@ class LearningConfig(_Part):
     """What methods are fitted on that learn before they sample: so many training captions, chosen with `seed`.
 
     They are those of `captions.train`, or else of the world's own training split. What is fine-tuned sees the images
-    with captions at `pairs` (a folder, webdataset shards, parquet), or else the world's own.
+    with captions at `pairs` (a folder, webdataset shards, parquet), or else the world's own. Each arm's training is
+    given so many `threads`; what is learned differs by rounding.
     """
 
     captions: Count = 64
     seed: Seed = 0
     pairs: str | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 class ArmConfig(_Part):

@@ -46,7 +46,7 @@ rule learn:
         f"{LOGS}/learn/{{world}}.{{arm}}.log",
     benchmark:
         f"{BENCHMARKS}/learn/{{world}}.{{arm}}.tsv"
-    threads: 1
+    threads: CONFIG.learning.threads
     priority: FIRST
     resources:
         mem_mb=more_each_time(6000),
