@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ditbench.engine.facility import Weighted, facilities
-from ditbench.engine.matching import Windows, bipartite, nearest_kept, one_of_each, window_similarity
+from ditbench.engine.matching import Windows, bipartite, one_of_each, window_similarity
 from ditbench.engine.merging import Groups
+from ditbench.methods.sito import SiTo, pruned
 from ditbench.records import write_record
 
 HEADS, TILE = 16, 8
@@ -60,10 +61,13 @@ def works(tokens: int, width: int, samples: int, device: str) -> dict[str, Calla
     chosen = facilities(x, tiles, TILE**2 // 2)
     soft = Weighted.of(x, tiles, chosen, 0.1)
     block = Block(width, device)
+    sito, noise = SiTo(), torch.randn(samples, tokens, device=device)
     return {
         "match: one of each square and the closest to it (ToMeSD)": lambda: bipartite(x, drawn).closest(tokens // 2),
         "match: windows by likeness (SDTM)": lambda: window_similarity(x, windows).argsort(1, descending=True),
-        "match: nearest of those computed (SiTo)": lambda: nearest_kept(x, groups.group[:, : tokens // 2]),
+        "match: bases, those most like them, nearest of the others (SiTo)": lambda: pruned(
+            x, sito, noise, (side, side), tokens // 2
+        ),
         "match: tiles' best cover (ToMA)": lambda: facilities(x, tiles, TILE**2 // 2),
         "match: tiles' weights (ToMA)": lambda: Weighted.of(x, tiles, chosen, 0.1),
         "groups from a matching": lambda: Groups.of(*bipartite_pairs(groups), tokens)._sources,
@@ -124,7 +128,7 @@ def main() -> None:
         found[str(tokens)] = {**times, "saved by half": saved}
         print(f"\n{tokens} tokens of width {arguments.width}, {arguments.samples} samples, ms")
         for name, value in found[str(tokens)].items():
-            print(f"  {name:58} {value:9.2f}")
+            print(f"  {name:66} {value:9.2f}")
     if arguments.out:
         command = " ".join(["benchmarks/merging.py", *sys.argv[1:]])
         body = {"command": command, "width": arguments.width, "samples": arguments.samples, "milliseconds": found}

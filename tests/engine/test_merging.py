@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from ditbench.backbones import Backbone
 from ditbench.engine.facility import Weighted, facilities
@@ -27,6 +28,7 @@ from ditbench.engine.plan import Plan
 from ditbench.engine.ranked import page_rank
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.faults import Fault
+from ditbench.methods.sito import SiTo, pruned
 from tests.backbones.networks import inputs, make
 
 FAMILIES = ("pixart", "dit", "sd3", "sd3.5-medium", "flux-dev", "wan")
@@ -112,7 +114,7 @@ def test_whole_windows_become_one_token_each() -> None:
 def test_nearest_prefers_its_window_and_never_a_source() -> None:
     tokens = features(1)
     sources = torch.tensor([[0, 1, 4, 10]])
-    found = nearest(tokens, sources, (4, 4), 2)[0].tolist()
+    found = nearest(tokens, sources, (4, 4), 2).tokens[0].tolist()
     assert found[:3] == [5, 5, 5], "the one of their window that is no source"
     normed = functional.normalize(tokens[0], dim=-1)
     assert found[3] == max((11, 14, 15), key=lambda token: float(normed[10] @ normed[token]))
@@ -120,7 +122,50 @@ def test_nearest_prefers_its_window_and_never_a_source() -> None:
     away = torch.tensor([[0, 1, 4, 5]])
     others = [token for token in range(16) if token not in (0, 1, 4, 5)]
     best = max(others, key=lambda token: float(normed[0] @ normed[token]))
-    assert nearest(tokens, away, (4, 4), 2)[0, 0] == best
+    assert nearest(tokens, away, (4, 4), 2).tokens[0, 0] == best
+
+
+@pytest.mark.parametrize(("grid", "side"), [((8, 8), 2), ((5, 7), 2), ((6, 9), 3)])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9])
+def test_looking_inside_windows_first_finds_whom_looking_everywhere_does(
+    grid: tuple[int, int], side: int, share: float
+) -> None:
+    tokens = grid[0] * grid[1]
+    read = features(3, tokens, 8)
+    order = torch.rand(3, tokens, generator=torch.Generator().manual_seed(1)).argsort(1)
+    sources = order[:, : int(share * tokens)]
+    found = nearest(read, sources, grid, side)
+    # Everywhere, as a table of all cosines in which those of one window stand first.
+    normed = functional.normalize(read, dim=-1)
+    numbers = torch.arange(tokens)
+    window = (numbers // grid[1] // side) * 100 + numbers % grid[1] // side
+    cosines = normed @ normed.transpose(1, 2) + 3 * (window[:, None] == window)
+    for sample in range(3):
+        gone = sources[sample]
+        cosines[sample][:, gone] = -torch.inf
+        assert torch.equal(found.tokens[sample], cosines[sample][gone].argmax(1))
+
+
+def test_nearest_is_billed_as_it_is_executed() -> None:
+    read = features(2, 64, 8)
+    # A window of the first sample leaves whole, and none of the second.
+    sources = torch.tensor([[0, 1, 8, 9, 20], [0, 2, 4, 6, 20]])
+    with FlopCounterMode(display=False) as counter:
+        found = nearest(read, sources, (8, 8), 2)
+    norms = 2 * 64 * 8
+    assert found.macs == counter.get_total_flops() // 2 + norms
+    assert found.macs == 2 * 8 * (64 + 64 * 4 + 4 * 59)
+    # Without data: as if as many windows left whole as can.
+    assert nearest(read.to("meta"), sources.to("meta"), (8, 8), 2).macs == found.macs
+
+
+def test_sito_is_billed_as_it_is_executed() -> None:
+    read = features(2, 64, 8)
+    noise = torch.randn(2, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with FlopCounterMode(display=False) as counter:
+        found = pruned(read, SiTo(), noise, (8, 8), 24)
+    norms = 3 * 2 * 64 * 8  # for the sums, the bases and those that are left
+    assert found.macs == counter.get_total_flops() // 2 + norms
 
 
 def test_tokens_left_out_copy_the_most_alike_that_are_computed() -> None:

@@ -110,31 +110,89 @@ def whole_windows(windows: Windows, chosen: Tensor, destination: Tensor, tokens:
     return Groups.of(sources.flatten(1), kept.expand_as(sources).flatten(1), tokens, mean)
 
 
-def nearest(features: Tensor, sources: Tensor, grid: Grid, side: int) -> Tensor:
+class Partners(NamedTuple):
+    """Whom each of some tokens joins [samples, k], and the MACs of finding that out, of all samples together."""
+
+    tokens: Tensor
+    macs: int
+
+
+def nearest(features: Tensor, sources: Tensor, grid: Grid, side: int) -> Partners:
     """For each of the `sources` [samples, k] the most alike of the other tokens; one of its own window if there is any.
 
-    The answer holds token numbers, [samples, k].
+    Windows at the grid's edge may hold fewer tokens. All are looked for inside windows; where no token of a window
+    stays, its sources are compared with all that do. How many of a sample do so is asked of the device, but where it
+    cannot tell: without data, or while a CUDA graph is captured, as many as there can be are looked for.
     """
-    samples, tokens, _ = features.shape
+    samples, tokens, width = features.shape
     normed = unit(features)
-    cosines = _at(normed, sources) @ normed.transpose(1, 2)  # [samples, k, tokens]
-    away = torch.zeros(samples, tokens, dtype=torch.bool, device=features.device).scatter_(1, sources, True)
-    numbers = torch.arange(tokens, device=features.device)
-    window = (numbers // grid[1] // side) * (grid[1] // side + 1) + numbers % grid[1] // side
-    same = window[sources][..., None] == window
-    # Cosines differ by 2 at most.
-    found: Tensor = (cosines + 3 * same).masked_fill(away[:, None], -torch.inf).argmax(2)
-    return found
+    members, real, place = _cells(grid, side, features.device)
+    away = _marked(sources, tokens)
+    inside = normed[:, members]  # [samples, cells, tokens of one, width]
+    leaves = away[:, members] | ~real
+    cosines = (inside @ inside.transpose(2, 3)).masked_fill(leaves[:, :, None], -torch.inf)
+    partner = members.expand(samples, -1, -1).gather(2, cosines.argmax(3))
+    found = partner.flatten(1)[:, place].gather(1, sources)
+    alone = leaves.all(2)[:, place // members.shape[1]].gather(1, sources)
+    seeking = _most_seeking(alone, tokens, grid, side)
+    macs = samples * width * (tokens + members.numel() * members.shape[1] + seeking * (tokens - sources.shape[1]))
+    if seeking:
+        order = alone.int().argsort(dim=1, descending=True, stable=True)[:, :seeking]
+        best = _most_alike(normed, sources.gather(1, order), _unmarked(away, tokens - sources.shape[1]))
+        found = found.scatter(1, order, torch.where(alone.gather(1, order), best, found.gather(1, order)))
+    return Partners(found, macs)
 
 
 def nearest_kept(features: Tensor, gone: Tensor) -> Groups:
     """All tokens but those `gone` [samples, k] are computed as they are; these receive what the most alike one does."""
-    samples, tokens, _ = features.shape
-    normed = unit(features)
-    left = torch.zeros(samples, tokens, dtype=torch.bool, device=features.device).scatter_(1, gone, True)
-    cosines = _at(normed, gone) @ normed.transpose(1, 2)
-    best = cosines.masked_fill(left[:, None], -torch.inf).argmax(2)
-    return Groups.of(gone, best, tokens, mean=False)
+    tokens = features.shape[1]
+    kept = _unmarked(_marked(gone, tokens), tokens - gone.shape[1])
+    return Groups.of(gone, _most_alike(unit(features), gone, kept), tokens, mean=False)
+
+
+def nearest_kept_macs(features: Tensor, gone: int) -> int:
+    """What `nearest_kept` takes, of all samples together."""
+    samples, tokens, width = features.shape
+    return samples * width * (tokens + gone * (tokens - gone))
+
+
+def _cells(grid: Grid, side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """A grid cut into squares, those at its edge too: each one's tokens, which of these there are, [cells, tokens of
+    one] both, and every token's place among all of them.
+    """
+    down, across = -(-grid[0] // side), -(-grid[1] // side)
+    numbers = torch.arange(grid[0] * grid[1], device=device)
+    edge = (0, across * side - grid[1], 0, down * side - grid[0])
+    squares = functional.pad(numbers.view(grid), edge, value=-1).view(down, side, across, side)
+    members = squares.transpose(1, 2).reshape(down * across, side * side)
+    row, column = numbers // grid[1], numbers % grid[1]
+    cell, within = row // side * across + column // side, row % side * side + column % side
+    return members.clamp_min(0), members >= 0, cell * side * side + within
+
+
+def _most_alike(normed: Tensor, seekers: Tensor, kept: Tensor) -> Tensor:
+    """For each of the `seekers` [samples, k] the most alike of the tokens that are `kept` [samples, n]: its number."""
+    cosines = _at(normed, seekers) @ _at(normed, kept).transpose(1, 2)
+    return kept.gather(1, cosines.argmax(2))
+
+
+def _marked(index: Tensor, tokens: int) -> Tensor:
+    """Which tokens are among those at `index` [samples, k], [samples, tokens]."""
+    return torch.zeros(len(index), tokens, dtype=torch.bool, device=index.device).scatter_(1, index, True)
+
+
+def _unmarked(marked: Tensor, count: int) -> Tensor:
+    """The `count` tokens of each sample that are not marked, ascending."""
+    return marked.int().argsort(dim=1, stable=True)[:, :count]
+
+
+def _most_seeking(alone: Tensor, tokens: int, grid: Grid, side: int) -> int:
+    """The sources without one that stays in their window, of the sample that has most of them."""
+    if alone.is_meta or (alone.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if grid[0] % side or grid[1] % side:
+            return alone.shape[1]
+        return alone.shape[1] // side**2 * side**2  # whole windows of them
+    return int(alone.sum(1).max())
 
 
 def _at(features: Tensor, index: Tensor) -> Tensor:

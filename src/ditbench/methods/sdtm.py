@@ -257,14 +257,14 @@ class Matching(BlockMatching):
         least, most = self._received.aminmax(dim=1, keepdim=True)
         inattentive = (most - self._received) / (most - least).clamp_min(1e-12)
         priority = inattentive + self.method.detail_age * self._relative_age(read)
-        samples, tokens, width = read.shape
+        tokens = read.shape[1]
         if gone is None:
             gone = min(self._passing(priority, 1), tokens - len(windows))
         self.note(1, priority, gone)
         sources = priority.argsort(dim=1, descending=True, stable=True)[:, :gone]
-        self.count_macs(samples * width * tokens * (1 + gone))
         found = nearest(read, sources, windows.grid, windows.side)
-        merge = Groups.of(sources, found, tokens, self.method.groups == "mean")
+        self.count_macs(found.macs)
+        merge = Groups.of(sources, found.tokens, tokens, self.method.groups == "mean")
         self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
         return merge
 

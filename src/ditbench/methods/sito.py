@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ditbench.backbones import Stream
-    from ditbench.engine.merging import Merge, Merging
+    from ditbench.engine.merging import Groups, Merge, Merging
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,35 @@ class _Matching(BlockMatching):
 
     def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:
         from ditbench.engine.chance import normal
-        from ditbench.engine.matching import Windows, bipartite, nearest_kept, one_of_each
         from ditbench.engine.scored import grid_of
 
         noise = normal(stream, step, branch, self.generator)
-        scores = self.method.similarity * similarity_sums(hidden) + self.method.noise * noise
-        base = one_of_each(Windows(grid_of(stream), self.method.side, hidden.device), scores)
-        gone, _ = bipartite(hidden, base).closest(hidden.shape[1] - count)
-        samples, tokens, width = hidden.shape
-        # All cosines are made once, as in the published code: what is looked for in them needs no more products.
-        self.count_macs(samples * tokens * width * (1 + tokens))
-        return nearest_kept(hidden, gone)
+        matched = pruned(hidden, self.method, noise, grid_of(stream), hidden.shape[1] - count)
+        self.count_macs(matched.macs)
+        return matched.groups
+
+
+class Pruned(NamedTuple):
+    """The groups of a matching, and the MACs of finding them, of all samples together."""
+
+    groups: Groups
+    macs: int
+
+
+def pruned(features: Tensor, method: SiTo, noise: Tensor, grid: tuple[int, int], gone: int) -> Pruned:
+    """Who is left out, `gone` tokens of each sample, and whose answer they receive."""
+    from ditbench.engine.matching import (
+        Windows,
+        bipartite,
+        bipartite_macs,
+        nearest_kept,
+        nearest_kept_macs,
+        one_of_each,
+    )
+
+    scores = method.similarity * similarity_sums(features) + method.noise * noise
+    windows = Windows(grid, method.side, features.device)
+    sources, _ = bipartite(features, one_of_each(windows, scores)).closest(gone)
+    # The sums take a norm and a product for each token.
+    macs = 2 * features.numel() + bipartite_macs(features, len(windows)) + nearest_kept_macs(features, gone)
+    return Pruned(nearest_kept(features, sources), macs)
