@@ -14,7 +14,7 @@ from ditbench.engine.layout import Layout, Shape
 from ditbench.engine.run import attached
 from ditbench.faults import Fault
 from ditbench.learn.job import learned_method
-from ditbench.learn.merging import NEAR
+from ditbench.learn.merging import NEAR, _Tried
 from ditbench.methods import get_method
 from ditbench.sampling import run_of
 from tests.learn.test_calibration import learned, training
@@ -27,6 +27,8 @@ def test_thresholds_merge_as_much_as_the_ratio(training: Path) -> None:
     record = learned(training, "sdtm", adjusting="threshold", ratio=0.4)
     found = record["found"]
     assert abs(found["left_out"] - found["left_out_by_ratio"]) < 3 * NEAR * found["left_out_by_ratio"]
+    for own, aim in zip(found["merged"], found["merged_by_ratio"], strict=True):
+        assert aim > 0 and abs(own - aim) < 3 * NEAR * aim, "in each stage"
     # Cosines of a window, and inattention from 0 to 1, each with the age on top.
     assert -1 < found["thresholds"][0] < 1.2 and 0 < found["thresholds"][1] < 1.2
     method = learned_method(record["path"])
@@ -87,3 +89,57 @@ def test_a_threshold_is_the_papers_and_has_to_be_known() -> None:
     assert waiting.waits()
     with pytest.raises(Fault, match="must be fitted first"):
         waiting.plan(Shape(10, Layout.regular(2, ("self", "mlp")), 256))
+
+
+def test_what_is_fitted_is_off_as_much_as_the_stage_that_is_off_most() -> None:
+    """One that merges too much in one stage and too little in the other is no better for a total that fits."""
+    tried = [_Tried([0.1, 0.1], [0.6, 0.2], 0.4), _Tried([0.2, 0.2], [0.41, 0.41], 0.41)]
+    assert tried[0].off([0.4, 0.4]) == pytest.approx([0.5, 0.5])
+    assert min(tried, key=lambda one: max(one.off([0.4, 0.4]))) is tried[1]
+    # A stage whose threshold was given is as it is; one without any merges nothing.
+    assert tried[0].off([None, 0.2]) == [0, 0] and tried[0].off([0.6, 0.0]) == pytest.approx([0, 0.2])
+
+
+def test_thresholds_that_are_given_need_no_ratio(backbone: Any) -> None:
+    knobs = {"adjusting": "threshold", "structure_threshold": -0.999, "detail_threshold": 0.0, "ratio": 0.0}
+    _, trace = sampled(backbone, get_method("sdtm", {**knobs, "deviation": 0.0}), 2)
+    assert trace.realised_ratio == pytest.approx(0.75 * (3 * 2 + 2 * 1) / (5 * 3))
+    shape = backbone.shape(STEPS, **given(0, 1))
+    counts = get_method("sdtm", {**knobs, "protected": 2}).plan(shape).counts(shape.tokens)
+    assert (counts[::2] == shape.tokens).all() and (counts[1::2, shape.layout.name_of == "mlp"] == -1).all()
+
+
+def test_a_batch_merges_the_smaller_number_of_its_images(backbone: Any) -> None:
+    knobs = {"adjusting": "threshold", "structure_threshold": 0.1, "detail_threshold": 0.9, "structure_age": 0.0}
+    shape = backbone.shape(2, **given(0, 1))
+    first = {}
+    for counting in ("image", "batch"):
+        run = run_of(get_method("sdtm", {**knobs, "counting": counting}), backbone, shape, seeds=[0, 1])
+        with torch.no_grad(), attached(run):
+            backbone.network(**given(0, 2))
+        # The first branch has met nothing yet that hangs on how images count.
+        first[counting] = int(run.trace.computed[0, 0]), int(run.trace.squares[0, 0])
+        alone = counting == "image"
+        assert isinstance(run.branches[0].selector, EachImage) == alone
+    total, squares = first["image"]
+    apart = int(np.sqrt(2 * squares - total**2))
+    assert apart > 0, "the images differ"
+    most_left = (total + apart) // 2  # of the image that merges less
+    assert first["batch"] == (2 * most_left, 2 * most_left**2)
+
+
+def test_a_batch_of_one_merges_what_its_image_does(backbone: Any) -> None:
+    knobs = {"adjusting": "threshold", "structure_threshold": 0.1, "detail_threshold": 0.9}
+    answers = {
+        counting: sampled(backbone, get_method("sdtm", {**knobs, "counting": counting}), 1)[0]
+        for counting in ("image", "batch")
+    }
+    for mine, own in zip(answers["batch"], answers["image"], strict=True):
+        torch.testing.assert_close(mine, own, rtol=1e-9, atol=1e-9)
+
+
+def test_sdtm_star_blends_no_cache() -> None:
+    with pytest.raises(Fault, match=r"cached: 0.9: SDTM\* blends no cache"):
+        get_method("sdtm", {"adjusting": "threshold", "cached": 0.9})
+    with pytest.raises(Fault, match=r"counting: batch is of SDTM\*"):
+        get_method("sdtm", {"counting": "batch"})

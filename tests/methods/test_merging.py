@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,52 @@ def test_sdtms_schedule_by_hand() -> None:
     attention = plan.shares[:, MMDIT.layout.name_of == "attn"]
     assert (attention[:21] < 1).all() and (attention[21:] == 1).all()
     assert (plan.shares[:, MMDIT.layout.name_of == "mlp"] < 1).all()
+
+
+def test_without_a_switch_sdtm_has_no_first_stage() -> None:
+    assert get_method("sdtm", {"switch": 0.0}).structure_steps(50) == 0
+    plan = get_method("sdtm", {"switch": 0.0}).plan(MMDIT)
+    assert (plan.shares[:, MMDIT.layout.name_of == "attn"] == 1).all()
+    assert (plan.shares[:, MMDIT.layout.name_of == "mlp"] < 1).all()
+    assert [get_method("sdtm", {"switch": share}).structure_steps(50) for share in (0.4, 1.0)] == [21, 50]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "ages"),
+    [({}, [1, 1, 2, 2]), ({"clock": "layer"}, [1, 2, 3, 4]), ({"variant": "repo", "protected": 0}, [1, 2, 3, 4])],
+)
+def test_ages_are_counted_in_steps_or_in_calls_of_blocks(knobs: dict[str, Any], ages: list[int]) -> None:
+    """Two blocks and two steps, in which the same window is the one that is merged."""
+    shape = Shape(2, Layout.regular(2, ("self", "mlp")), 16)
+    # Of 16 tokens 3 go, all in one window; what is merged longer is merged rather.
+    method = get_method("sdtm", {"ratio": 0.2, "deviation": 0, "multiple": 1, "switch": 1.0, **knobs})
+    selector: Any = method.selector(shape, torch.Generator())
+    read = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(3))
+    read[:, [0, 1, 4, 5]] = 1.0
+    stream: Any = SimpleNamespace(hidden=read, tokens=16, samples=1, seeds=None, given=read, device=read.device)
+    stream.setting = SimpleNamespace(grid=(4, 4))
+    found = []
+    for step in range(2):
+        for block in range(2):
+            merge = selector.match(2 * block, step, stream, read, 13)
+            assert merge.shared[0].nonzero().flatten().tolist() == [0, 1, 4, 5], "alike tokens come first"
+            found.append(int(selector._age[0].max()))
+            assert set(selector._age[0].tolist()) == {0.0, float(found[-1])}
+    assert found == ages
+
+
+def test_a_token_that_one_block_of_a_step_computes_is_of_age_0() -> None:
+    shape = Shape(2, Layout.regular(2, ("self", "mlp")), 16)
+    selector: Any = get_method("sdtm", {"multiple": 1, "switch": 1.0}).selector(shape, torch.Generator())
+
+    def merged(*tokens: int) -> Any:
+        return SimpleNamespace(shared=torch.isin(torch.arange(16), torch.tensor(tokens))[None])
+
+    selector._count_age(0, merged(0, 1, 2))
+    selector._count_age(0, merged(1, 2, 3))
+    selector._count_age(1, merged(2, 3))
+    assert selector._ages(1)[0, :4].tolist() == [0, 1, 1, 0]  # within a step as before it
+    assert selector._ages(2)[0, :4].tolist() == [0, 0, 2, 1]
 
 
 def test_sdtms_code_protects_every_third_step() -> None:
@@ -295,8 +342,8 @@ def test_sdtm_looks_at_the_attention_of_the_very_block_whose_mlp_it_merges() -> 
     selector._watched = [(shape.layout.name_of != "mlp").tolist()]
     inattentive = selector._inattentive
 
-    def spied(stream: Any, read: torch.Tensor, windows: Any, gone: int) -> Any:
-        merge = inattentive(stream, read, windows, gone)
+    def spied(stream: Any, step: int, read: torch.Tensor, windows: Any, gone: int) -> Any:
+        merge = inattentive(stream, step, read, windows, gone)
         chosen[len(chosen)] = merge.away[0].nonzero().flatten()
         received[len(received)] = selector._received[0]
         return merge

@@ -145,6 +145,15 @@ class Apart(Protocol):
         """The samples of each image of a batch, and the selector that merges it."""
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A selector that finds by itself how many tokens a batch merges, of each of its images as many."""
+
+    @property
+    def finds_counts(self) -> bool:
+        """Whether it does, where it is asked to."""
+
+
 def merging_of(selector: object) -> Merging | None:
     """A selector as one that merges, if it does."""
     return selector if isinstance(selector, Merging) else None

@@ -20,7 +20,7 @@ from ditbench.engine.deciders import checking_of, entered
 from ditbench.engine.fills import Blending, Fill, Finishing, Key, Pass, Refilling, Replacing
 from ditbench.engine.guidance import EndsGuidance, Half, batch_of, guided_steps
 from ditbench.engine.layout import Shape
-from ditbench.engine.merging import ASK_MERGING, Apart, Merging, Site, merging_of
+from ditbench.engine.merging import ASK_MERGING, Apart, Counting, Merging, Site, merging_of
 from ditbench.engine.plan import ASK, Plan
 from ditbench.engine.rows import Rows
 from ditbench.engine.selectors import (
@@ -110,7 +110,7 @@ class Run:
         merging = merging_of(parts.selector)
         if merging is not None and not all(unit.single for unit in self.plan.units):
             raise Fault("tokens are merged branch by branch: a plan that does so must be one of single branches")
-        if parts.decider is None and not isinstance(parts.selector, Apart | Gathering) and self.plan.online:
+        if parts.decider is None and not isinstance(parts.selector, Apart | Counting | Gathering) and self.plan.online:
             raise Fault("a plan that leaves decisions to sampling needs a decider to make them")
         if not all(self._guided) and not isinstance(parts.fill, EndsGuidance):
             raise Fault(f"a {type(parts.fill).__name__} cannot go on for one branch of guidance alone")
@@ -308,7 +308,7 @@ class _Pass:
             if reader is not None and counts[reader] != 0:
                 self.backbone.keep_input(self.stream, unit.start)
             if self.merging is not None and count != 0:
-                self._merged_apart(number) if count < 0 else self._merged(number, count)
+                self._merged_apart(number) if isinstance(self.parts.selector, Apart) else self._merged(number, count)
             elif count < 0:
                 self._gathered(number, keeps[number]) if self.gathering is not None else self._ask(
                     number, keeps[number]

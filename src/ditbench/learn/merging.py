@@ -8,7 +8,7 @@ so what the thresholds themselves merge is watched, and each is halved in on unt
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,44 +20,66 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ditbench.engine.layout import Shape
-    from ditbench.engine.merging import Merging
     from ditbench.learn.lesson import Lesson
 
 ROUNDS = 9
-NEAR = 0.02  # how far the tokens left out may be from the ratio's
+NEAR = 0.02  # how far what a stage merges may be from what the ratio merges in it
 
 
 def learn(lesson: Lesson) -> dict[str, Any]:
-    """The two thresholds, and the shares of tokens that they and the ratio leave out of all steps."""
+    """The two thresholds, the shares that they and the ratio merge in each stage, and leave out of all steps."""
     method = lesson.method
     if not isinstance(method, SDTM):
         raise Fault(f"{method.name} has no thresholds of merging")
-    by_ratio = _noting(method, adjusting="ratio")
+    by_ratio = _noting(method, adjusting="ratio", counting="image")
     trace, _ = lesson.run(by_ratio)
-    wanted = trace.realised_ratio
+    left_out = trace.realised_ratio
     if not by_ratio.notes.priorities[0] and not by_ratio.notes.priorities[1]:
         raise Fault(f"ratio: {method.ratio:g} merges nothing, so no threshold can be fitted to it")
-    shares = [float(np.mean(merged)) if merged else 0.0 for merged in by_ratio.notes.merged]
+    wanted = by_ratio.notes.means
+    aims = [share if fits else None for share, fits in zip(wanted, method.fits, strict=True)]
     stages = [
         _Search(share, np.concatenate(noted) if noted else None)
-        for share, noted in zip(shares, by_ratio.notes.priorities, strict=True)
+        for share, noted in zip(wanted, by_ratio.notes.priorities, strict=True)
     ]
-    tried: list[tuple[list[float], float]] = []
+    tried: list[_Tried] = []
     for _ in range(ROUNDS):
-        thresholds = [stage.threshold for stage in stages]
-        own = _noting(method, found={"thresholds": thresholds})
+        own = _noting(method, found={"thresholds": [stage.threshold for stage in stages]})
         reached = lesson.run(own)[0].realised_ratio
-        tried.append((thresholds, reached))
-        lesson.say(
-            f"thresholds {thresholds[0]:.4f} and {thresholds[1]:.4f} leave out {reached:.1%} of all tokens, "
-            f"the ratio {wanted:.1%}"
+        tried.append(_Tried([stage.threshold for stage in stages], own.notes.means, reached))
+        told = " and ".join(
+            f"{stage.threshold:.4f} ({share:.1%}, the ratio {aim:.1%})"
+            for stage, share, aim in zip(stages, own.notes.means, wanted, strict=True)
         )
-        if abs(reached - wanted) <= NEAR * wanted:
+        lesson.say(f"thresholds {told} leave out {reached:.1%} of all tokens, the ratio {left_out:.1%}")
+        if max(tried[-1].off(aims)) <= NEAR:
             break
-        for stage, merged in zip(stages, own.notes.merged, strict=True):
-            stage.saw(float(np.mean(merged)) if merged else 0.0)
-    thresholds, reached = min(tried, key=lambda pair: abs(pair[1] - wanted))
-    return {"thresholds": thresholds, "left_out": reached, "left_out_by_ratio": wanted}
+        for stage, share, off in zip(stages, own.notes.means, tried[-1].off(aims), strict=True):
+            if off > NEAR:
+                stage.saw(share)
+    best = min(tried, key=lambda one: max(one.off(aims)))
+    return {
+        "thresholds": best.thresholds,
+        "merged": best.merged,
+        "merged_by_ratio": wanted,
+        "left_out": best.left_out,
+        "left_out_by_ratio": left_out,
+    }
+
+
+class _Tried(NamedTuple):
+    """Two thresholds, the share that each merged in its stage, and that of all tokens that was left out."""
+
+    thresholds: list[float]
+    merged: list[float]
+    left_out: float
+
+    def off(self, aims: list[float | None]) -> list[float]:
+        """How far each stage is from the share it is to merge, as a share of that; 0 where its threshold was given."""
+        return [
+            0.0 if aim is None else abs(own - aim) / aim if aim else own
+            for own, aim in zip(self.merged, aims, strict=True)
+        ]
 
 
 @dataclass
@@ -67,6 +89,11 @@ class Notes:
     priorities: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = field(default_factory=lambda: ([], []))
     merged: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
 
+    @property
+    def means(self) -> list[float]:
+        """Of each stage the mean share that was merged; 0 for one without any."""
+        return [float(np.mean(merged)) if merged else 0.0 for merged in self.merged]
+
 
 @dataclass(frozen=True)
 class _Noting(SDTM):
@@ -75,15 +102,8 @@ class _Noting(SDTM):
     name: ClassVar[str] = "sdtm, watched"
     notes: Notes = field(kw_only=True, default_factory=Notes)
 
-    def selector(self, shape: Shape, generator: Generator) -> Merging:
-        def make() -> Matching:
-            return _NotingMatching(self, shape, generator, self.notes)
-
-        if self.adjusting == "ratio":
-            return make()
-        from ditbench.engine.each_image import EachImage
-
-        return EachImage(make)
+    def matching(self, shape: Shape, generator: Generator) -> Matching:
+        return _NotingMatching(self, shape, generator, self.notes)
 
 
 class _NotingMatching(Matching):

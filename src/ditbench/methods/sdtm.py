@@ -15,14 +15,14 @@ from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import UNSET, Method, knob
 from ditbench.methods.forms import Form, Numbers
-from ditbench.methods.merges import BlockMatching, merged_branches, merging_plan
+from ditbench.methods.merges import BlockMatching, merged_branches
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ditbench.backbones import Stream
     from ditbench.engine.matching import Windows
-    from ditbench.engine.merging import Merge, Merging
+    from ditbench.engine.merging import Groups, Merge, Merging
     from ditbench.engine.watch import Glance
 
 # What the published code has beside the paper: every third step whole, and nine tenths of what merged tokens receive
@@ -46,8 +46,11 @@ class SDTM(Method):
     at such a step.
 
     SDTM* merges whatever passes a threshold, one for each stage, so that images with more that is alike are merged
-    more. The paper takes the least number of a batch; here each image has its own, so that no image hangs on its
-    batch, and is computed by itself.
+    more. The paper takes the least number of a batch (`counting: batch`), which makes an image hang on those that it is
+    drawn with, whatever its seed; by default each image has its own number, and is computed by itself.
+
+    How long a token has been merged is counted in calls of blocks, as the published code does, or in steps: a token that
+    any block of a step computed by itself is of age 0 after it, and within a step no age changes.
     """
 
     name: ClassVar[str] = "sdtm"
@@ -60,7 +63,9 @@ class SDTM(Method):
     deviation: float = knob(
         0.2, "the ratio falls along a cosine from this above it, at the first step, to this below, at the last", least=0
     )
-    switch: float = knob(0.4, "share of the steps of the first stage (one more belongs to it)", least=0, most=1)
+    switch: float = knob(
+        0.4, "share of the steps of the first stage (one more belongs to it); 0: it has none", least=0, most=1
+    )
     side: int = knob(2, "side of a window in tokens", least=2)
     structure_age: float = knob(0.05, "weight of how long tokens have been merged, in the first stage (a_s)")
     detail_age: float = knob(0.05, "the same in the second stage (a_d), of the paper's variant")
@@ -75,6 +80,18 @@ class SDTM(Method):
     multiple: int = knob(16, "windows, or tokens in the second stage, are merged in multiples of this", least=1)
     protected: int = knob(OWN, "every so manieth step is computed whole, 0: none; -1: the variant's", least=OWN)
     cached: float = knob(OWN, "share of the cache in what merged tokens receive; -1: the variant's", least=OWN, most=1)
+    counting: str = knob(
+        "image",
+        "how many SDTM* merges: of each image as many as pass, or of a batch the least number of its images, computed "
+        "together",
+        choices=("image", "batch"),
+        later=True,
+    )
+    clock: str = knob(
+        "auto",
+        "what ages are counted in: calls of blocks, or steps; auto: steps in the paper's variant, calls in the code's",
+        choices=("auto", "layer", "step"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,6 +99,12 @@ class SDTM(Method):
             raise Fault(
                 "adjusting: threshold is the paper's; its code has none that can be reached: take variant: paper"
             )
+        if self.adjusting == "threshold" and self._cached:
+            raise Fault(
+                f"cached: {self._cached:g}: SDTM* blends no cache into what merged tokens receive: take adjusting: ratio"
+            )
+        if self.adjusting == "ratio" and self.counting == "batch":
+            raise Fault("counting: batch is of SDTM*: by the ratio all images merge as many; take adjusting: threshold")
 
     def waits(self) -> bool:
         return self.adjusting == "threshold" and self.found is None and UNSET in self._given
@@ -92,6 +115,11 @@ class SDTM(Method):
     @property
     def _given(self) -> tuple[float, float]:
         return self.structure_threshold, self.detail_threshold
+
+    @property
+    def fits(self) -> tuple[bool, bool]:
+        """Of which stages the threshold is fitted, not given."""
+        return self._given[0] == UNSET, self._given[1] == UNSET
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -111,13 +139,20 @@ class SDTM(Method):
         own = CACHED if self.variant == "repo" else 0.0
         return own if self.cached == OWN else self.cached
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether ages are counted in steps, not in calls of blocks."""
+        return self.clock == "step" or (self.clock == "auto" and self.variant == "paper")
+
     @staticmethod
     def attends_whole(shape: Shape) -> bool:
         """Whether attention is left whole at all steps: FLUX's, whose positions do not bear merging."""
         return "single" in shape.layout.names
 
     def structure_steps(self, steps: int) -> int:
-        """How many steps the first stage has: all up to the one at the switch."""
+        """How many steps the first stage has: all up to the one at the switch, and none where that is 0."""
+        if self.switch == 0:
+            return 0
         return min(int(self.switch * steps + 1e-9) + 1, steps)
 
     def merged_away(self, shape: Shape) -> NDArray[np.int64]:
@@ -139,31 +174,42 @@ class SDTM(Method):
     def plan(self, shape: Shape) -> Plan:
         if self.attends_whole(shape) and self.variant == "repo":
             raise Fault("variant: the published code of SDTM has no FLUX; take variant: paper")
-        first = np.arange(shape.steps) < self.structure_steps(shape.steps)
-        left = 1 - self.merged_away(shape) / shape.tokens
-        early = "mlp" if self.attends_whole(shape) else "attention+mlp"
-        structure = merging_plan(shape, left[:, None], merged_branches(shape.layout, early))
-        detail = merging_plan(shape, left[:, None], merged_branches(shape.layout, "mlp"))
-        shares = np.where(first[:, None], structure.shares, detail.shares)
+        steps = np.arange(shape.steps)
+        first = steps < self.structure_steps(shape.steps)
+        gone = self.merged_away(shape)
+        early = merged_branches(shape.layout, "mlp" if self.attends_whole(shape) else "attention+mlp")
+        merged = np.where(first[:, None], early, merged_branches(shape.layout, "mlp"))
+        shares = np.where(merged, 1 - gone[:, None] / shape.tokens, 1.0)
         if self.adjusting == "threshold":
             if self.waits():
                 raise self.unlearned()
-            shares[shares < 1] = ASK
+            # A threshold that is given is asked whatever the ratio, which nobody then needs to say.
+            given = ~np.where(first, *self.fits)
+            if self._protected:
+                given &= steps % self._protected != 0
+            shares[merged & (given | (gone > 0))[:, None]] = ASK
         return Plan(shape.layout, shape.layout.by_branch, shares)
 
     def fill(self, shape: Shape) -> Fill:
         return BlendGroups(1 - self._cached) if self._cached else Pass()
 
     def selector(self, shape: Shape, generator: Generator) -> Merging:
-        if self.adjusting == "ratio":
-            return Matching(self, shape, generator)
+        if self.adjusting == "ratio" or self.counting == "batch":
+            return self.matching(shape, generator)
         from ditbench.engine.each_image import EachImage
 
-        return EachImage(lambda: Matching(self, shape, generator))
+        return EachImage(lambda: self.matching(shape, generator))
+
+    def matching(self, shape: Shape, generator: Generator) -> Matching:
+        """What merges a batch, or where images count by themselves, one of them."""
+        return Matching(self, shape, generator)
 
 
 class Matching(BlockMatching):
-    """Both stages; `age` counts for each token the matchings since it was last computed by itself."""
+    """Both stages; `age` counts for each token the matchings, or the steps, since it was last computed by itself."""
+
+    # By thresholds a whole batch merges as many: the least number that pass, of all its samples.
+    finds_counts = True
 
     def __init__(self, method: SDTM, shape: Shape, generator: Generator) -> None:
         plan = method.plan(shape)
@@ -183,6 +229,10 @@ class Matching(BlockMatching):
         ]
         self._received: Tensor | None = None
         self._age: Tensor | None = None
+        # Where steps are counted: the step that is being counted, the ages before it, and who was merged in all of it.
+        self._counted = -1
+        self._before: Tensor | None = None
+        self._always: Tensor | None = None
 
     def watches(self, branch: int, step: int) -> bool:
         return self._watched[step][branch]
@@ -208,7 +258,7 @@ class Matching(BlockMatching):
         elif self.method.variant == "paper":
             if self._at_once[branch]:
                 self._look_at_once(stream, read)
-            merge = self._inattentive(stream, read, windows, gone)
+            merge = self._inattentive(stream, step, read, windows, gone)
         else:
             assert gone is not None
             merge = self._longest_merged(stream, step, branch, read, windows, gone)
@@ -224,14 +274,14 @@ class Matching(BlockMatching):
         if self.method.variant == "repo":
             # Each token's cosine with itself counts as well there, which weighs against the age.
             alike = (alike * (windows.size - 1) + 1) / windows.size
-        priority = alike + self.method.structure_age * windows.of(self._relative_age(read)).mean(2)
+        priority = alike + self.method.structure_age * windows.of(self._relative_age(step, read)).mean(2)
         number = self._passing(priority, 0) if gone is None else gone // (windows.size - 1)
         self.note(0, priority, number)
         chosen = priority.argsort(dim=1, descending=True, stable=True)[:, :number]
         draw = windows.of(uniform(stream, step, branch, self.generator)).argmax(2)
         self.count_macs(window_macs(read))
         merge = whole_windows(windows, chosen, draw.gather(1, chosen), read.shape[1], self.method.groups == "mean")
-        self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
+        self._count_age(step, merge)
         return merge
 
     def note(self, stage: int, priority: Tensor, merged: int) -> None:
@@ -249,14 +299,14 @@ class Matching(BlockMatching):
         self._received = received(attention)[:, -read.shape[1] :]
         self.count_macs(map_macs(attention))
 
-    def _inattentive(self, stream: Stream, read: Tensor, windows: Windows, gone: int | None) -> Merge:
+    def _inattentive(self, stream: Stream, step: int, read: Tensor, windows: Windows, gone: int | None) -> Merge:
         from ditbench.engine.matching import nearest
         from ditbench.engine.merging import Groups
 
         assert self._received is not None, "attention was looked at before the MLP"
         least, most = self._received.aminmax(dim=1, keepdim=True)
         inattentive = (most - self._received) / (most - least).clamp_min(1e-12)
-        priority = inattentive + self.method.detail_age * self._relative_age(read)
+        priority = inattentive + self.method.detail_age * self._relative_age(step, read)
         tokens = read.shape[1]
         if gone is None:
             gone = min(self._passing(priority, 1), tokens - len(windows))
@@ -265,7 +315,7 @@ class Matching(BlockMatching):
         found = nearest(read, sources, windows.grid, windows.side)
         self.count_macs(found.macs)
         merge = Groups.of(sources, found.tokens, tokens, self.method.groups == "mean")
-        self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
+        self._count_age(step, merge)
         return merge
 
     def _longest_merged(
@@ -275,25 +325,36 @@ class Matching(BlockMatching):
         from ditbench.engine.matching import bipartite, bipartite_macs, one_of_each
         from ditbench.engine.merging import Groups
 
-        ages = uniform(stream, step, branch, self.generator) if self._age is None else self._age
-        destinations = one_of_each(windows, ages)
+        ages = self._ages(step)
+        destinations = one_of_each(windows, uniform(stream, step, branch, self.generator) if ages is None else ages)
         self.count_macs(bipartite_macs(read, len(windows)))
         sources, found = bipartite(read, destinations).closest(gone)
         merge = Groups.of(sources, found, read.shape[1], self.method.groups == "mean", pooled=destinations)
-        self._count_age(merge.shared if self.method.groups == "mean" else merge.away)
+        self._count_age(step, merge)
         return merge
 
-    def _relative_age(self, read: Tensor) -> Tensor:
-        """Each token's age by the mean age of its sample's tokens, [samples, tokens]."""
-        if self._age is None:
-            return read.new_zeros(read.shape[:2]).float()
-        return self._age / (self._age.mean(1, keepdim=True) + 1e-6)
+    def _ages(self, step: int) -> Tensor | None:
+        """Every token's age as it counts in a step, [samples, tokens]; None before anything was merged."""
+        return self._before if self.method.counts_steps and step == self._counted else self._age
 
-    def _count_age(self, merged: Tensor) -> None:
-        """A matching more for tokens that are `merged` [samples, tokens], none for the others."""
-        age = 0 if self._age is None else self._age
-        self._age = (age + 1) * merged.float()
+    def _relative_age(self, step: int, read: Tensor) -> Tensor:
+        """Each token's age by the mean age of its sample's tokens, [samples, tokens]."""
+        ages = self._ages(step)
+        if ages is None:
+            return read.new_zeros(read.shape[:2]).float()
+        return ages / (ages.mean(1, keepdim=True) + 1e-6)
+
+    def _count_age(self, step: int, merge: Groups) -> None:
+        """Tokens that are merged are older, by a matching or by a step in which nothing else became of them."""
+        merged = merge.shared if self.method.groups == "mean" else merge.away
+        if not self.method.counts_steps:
+            self._age = ((0 if self._age is None else self._age) + 1) * merged.float()
+            return
+        if step != self._counted:
+            self._counted, self._before, self._always = step, self._age, None
+        self._always = merged if self._always is None else self._always & merged
+        self._age = ((0 if self._before is None else self._before) + 1) * self._always.float()
 
     def nbytes(self) -> int:
         """The memory that is kept from one step to the next."""
-        return 0 if self._age is None else self._age.nbytes
+        return sum(kept.nbytes for kept in (self._age, self._before, self._always) if kept is not None)
