@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ditbench.audit import audited, findings, load_audit
+from ditbench.audit import told as reading_told
 from ditbench.audit.counting import Counter
 from ditbench.audit.plans import GivenMethod
 from ditbench.audit.sheet import Audit, PlanGiven, half_unit
@@ -111,7 +112,18 @@ def test_every_figure_can_be_counted_or_says_why_not(audit: Audit) -> None:
     assert why["ds2-diffsparse"].startswith("diffsparse learns its plan before it samples")
     assert why["ds1-dicache"].startswith("method dicache decides while sampling")
     assert why["sm3-512-sdtm"] == why["cr1-at-edm-16"] == why["ds1-full"] == ""
-    assert all(text.endswith("is not in ditbench yet") for name, text in why.items() if "star" in name)
+    star = {text for name, text in why.items() if "star" in name}
+    assert len(star) == 1 and star.pop().startswith("sdtm learns its plan before it samples")
+    # Only what there is none of: SDXL.
+    assert {name for name, text in why.items() if text.endswith("is not in ditbench yet")} == {"cr2-sdxl"}
+
+
+def test_what_finding_tokens_takes_is_counted_by_itself(audit: Audit) -> None:
+    (figure,) = [figure for figure in audit.figures if figure.id == "sm1-similarity-m"]
+    counted = Counter(audit).count(figure)
+    # A norm, a sum and a square of every token in each of 24 blocks, for both branches of guidance.
+    assert counted.ours == 2 * 24 * 3 * 4096 * 1536 / 1e12
+    assert reading_told(counted)[0] == "choosing tokens alone"
 
 
 def test_no_verdict_is_typed() -> None:

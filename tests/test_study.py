@@ -247,6 +247,9 @@ def test_the_study_of_all_methods_has_them_all() -> None:
     of_others = ("embedded_caching", "embedded_merging")
     assert {row.method for name in of_others for row in load_study(name).rows} < methods
     assert {"diffcr", "mod", "diffsparse"} < methods
+    # What issue and papers name of merging, pruning and dynamic networks.
+    assert {"tomesd", "sdtm", "toma", "at-edm", "sito", "tokencache", "dydit"} < methods
+    assert any(row.knobs.get("adjusting") == "threshold" for row in load_study("embedded_all").rows)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ditbench.engine.layout import Layout, Shape
 from ditbench.engine.run import attached
 from ditbench.faults import Fault
 from ditbench.learn.job import learned_method
-from ditbench.learn.merging import NEAR, _Tried
+from ditbench.learn.merging import NEAR, Tried
 from ditbench.methods import get_method
 from ditbench.sampling import run_of
 from tests.learn.test_calibration import learned, training
@@ -93,7 +93,7 @@ def test_a_threshold_is_the_papers_and_has_to_be_known() -> None:
 
 def test_what_is_fitted_is_off_as_much_as_the_stage_that_is_off_most() -> None:
     """One that merges too much in one stage and too little in the other is no better for a total that fits."""
-    tried = [_Tried([0.1, 0.1], [0.6, 0.2], 0.4), _Tried([0.2, 0.2], [0.41, 0.41], 0.41)]
+    tried = [Tried([0.1, 0.1], [0.6, 0.2], 0.4), Tried([0.2, 0.2], [0.41, 0.41], 0.41)]
     assert tried[0].off([0.4, 0.4]) == pytest.approx([0.5, 0.5])
     assert min(tried, key=lambda one: max(one.off([0.4, 0.4]))) is tried[1]
     # A stage whose threshold was given is as it is; one without any merges nothing.
@@ -139,7 +139,7 @@ def test_a_batch_of_one_merges_what_its_image_does(backbone: Any) -> None:
 
 
 def test_sdtm_star_blends_no_cache() -> None:
-    with pytest.raises(Fault, match=r"cached: 0.9: SDTM\* blends no cache"):
+    with pytest.raises(Fault, match=r"cached: 0.9: SDTM\* gives merged tokens nothing"):
         get_method("sdtm", {"adjusting": "threshold", "cached": 0.9})
     with pytest.raises(Fault, match=r"counting: batch is of SDTM\*"):
         get_method("sdtm", {"counting": "batch"})

@@ -15,7 +15,9 @@ from ditbench.backbones.families import backbone_of
 from ditbench.engine.fills import Pass
 from ditbench.engine.layout import Branch, Layout, Shape
 from ditbench.engine.ledger import by_site
+from ditbench.engine.matching import Windows, window_similarity
 from ditbench.engine.plan import Plan
+from ditbench.engine.ranked import page_rank
 from ditbench.engine.run import Parts, Run, attached
 from ditbench.engine.scored import grid_of
 from ditbench.faults import Fault
@@ -381,3 +383,133 @@ def test_flux_costs_what_sdtm_s_table_prints() -> None:
         attends, widens = (factor * width**2 for factor in per_token[name])
         total += steps * (4096 + 512) * attends + int(counts[:, number].sum() + steps * 512) * widens
     assert total / 1e12 == pytest.approx(386.5, rel=2e-3)
+
+
+# --- matchings that are used again ---
+
+SHARING: list[tuple[str, dict[str, Any]]] = [
+    ("tomesd", {"pattern": "every", "deviation": 0}),
+    ("sito", {}),
+    ("sdtm", {"deviation": 0, "switch": 1.0}),
+    ("sdtm", {"deviation": 0, "switch": 0.0}),
+]
+
+
+def watched(backbone: Backbone, method: Method) -> tuple[list[list[Any]], Any]:
+    """The merge that each branch uses, by step, and the trace."""
+    run = run_of(method, backbone, backbone.shape(STEPS, **given(0, 1)), seeds=[0])
+    selector: Any = run.branches[0].selector
+    used: list[list[Any]] = [[] for _ in range(STEPS)]
+    match = selector.match
+
+    def spied(branch: int, step: int, *rest: Any) -> Any:
+        merge = match(branch, step, *rest)
+        used[step].append(merge)
+        return merge
+
+    selector.match = spied
+    with torch.no_grad(), attached(run):
+        for step in range(STEPS):
+            backbone.network(**given(step, 1))
+    return used, run.trace
+
+
+@pytest.mark.parametrize(("name", "knobs"), SHARING)
+def test_blocks_and_steps_may_use_one_matching(backbone: Backbone, name: str, knobs: dict[str, Any]) -> None:
+    each, own = watched(backbone, get_method(name, knobs))
+    pairs, halved = watched(backbone, get_method(name, {**knobs, "layers_every": 2}))
+    seldom, alternating = watched(backbone, get_method(name, {**knobs, "steps_every": 2}))
+    branches = len(each[0]) // 4  # merged ones, of each of four blocks
+    for step in range(STEPS):
+        assert len({id(merge) for merge in each[step]}) == 4
+        assert len({id(merge) for merge in pairs[step]}) == 2
+        assert all(merge is pairs[step][0] for merge in pairs[step][: 2 * branches])
+        if step % 2:
+            assert all(now is before for now, before in zip(seldom[step], seldom[step - 1], strict=True))
+    # How many windows leave whole in the second stage hangs on the image.
+    exact = knobs.get("switch") != 0.0
+    assert (2 * halved.selecting == own.selecting).all() if exact else (halved.selecting < 0.6 * own.selecting).all()
+    assert (alternating.selecting[1::2] == 0).all() and (alternating.selecting[::2] > 0).all()
+    assert np.array_equal(own.computed, halved.computed) and np.array_equal(own.computed, alternating.computed)
+
+
+def test_matchings_are_used_again_only_where_as_many_are_merged() -> None:
+    shape = Shape(4, Layout.regular(4, ("self", "mlp")), 64)
+    falling: Any = get_method("tomesd", {"layers_every": 4, "steps_every": 4, "ratio": 0.4}).selector(shape, None)
+    # Staggered: none, all, half and all of a ratio that falls: at each step two matchings, for two numbers of tokens.
+    assert falling._made.tolist() == [[False, True, True, False]] * 4
+    # Nor does one of the first stage of SDTM serve its second, were it as large.
+    knobs = {"layers_every": 4, "steps_every": 4, "deviation": 0, "ratio": 0.75, "multiple": 1, "switch": 0.25}
+    staged: Any = get_method("sdtm", knobs).selector(shape, None)
+    assert staged._made.tolist() == [[True, *[False] * 3], [False] * 4, [True, *[False] * 3], [False] * 4]
+
+
+def test_what_is_not_shared_keeps_its_hash_and_every_bit(backbone: Backbone) -> None:
+    alone = {"layers_every": 1, "steps_every": 1}
+    for name, knobs in SHARING:
+        plain, told = get_method(name, knobs), get_method(name, {**knobs, **alone})
+        assert {**told.telling({**knobs, **alone})} == knobs
+        for mine, own in zip(sampled(backbone, told, 1)[0], sampled(backbone, plain, 1)[0], strict=True):
+            assert torch.equal(mine, own)
+
+
+# --- what methods promise of single matchings ---
+
+
+def test_windows_without_any_change_are_merged_first() -> None:
+    """SDTM's first stage: cosines of 1 are the highest there are."""
+    read = torch.randn(1, 64, 6, generator=torch.Generator().manual_seed(5))
+    windows = Windows((8, 8), 2, torch.device("cpu"))
+    flat = [3, 10]
+    for window in flat:
+        read[:, windows.members[window]] = read[:, windows.members[window][:1]]
+    order = window_similarity(read, windows).argsort(1, descending=True)[0]
+    assert sorted(order[:2].tolist()) == flat
+
+
+def test_tomesd_s_destinations_serve_both_branches_of_guidance(backbone: Backbone) -> None:
+    method = get_method("tomesd", {"pattern": "every", "deviation": 0, "ratio": 0.75})
+    run = run_of(method, backbone, backbone.shape(1, **given(0, 1)), halves=2, seeds=[0, 1])
+    selector: Any = run.branches[0].selector
+    found = []
+    match_block = selector.match_block
+
+    def spied(*args: Any) -> Any:
+        found.append(match_block(*args).kept)
+        return match_block(*args)
+
+    selector.match_block = spied
+    with torch.no_grad(), attached(run):
+        backbone.network(**given(0, 4))
+    assert len(found) == 4
+    for kept in found:  # where as many are merged as can be, the destinations are what is left
+        assert torch.equal(kept[:2], kept[2:]) and not torch.equal(kept[0], kept[1])
+
+
+def test_ranks_of_at_edm_do_not_hang_on_the_order_of_tokens() -> None:
+    attends = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(6), dtype=torch.float64).softmax(2)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(7))
+    rank = page_rank(attends, 5)
+    torch.testing.assert_close(page_rank(attends[:, order][:, :, order], 5), rank[:, order])
+    torch.testing.assert_close(rank.sum(1), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("size", "known"), [(512, 1.84), (768, 3.58), (1024, 6.02), (1536, 12.98)])
+def test_sd3_costs_what_its_sizes_are_known_to(size: int, known: float) -> None:
+    """Linear MACs of both branches of guidance, in T: as worked out by hand, and nearly as the paper prints them."""
+    width, text, tokens = 1536, 333, (size // 16) ** 2
+    # The last block's text is attended to and goes no further.
+    blocks = 24 * 12 * width**2 * tokens + (23 * 12 + 3) * width**2 * text
+    outside = tokens * width * (64 + 64) + text * 4096 * width
+    modulation = (23 * 12 + 8) * width**2 + (256 + 2048 + 4 * width) * width
+    counted = count_macs(f"sd3-medium-{size}", get_method("full"), steps=1)["linear"]
+    assert counted == blocks + outside + modulation
+    assert 2 * counted / 1e12 == pytest.approx(known, abs=0.01)
+
+
+def test_merging_whole_layers_saves_what_is_known_of_pixart() -> None:
+    """Tokens merged before every branch, 10 % of 1,024: 9.78 % less of the linear MACs (512 x 512, 120 text tokens)."""
+    full = count_macs("pixart-sigma-512", get_method("full"), steps=1, text_tokens=120)["linear"]
+    knobs = {"ratio": 0.1, "where": "all", "pattern": "every", "deviation": 0}
+    merged = count_macs("pixart-sigma-512", get_method("tomesd", knobs), steps=1, text_tokens=120)["linear"]
+    assert 100 * (1 - merged / full) == pytest.approx(9.78, abs=0.02)

@@ -17,6 +17,7 @@ _COUNTED = {
     "thop": "linear layers and LayerNorms",
     "attention": "products of attention",
     "total": "linear layers and products of attention",
+    "selecting": "choosing tokens alone",
 }
 
 

@@ -34,6 +34,7 @@ class Counted:
     attention: float
     thop: float
     total: float
+    selecting: float
     cfg_branches: int
     steps: int
     tokens: int
@@ -154,4 +155,4 @@ def _billed(
     run = run_of(method, backbone, shape)
     run_every_kind(run, inputs)
     charged = bill(run.trace, costs)
-    return {name: getattr(charged, name) for name in ("linear", "attention", "thop", "total")}
+    return {name: getattr(charged, name) for name in ("linear", "attention", "thop", "total", "selecting")}

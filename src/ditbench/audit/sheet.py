@@ -25,13 +25,14 @@ class _Part(BaseModel):
 class Reading(_Part):
     """How a figure was counted.
 
-    `count`: what of a network is counted (`thop`: linear layers and LayerNorms, as that tool does). `branches`: of
+    `count`: what of a network is counted (`thop`: linear layers and LayerNorms, as that tool does; `selecting`: none of
+    it, but what a method takes to choose tokens or find alike ones). `branches`: of
     classifier-free guidance. `per`: one sampling run, or one call of the network. `operations`: 2 where a
     multiplication and an addition count apart. `as_published`: parts that diffusers repeats, as often as the
     original network has them.
     """
 
-    count: Literal["linear", "attention", "thop", "total"] = "thop"
+    count: Literal["linear", "attention", "thop", "total", "selecting"] = "thop"
     branches: Literal[1, 2] = 1
     per: Literal["run", "call"] = "run"
     images: Count = 1

@@ -42,11 +42,11 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         _Search(share, np.concatenate(noted) if noted else None)
         for share, noted in zip(wanted, by_ratio.notes.priorities, strict=True)
     ]
-    tried: list[_Tried] = []
+    tried: list[Tried] = []
     for _ in range(ROUNDS):
         own = _noting(method, found={"thresholds": [stage.threshold for stage in stages]})
         reached = lesson.run(own)[0].realised_ratio
-        tried.append(_Tried([stage.threshold for stage in stages], own.notes.means, reached))
+        tried.append(Tried([stage.threshold for stage in stages], own.notes.means, reached))
         told = " and ".join(
             f"{stage.threshold:.4f} ({share:.1%}, the ratio {aim:.1%})"
             for stage, share, aim in zip(stages, own.notes.means, wanted, strict=True)
@@ -67,7 +67,7 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     }
 
 
-class _Tried(NamedTuple):
+class Tried(NamedTuple):
     """Two thresholds, the share that each merged in its stage, and that of all tokens that was left out."""
 
     thresholds: list[float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from ditbench.engine.plan import ASK, Plan
 from ditbench.faults import Fault
 from ditbench.methods.base import UNSET, Method, knob
 from ditbench.methods.forms import Form, Numbers
-from ditbench.methods.merges import BlockMatching, merged_branches
+from ditbench.methods.merges import LAYERS_EVERY, STEPS_EVERY, BlockMatching, merged_branches
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -49,8 +49,8 @@ class SDTM(Method):
     more. The paper takes the least number of a batch (`counting: batch`), which makes an image hang on those that it is
     drawn with, whatever its seed; by default each image has its own number, and is computed by itself.
 
-    How long a token has been merged is counted in calls of blocks, as the published code does, or in steps: a token that
-    any block of a step computed by itself is of age 0 after it, and within a step no age changes.
+    How long a token has been merged is counted in calls of blocks, as the published code does, or in steps: a token
+    that any block of a step computed by itself is of age 0 after it, and within a step no age changes.
     """
 
     name: ClassVar[str] = "sdtm"
@@ -79,7 +79,9 @@ class SDTM(Method):
     detail_threshold: float = knob(UNSET, "of SDTM* in the second stage; -1: fitted to the ratio", least=UNSET)
     multiple: int = knob(16, "windows, or tokens in the second stage, are merged in multiples of this", least=1)
     protected: int = knob(OWN, "every so manieth step is computed whole, 0: none; -1: the variant's", least=OWN)
-    cached: float = knob(OWN, "share of the cache in what merged tokens receive; -1: the variant's", least=OWN, most=1)
+    cached: float = knob(
+        float(OWN), "share of the cache in what merged tokens receive; -1: the variant's", least=OWN, most=1
+    )
     counting: str = knob(
         "image",
         "how many SDTM* merges: of each image as many as pass, or of a batch the least number of its images, computed "
@@ -92,6 +94,8 @@ class SDTM(Method):
         "what ages are counted in: calls of blocks, or steps; auto: steps in the paper's variant, calls in the code's",
         choices=("auto", "layer", "step"),
     )
+    layers_every: int = knob(1, LAYERS_EVERY, least=1, later=True)
+    steps_every: int = knob(1, STEPS_EVERY, least=1, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +105,7 @@ class SDTM(Method):
             )
         if self.adjusting == "threshold" and self._cached:
             raise Fault(
-                f"cached: {self._cached:g}: SDTM* blends no cache into what merged tokens receive: take adjusting: ratio"
+                f"cached: {self._cached:g}: SDTM* gives merged tokens nothing of a cache: take adjusting: ratio"
             )
         if self.adjusting == "ratio" and self.counting == "batch":
             raise Fault("counting: batch is of SDTM*: by the ratio all images merge as many; take adjusting: threshold")
@@ -213,18 +217,23 @@ class Matching(BlockMatching):
 
     def __init__(self, method: SDTM, shape: Shape, generator: Generator) -> None:
         plan = method.plan(shape)
-        super().__init__(plan, shape.tokens, method.attends_whole(shape))
-        self.method, self.generator = method, generator
         self._structure = method.structure_steps(shape.steps)
+        stages = (np.arange(shape.steps) >= self._structure).astype(np.int64)
+        shared = method.layers_every, method.steps_every
+        super().__init__(plan, shape.tokens, method.attends_whole(shape), shared, stages)
+        self.method, self.generator = method, generator
         names = shape.layout.name_of
         attends = np.isin(names, ("self", "attn", "single"))
         fewer = plan.counts(shape.tokens) != shape.tokens
         merges_mlp = [bool(step[np.isin(names, ("mlp", "single"))].any()) for step in fewer]
         # Branches that attend and are merged in one: they show their attention while they compute.
         self._at_once: list[bool] = (names == "single").tolist()
-        # Attention received is asked for where the second stage merges, by the paper.
+        # Attention received is asked for where the second stage matches anew, by the paper.
+        asks = [
+            step >= self._structure and merges_mlp[step] and method.variant == "paper" for step in range(shape.steps)
+        ]
         self._watched = [
-            [bool(a) and step >= self._structure and merges_mlp[step] and method.variant == "paper" for a in attends]
+            [bool(a) and asks[step] and self.makes(step, branch) for branch, a in enumerate(attends)]
             for step in range(shape.steps)
         ]
         self._received: Tensor | None = None
@@ -233,6 +242,9 @@ class Matching(BlockMatching):
         self._counted = -1
         self._before: Tensor | None = None
         self._always: Tensor | None = None
+
+    def used_again(self, step: int, merge: Merge) -> None:
+        self._count_age(step, cast("Groups", merge))
 
     def watches(self, branch: int, step: int) -> bool:
         return self._watched[step][branch]
@@ -357,4 +369,5 @@ class Matching(BlockMatching):
 
     def nbytes(self) -> int:
         """The memory that is kept from one step to the next."""
-        return sum(kept.nbytes for kept in (self._age, self._before, self._always) if kept is not None)
+        ages = (self._age, self._before, self._always)
+        return super().nbytes() + sum(kept.nbytes for kept in ages if kept is not None)

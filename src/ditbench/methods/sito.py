@@ -12,7 +12,15 @@ from ditbench.engine.fills import Fill, Pass
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.methods.base import Method, knob
-from ditbench.methods.merges import WHERE, BlockMatching, merged_branches, merging_plan, similarity_sums
+from ditbench.methods.merges import (
+    LAYERS_EVERY,
+    STEPS_EVERY,
+    WHERE,
+    BlockMatching,
+    merged_branches,
+    merging_plan,
+    similarity_sums,
+)
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -38,6 +46,8 @@ class SiTo(Method):
     similarity: float = knob(1.0, "weight of a token's similarity to all tokens in choosing base tokens (beta)")
     noise: float = knob(0.1, "weight of normal noise in choosing base tokens (alpha)", least=0)
     side: int = knob(2, "side of a square in tokens", least=2)
+    layers_every: int = knob(1, LAYERS_EVERY, least=1, later=True)
+    steps_every: int = knob(1, STEPS_EVERY, least=1, later=True)
 
     def left(self, shape: Shape) -> NDArray[np.float64]:
         """The share of tokens that such a branch computes, [1, 1]."""
@@ -58,7 +68,7 @@ class _Matching(BlockMatching):
     """Base tokens by similarity to all and chance; alike in what entered the block."""
 
     def __init__(self, plan: Plan, tokens: int, method: SiTo, generator: Generator) -> None:
-        super().__init__(plan, tokens, method.where == "mlp")
+        super().__init__(plan, tokens, method.where == "mlp", (method.layers_every, method.steps_every))
         self.method, self.generator = method, generator
 
     def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:

@@ -12,7 +12,7 @@ from ditbench.engine.fills import Fill, Pass
 from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.methods.base import Method, knob
-from ditbench.methods.merges import WHERE, BlockMatching, merged_branches, merging_plan
+from ditbench.methods.merges import LAYERS_EVERY, STEPS_EVERY, WHERE, BlockMatching, merged_branches, merging_plan
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -48,6 +48,8 @@ class ToMeSD(Method):
         0.2, "the ratio falls by this above it at the first step to this below at the last", least=0
     )
     side: int = knob(2, "side of a square in tokens", least=2)
+    layers_every: int = knob(1, LAYERS_EVERY, least=1, later=True)
+    steps_every: int = knob(1, STEPS_EVERY, least=1, later=True)
 
     def left(self, shape: Shape) -> NDArray[np.float64]:
         """The share of tokens [step, block] that a merged branch computes."""
@@ -66,15 +68,15 @@ class ToMeSD(Method):
         return Pass()
 
     def selector(self, shape: Shape, generator: Generator) -> Merging:
-        return _Matching(self.plan(shape), shape.tokens, self.side, generator, self.where == "mlp")
+        return _Matching(self.plan(shape), shape.tokens, self, generator)
 
 
 class _Matching(BlockMatching):
     """Destinations by chance; alike in what entered the block."""
 
-    def __init__(self, plan: Plan, tokens: int, side: int, generator: Generator, attends_whole: bool) -> None:
-        super().__init__(plan, tokens, attends_whole)
-        self.side, self.generator = side, generator
+    def __init__(self, plan: Plan, tokens: int, method: ToMeSD, generator: Generator) -> None:
+        super().__init__(plan, tokens, method.where == "mlp", (method.layers_every, method.steps_every))
+        self.side, self.generator = method.side, generator
 
     def match_block(self, branch: int, step: int, stream: Stream, hidden: Tensor, read: Tensor, count: int) -> Merge:
         from ditbench.engine.chance import uniform
