@@ -437,11 +437,11 @@ def test_matchings_are_used_again_only_where_as_many_are_merged() -> None:
     shape = Shape(4, Layout.regular(4, ("self", "mlp")), 64)
     falling: Any = get_method("tomesd", {"layers_every": 4, "steps_every": 4, "ratio": 0.4}).selector(shape, None)
     # Staggered: none, all, half and all of a ratio that falls: at each step two matchings, for two numbers of tokens.
-    assert falling._made.tolist() == [[False, True, True, False]] * 4
+    assert falling._anew.tolist() == [[False, True, True, False]] * 4
     # Nor does one of the first stage of SDTM serve its second, were it as large.
     knobs = {"layers_every": 4, "steps_every": 4, "deviation": 0, "ratio": 0.75, "multiple": 1, "switch": 0.25}
     staged: Any = get_method("sdtm", knobs).selector(shape, None)
-    assert staged._made.tolist() == [[True, *[False] * 3], [False] * 4, [True, *[False] * 3], [False] * 4]
+    assert staged._anew.tolist() == [[True, *[False] * 3], [False] * 4, [True, *[False] * 3], [False] * 4]
 
 
 def test_what_is_not_shared_keeps_its_hash_and_every_bit(backbone: Backbone) -> None:

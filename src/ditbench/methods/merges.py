@@ -103,7 +103,7 @@ class BlockMatching:
         self._shares = shared != (1, 1)
         self._stages: list[int] = [0] * plan.steps if stages is None else stages.tolist()
         self._kept: dict[tuple[int, int, int], Kept] = {}
-        self._made = self._makers(plan.counts(tokens), fewer, merged_in)
+        self._anew = self._makers(plan.counts(tokens), fewer, merged_in)
 
     def _key(self, block: int, step: int, count: int) -> tuple[int, int, int]:
         """Matchings of one key may stand for each other."""
@@ -128,7 +128,7 @@ class BlockMatching:
 
     def makes(self, step: int, branch: int) -> bool:
         """Whether the matching of a branch's block is made anew at a step."""
-        return bool(self._made[step, self._block_of[branch]])
+        return bool(self._anew[step, self._block_of[branch]])
 
     def looks(self, branch: int, step: int) -> bool:
         return self._first[branch] == branch and self._looks[step][branch]
@@ -170,7 +170,7 @@ class BlockMatching:
         """The groups of a block, from the stream that entered it and what its first `branch` reads of that."""
 
     def kind(self, step: int) -> Any:
-        return tuple(self._made[step].tolist()) if self._shares else None
+        return tuple(self._anew[step].tolist()) if self._shares else None
 
     def count_macs(self, macs: int) -> None:
         """Notes what a matching took, of all samples together."""
