@@ -16,7 +16,7 @@ from ditbench.solve.core import price
 from ditbench.solve.exact import Table
 from ditbench.solve.knapsack import Solution, solve_tokens, solve_weights
 from ditbench.solve.plans import Space
-from ditbench.solve.units import units_of
+from ditbench.solve.units import near_unit, units_of
 
 LEVELS = ([0, 1], [0, 0.5, 1], [0, 0.25, 0.5, 0.75, 1], [0, 0.1, 0.4, 1], [0, 1 / 3, 1])
 
@@ -151,6 +151,34 @@ def test_rounded_weights_never_come_to_more_than_the_budget() -> None:
         found = solve_weights(rng.normal(size=(300, 5)), loads, budget, resolution=3000)
         assert budget * 0.99 <= found.total <= budget
         assert isinstance(found, Solution)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([20, 200]))
+def test_weights_that_are_no_multiples_are_met_as_well_as_by_trying_everything(seed: int, resolution: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = np.sort(rng.uniform(0, 1, (2, 3)), axis=1)
+    loads, costs = kinds[rng.integers(0, 2, 6)], rng.normal(size=(6, 3))
+    least, most = loads[:, 0].sum(), loads[:, -1].sum()
+    budget = least + rng.uniform(0.3, 0.9) * (most - least)
+    best = [cost for total, cost in brute(costs, loads).items() if budget * 0.8 <= total <= budget]
+    found = solve_weights(costs, loads, budget, slack=0.2, resolution=resolution)
+    assert budget * 0.8 - 1e-9 <= found.total <= budget + 1e-9
+    assert found.cost == pytest.approx(costs[np.arange(6), found.choices].sum())
+    assert found.cost >= min(best) - 1e-9
+    if resolution == 200:
+        assert found.cost <= np.quantile(best, 0.05)
+
+
+def test_a_unit_is_found_that_suits_all_kinds_of_sites() -> None:
+    # Sevenths and ninths of a weight: in 63rds all are whole, in thousandths none.
+    loads = np.array([[0.0, 1 / 7, 3 / 7], [0.0, 2 / 9, 1.0]] * 50)
+    unit = near_unit(loads, 30.0, 1000)
+    assert unit <= 30 / 1000
+    off = np.abs(loads / unit - np.rint(loads / unit)).max()
+    assert off < 0.1 < np.abs(loads / 0.03 - np.rint(loads / 0.03)).max()
+    # Of sites that are all different none suits all.
+    assert near_unit(np.random.default_rng(0).uniform(size=(200, 3)), 30.0, 1000) == pytest.approx(0.03)
 
 
 COSTS = np.ones((4, 3))

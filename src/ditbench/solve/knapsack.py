@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike
 
 from ditbench.faults import Fault
 from ditbench.solve.core import solve
-from ditbench.solve.units import Floats, Ints, checked_costs, checked_levels, units_of
+from ditbench.solve.units import Floats, Ints, checked_costs, checked_levels, common_unit, near_unit, units_of
 
 RESOLUTION = 20_000  # units that a budget of weights is counted in, where weights have no unit of their own
+FINER = (1, 4, 16)  # times the resolution that is tried where a coarser one does not meet the budget
+TRIES, INSET = 8, 0.06  # of ends that are moved; the share of the distance between them that each is drawn in by
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def solve_weights(
 
     Weights are MACs or milliseconds of a site at a level, ascending from level to level. The total lies within `slack`
     of the budget, and never above it. Weights with a common unit of which the budget is at most `resolution` are
-    counted exactly; others are rounded to the budget's `resolution`-th part.
+    counted exactly. Others are counted in about the budget's `resolution`-th part, of which all kinds of sites are
+    nearly multiples; what rounding still leaves is measured on the choice that it led to, and asked for at the next.
     """
     loads = np.ascontiguousarray(weights, dtype=np.float64)
     if loads.ndim != 2 or loads.shape != np.shape(costs):
@@ -68,26 +71,39 @@ def solve_weights(
     least, most = float(loads[:, 0].sum()), float(loads[:, -1].sum())
     if not least <= budget * (1 + 1e-12) or budget > most * (1 + 1e-12):
         raise Fault(f"the weights come to {least:g} at least and to {most:g} at most: {budget:g} cannot be met")
-    unit = _unit(loads, budget, resolution)
+    lowest, highest = budget * (1 - slack) * (1 - 1e-12), budget * (1 + 1e-12)
+    common = common_unit(loads)
+    if common and budget / common <= resolution:
+        found = _within(given, loads, common, lowest, highest)
+    else:
+        found = None
+        for finer in FINER:
+            found = found or _within(given, loads, near_unit(loads, budget, finer * resolution), lowest, highest)
+    if found is None:
+        raise Fault(f"no choice of these weights lies within {slack:.2%} below {budget:g}; a larger slack may have one")
+    return found
+
+
+def _within(costs: Floats, loads: Floats, unit: float, lowest: float, highest: float) -> Solution | None:
+    """The choice of least cost whose weights, counted in a unit, come to what lies between two ends.
+
+    What a choice weighs beyond its units hardly changes from one choice to the next: both ends are moved by it until
+    the true total lies between them. None where that does not come about.
+    """
     units = np.rint(loads / unit).astype(np.int64)
-    end, begin = int(np.floor(budget / unit + 1e-6)), int(np.ceil(budget * (1 - slack) / unit - 1e-6))
-    while begin <= end:
-        cost, choices = solve(given, units, begin, end)
+    drift = 0.0
+    for number in range(TRIES):
+        # After the first few the ends are drawn in, so that a little more or less rounding does not matter.
+        inset = max(0, number - 1) * INSET * (highest - lowest)
+        begin = int(np.ceil((lowest + inset - drift) / unit - 1e-6))
+        end = int(np.floor((highest - inset - drift) / unit + 1e-6))
+        if begin > end:
+            return None
+        cost, choices = solve(costs, units, begin, end)
         if not np.isfinite(cost):
-            break
+            return None
         total = float(np.take_along_axis(loads, choices[:, None], 1).sum())
-        if total <= budget * (1 + 1e-12):
+        if lowest <= total <= highest:
             return Solution(choices, cost, total)
-        # Rounding has let it through: the next try asks for as much less.
-        end -= max(1, int(np.ceil((total - budget) / unit)))
-    raise Fault(f"no choice of these weights lies within {slack:.2%} below {budget:g}; a larger slack may have one")
-
-
-def _unit(loads: Floats, budget: float, resolution: int) -> float:
-    """The weights' common unit, or the budget's `resolution`-th part."""
-    rounded = np.rint(loads)
-    if np.array_equal(rounded, loads) and loads.max() < 2**62:
-        common = int(np.gcd.reduce(rounded.astype(np.int64), axis=None))
-        if common and budget / common <= resolution:
-            return float(common)
-    return max(budget, float(loads.max())) / resolution
+        drift = total - float(np.take_along_axis(units, choices[:, None], 1).sum()) * unit
+    return None

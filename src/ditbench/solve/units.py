@@ -14,6 +14,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 FINEST = 1000  # levels are fractions of denominators up to this
+KINDS = 64  # of sites, up to which a unit is looked for that suits all of them
+UNITS = 2000  # that are compared, from one to twice as fine as was asked for
 
 
 def checked_levels(levels: ArrayLike) -> Floats:
@@ -47,3 +49,27 @@ def checked_costs(costs: ArrayLike, levels: int) -> Floats:
         site, level = (int(where[0]) for where in np.nonzero(~np.isfinite(given)))
         raise Fault(f"the cost of site {site} at level {level} is {given[site, level]}: costs must be finite")
     return given
+
+
+def common_unit(weights: Floats) -> float:
+    """The largest unit that whole weights are multiples of; 0 where they are not whole."""
+    rounded = np.rint(weights)
+    if not np.array_equal(rounded, weights) or weights.max() >= 2**62:
+        return 0.0
+    return float(np.gcd.reduce(np.unique(rounded).astype(np.int64)))
+
+
+def near_unit(weights: Floats, budget: float, resolution: int) -> float:
+    """A unit of at most the budget's `resolution`-th part, of which the weights [site, level] are nearly multiples.
+
+    Sites are of few kinds, as a network's branches are: of many units, the one is taken by which all sites together
+    are rounded least.
+    """
+    coarsest = max(budget, float(weights.max())) / resolution
+    kinds, counts = np.unique(weights, axis=0, return_counts=True)
+    if len(kinds) > KINDS:
+        return coarsest
+    units = coarsest / np.linspace(1, 2, UNITS)
+    parts = kinds / units[:, None, None]
+    off = np.abs(parts - np.rint(parts)).max(2) @ counts * units
+    return float(units[off.argmin()])
