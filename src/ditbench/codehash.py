@@ -173,7 +173,8 @@ def _expanded(names: Iterable[str]) -> Iterator[Path]:
 # What learners use beside the loop that all methods run in.
 _PLANS = (
     *(f"learn/{name}.py" for name in ("budget", "gates", "losses", "optimisers", "relaxed", "site_times", "teacher")),
-    *("solve", "gradients.py", "judges/base.py", "judges/lpips.py", "judges/weights.py"),
+    *("solve", "gradients.py", "macs.py", "methods/full.py"),
+    *("judges/base.py", "judges/lpips.py", "judges/weights.py"),
 )
 _LEARNERS = {
     "calibration": ("engine/observer.py",),

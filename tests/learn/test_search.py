@@ -16,11 +16,16 @@ from ditbench.generate import Sampler, Texts
 from ditbench.judges import Pictures
 from ditbench.judges.inception_fid import InceptionFid
 from ditbench.judges.references import read_references
-from ditbench.learn.lesson import Lesson, Notebook
+from ditbench.learn.budget import SLACK
+from ditbench.learn.lesson import SEED, Lesson, Notebook
 from ditbench.learn.real import RealImages
-from ditbench.learn.search import learn
+from ditbench.learn.search import _fid, learn
+from ditbench.learn.sparsity import School
+from ditbench.macs import count_macs
 from ditbench.methods import get_method
+from ditbench.methods.plan_search import PlanSearch
 from ditbench.reference_sets import ReferenceSet, write_reference_features, write_reference_set
+from ditbench.worlds.scenes.world import Scenes
 from tests.judges.test_set_judges import MAKERS
 
 STEPS, CAPTIONS = 3, 2
@@ -80,6 +85,34 @@ def test_the_best_plan_of_the_budget_is_found_and_a_stopped_search_goes_on(
         drawn = counted(again, patch)
         assert learn(again) == found
     assert len(drawn) == 1
+
+
+def test_a_search_may_have_a_budget_of_macs(tmp_path: Path) -> None:
+    found = learn(lesson_of(tmp_path, search="random", fitness="l2", measurements=1, budget="macs"))
+    assert 0.4 - 1e-9 <= found["left_out"] <= 0.4 + 0.6 * SLACK
+    planned = get_method("plan-search").knowing({"shares": found["shares"]})
+    full, own = (count_macs("scenes", method, steps=STEPS) for method in (get_method("full"), planned))
+    left_out = 1 - (own["total"] - own["outside"]) / (full["total"] - full["outside"])
+    assert left_out == pytest.approx(found["left_out"], abs=2e-3)
+
+
+def test_fid_is_to_as_many_renders_however_few_captions_are_searched_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    references = Scenes.references
+
+    def few(self: Scenes, count: int, seed: int) -> Any:
+        asked.append(count)
+        return references(self, 4, seed)
+
+    monkeypatch.setattr(Scenes, "references", few)
+    marks = set()
+    for captions in (1, 2):
+        lesson = lesson_of(tmp_path, captions=captions)
+        assert isinstance(lesson.method, PlanSearch)
+        marks.add(_fid(School(lesson, lesson.method, "l2", 0)).mark)
+    assert asked == [2000, 2000] and marks == {f"renders-2000, seed {SEED}"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 
 from ditbench.caption_sets import TRAINING_SPLIT, write_captions
 from ditbench.cells import Spec
-from ditbench.engine.layout import Layout, Shape
+from ditbench.engine.layout import Branch, Layout, Shape
 from ditbench.faults import Fault
 from ditbench.generate import Sampler, Texts, embed, read_batch
 from ditbench.judges.ssim import ssim
@@ -97,6 +97,18 @@ def test_a_budget_of_macs_is_met_whatever_costs_prefer(world_name: str) -> None:
                 assert 0.995 - 1e-9 <= used <= 1 + 1e-9
 
 
+def test_a_budget_of_linear_macs_is_of_the_whole_run_as_published_figures_are(tmp_path: Path) -> None:
+    training = training_of(lesson_of(tmp_path, budget="macs-linear", ratio=0.4))
+    school = training.school
+    planned = (
+        get_method("full"),
+        school.method.knowing({"shares": school.budget.candidates[training.levels()].tolist()}),
+    )
+    full, own = (count_macs("scenes", method, steps=STEPS)["linear"] for method in planned)
+    assert 0.6 * (1 - 0.005) <= own / full <= 0.6 + 1e-9
+    assert school.budget.used(training.levels()) == pytest.approx(1 - own / full, abs=1e-3)
+
+
 def test_a_budget_of_time_counts_what_branches_were_measured_to_take() -> None:
     shape, costs = small_shape()
     # Attention takes its time however few tokens ask; an MLP takes it by the token.
@@ -146,6 +158,20 @@ def test_what_a_step_has_while_it_is_not_whole_is_its_share() -> None:
     # Half of 6 steps less 2 whole ones: 1 for four steps, a quarter each.
     assert budget.candidates[levels[1:]].mean() == pytest.approx(0.25)
     assert (levels[0] == 4).all()
+
+
+@pytest.mark.parametrize("kind", ["tokens", "macs"])
+def test_while_steps_are_learned_the_plan_of_the_layers_is_given(kind: str) -> None:
+    shape, costs = small_shape()
+    budget = Budget(DiffSparse(ratio=0.4, budget=kind), shape, costs)
+    preset = np.array([True, False, False, True, False, False])
+    prices = np.random.default_rng(0).normal(size=(*shape.sites, 5))
+    prices[3] -= 10 * np.arange(5)  # nobody has learned anything of a step that was whole all along
+    levels = budget.between(prices, preset)
+    assert (levels[3] < 4).any() and budget.candidates[levels[3]].mean() < 0.7
+    levels[preset] = 4
+    assert (levels == budget.solve(prices, preset)).all()
+    assert budget.used(levels) == pytest.approx(0.4, abs=0.005)
 
 
 def test_more_whole_steps_than_the_budget_has_are_a_fault() -> None:
@@ -212,6 +238,34 @@ def test_training_starts_near_the_allocation_of_toca(tmp_path: Path) -> None:
     assert whole.tolist() == (toca == 1).all(1).tolist()
     ours = training.school.budget.candidates[levels]
     assert np.corrcoef(ours[~whole].ravel(), toca[~whole].ravel())[0, 1] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("layout", "steps", "tokens", "knobs"),
+    [
+        (Layout.regular(28, ("self", "cross", "mlp")), 20, 256, {"fresh": 0.3}),
+        (Layout.regular(28, ("self", "mlp")), 50, 256, {"fresh": 0.07}),
+        (Layout.regular(28, ("self", "mlp")), 250, 256, {"fresh": 0.07}),
+        (
+            Layout((*Layout.regular(19, ("attn", "mlp")).branches, *(Branch(b, "single") for b in range(19, 57)))),
+            4,
+            256,
+            {"fresh": 0.1, "interval": 2, "lead": 1},
+        ),
+        (Layout.regular(24, ("attn", "mlp")), 28, 1024, {"fresh": 0.3}),
+    ],
+    ids=["pixart", "dit", "dit-250", "flux", "sd3"],
+)
+def test_the_allocation_is_what_toca_computes_of_that_network(
+    layout: Layout, steps: int, tokens: int, knobs: dict[str, Any]
+) -> None:
+    shape = Shape(steps, layout, tokens)
+    toca = get_method("toca", {"intervals": "uniform", **knobs}).plan(shape).shares
+    partial = ~(toca == 1).all(1)
+    assert partial.any()
+    method = DiffSparse()
+    assert method.allocation(shape)[partial] == pytest.approx(toca[partial])
+    assert method.whole_steps(shape).sum() < steps / 2 + 1
 
 
 def test_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> None:

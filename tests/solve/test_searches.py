@@ -21,8 +21,22 @@ def test_what_is_drawn_meets_the_total(levels: list[float]) -> None:
     rng = np.random.default_rng(0)
     space = Space(30, levels, 12)
     drawn = [space.draw(rng) for _ in range(50)]
-    assert all(space.shares[choice].sum() == pytest.approx(12) for choice in drawn)
+    assert all(np.array(levels)[choice].sum() == pytest.approx(12) for choice in drawn)
     assert len({tuple(choice.tolist()) for choice in drawn}) == 50
+
+
+def test_what_is_drawn_of_weights_lies_between_the_ends() -> None:
+    rng = np.random.default_rng(0)
+    # Branches of two kinds; the second weighs something as soon as any token is computed.
+    loads = np.tile([[0.0, 1.1, 2.2, 3.3], [0.0, 2.5, 3.1, 4.0]], (20, 1))
+    space = Space.of_weights(loads, 77.6, 78.0)
+    drawn = [space.draw(rng) for _ in range(50)]
+    assert all(77.6 <= loads[np.arange(40), choice].sum() <= 78.0 + 1e-9 for choice in drawn)
+    assert len({tuple(choice.tolist()) for choice in drawn}) == 50
+    with pytest.raises(Fault, match="come to 0 at least and to 146 at most, not to 150"):
+        Space.of_weights(loads, 149.0, 150.0)
+    with pytest.raises(Fault, match=r"no choice of these weights was found that comes to 1 to 1\.05"):
+        Space.of_weights(loads[:4], 1.0, 1.05).draw(rng)
 
 
 def test_what_meets_the_total_is_not_mended() -> None:
@@ -40,10 +54,10 @@ def test_searches_keep_to_the_total_and_find_the_best_of_a_small_space() -> None
         return float(costs[np.arange(5), choice].sum())
 
     best = solve_tokens(costs, LEVELS, 2.5).cost
-    genetic = genetic_search(fitness, 5, LEVELS, 2.5, generations=30, mutation=0.1)
+    genetic = genetic_search(fitness, Space(5, LEVELS, 2.5), generations=30, mutation=0.1)
     assert genetic.fitness == pytest.approx(best)
     assert len(asked) == len(genetic.history) == 50 + 30 * 25
-    by_chance = random_search(fitness, 5, LEVELS, 2.5, measurements=3000)
+    by_chance = random_search(fitness, Space(5, LEVELS, 2.5), measurements=3000)
     assert by_chance.fitness == pytest.approx(best)
     assert all(np.array(LEVELS)[choice].sum() == 2.5 for choice in asked)
     for found in (genetic, by_chance):
@@ -57,24 +71,24 @@ def test_a_seed_searches_the_same_way_again() -> None:
     def fitness(choice: np.ndarray) -> float:
         return float(costs[np.arange(40), choice].sum())
 
-    again = [genetic_search(fitness, 40, LEVELS, 20, generations=3, seed=7).history for _ in range(2)]
-    assert again[0] == again[1] != genetic_search(fitness, 40, LEVELS, 20, generations=3, seed=8).history
+    again = [genetic_search(fitness, Space(40, LEVELS, 20), generations=3, seed=7).history for _ in range(2)]
+    assert again[0] == again[1] != genetic_search(fitness, Space(40, LEVELS, 20), generations=3, seed=8).history
     # Breeding helps: better than as many choices by chance.
-    bred = genetic_search(fitness, 40, LEVELS, 20, generations=20)
-    assert bred.fitness < random_search(fitness, 40, LEVELS, 20, measurements=len(bred.history)).fitness
+    bred = genetic_search(fitness, Space(40, LEVELS, 20), generations=20)
+    assert bred.fitness < random_search(fitness, Space(40, LEVELS, 20), measurements=len(bred.history)).fitness
 
 
 def test_searches_refuse_what_makes_no_sense() -> None:
     with pytest.raises(Fault, match="the fitness of a choice is nan"):
-        random_search(lambda choice: float("nan"), 4, LEVELS, 2, 1)
+        random_search(lambda choice: float("nan"), Space(4, LEVELS, 2), 1)
     with pytest.raises(Fault, match="a population of 1"):
-        genetic_search(lambda choice: 0.0, 4, LEVELS, 2, 1, population=1)
+        genetic_search(lambda choice: 0.0, Space(4, LEVELS, 2), 1, population=1)
     with pytest.raises(Fault, match="mutation: 2"):
-        genetic_search(lambda choice: 0.0, 4, LEVELS, 2, 1, mutation=2)
+        genetic_search(lambda choice: 0.0, Space(4, LEVELS, 2), 1, mutation=2)
     with pytest.raises(Fault, match="measurements: 0"):
-        random_search(lambda choice: 0.0, 4, LEVELS, 2, 0)
+        random_search(lambda choice: 0.0, Space(4, LEVELS, 2), 0)
     with pytest.raises(Fault, match="not 5"):
-        random_search(lambda choice: 0.0, 4, LEVELS, 5, 1)
+        random_search(lambda choice: 0.0, Space(4, LEVELS, 5), 1)
 
 
 # --- the estimator ---

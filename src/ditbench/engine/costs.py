@@ -43,7 +43,11 @@ class UnitCost:
             return 0
         attending = tokens + self.joined
         pairs = attending**2 if self.keys == "computed" else tokens * self.keys
-        return tokens * self.per_token + self.once + 2 * self.width * pairs
+        return self.linear_macs(tokens) + 2 * self.width * pairs
+
+    def linear_macs(self, tokens: int) -> int:
+        """Linear layers alone."""
+        return tokens * self.per_token + self.once if tokens else 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ditbench.faults import Fault
 from ditbench.learn.real import fid_to_references
 from ditbench.learn.sources import place_of
 from ditbench.learn.sparsity import School, pixels, transferred
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from ditbench.learn.lesson import Lesson
 
 KEPT = 0.5  # of a population, as parents of the next
+RENDERS = 2000  # as many as the embedded judge compares with: FID to fewer is mostly about which they are
+AT_ONCE = 250  # of them, whose features are made together
 
 
 def learn(lesson: Lesson) -> dict[str, Any]:
@@ -50,18 +51,13 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         lesson.say(f"plan {tried} of {method.measurements}: {method.fitness} {found:.4g}")
         return found
 
-    sites, total = (steps - 1) * branches, budget.total - branches
-    if total < 0:
-        raise Fault(f"ratio: {method.ratio:g} leaves less than the first step computes, which is always whole")
-    seed = method.training_seed
+    space, seed = budget.space(), method.training_seed
     if method.search == "random":
-        found = random_search(fitness, sites, budget.candidates, total, method.measurements, seed)
+        found = random_search(fitness, space, method.measurements, seed)
     else:
         children = method.population - max(2, round(KEPT * method.population))
         generations = (method.measurements - method.population) // children if children else 0
-        found = genetic_search(
-            fitness, sites, budget.candidates, total, generations, method.population, method.mutation, KEPT, seed
-        )
+        found = genetic_search(fitness, space, generations, method.population, method.mutation, KEPT, seed)
     levels = levels_of(found.choices)
     return {
         "shares": budget.candidates[levels].tolist(),
@@ -87,13 +83,12 @@ def _fid(school: School) -> _Measure:
         return _Measure(
             lambda levels: real.of(np.concatenate([images for _, images in school.images(levels)])), real.mark
         )
-    count = max(len(school.lesson.texts.ids), 2)
     # Other scenes than any evaluation compares with: their seed is nobody else's.
-    renders = pixels(school.world.references(count, school.seed))
-    to = FrechetTo(features(renders).double().cpu().numpy())
+    renders = torch.split(pixels(school.world.references(RENDERS, school.seed)), AT_ONCE)
+    to = FrechetTo(torch.cat([features(some).cpu() for some in renders]).double().numpy())
 
     def measure(levels: NDArray[np.int64]) -> float:
         own = torch.cat([features(pixels(images)) for _, images in school.images(levels)])
         return to(own.double().cpu().numpy())
 
-    return _Measure(measure)
+    return _Measure(measure, f"renders-{RENDERS}, seed {school.seed}")

@@ -129,13 +129,26 @@ class School:
         self.backbone = sampler.handle.backbone
         self.times = self._measured() if method.budget == "milliseconds" else None
         costs = self.backbone.costs(self.shape.tokens, self.world.text_tokens)
-        self.budget = Budget(method, self.shape, costs, self.times and self.times["milliseconds"])
+        self.budget = Budget(
+            method,
+            self.shape,
+            costs,
+            self.times and self.times["milliseconds"],
+            self._outside() if method.budget == "macs-linear" else 0.0,
+        )
         self.loss = loss_of(loss, self.world, sampler.device, lesson.judge_places)
         folder = lesson.notebook.path.parent.parent / "teachers"
         spec = lesson.spec
         self._teacher = Teacher(
             folder, [spec["world"], spec["weights"], spec["dtype"], self.steps, self.seed, lesson.stamp]
         )
+
+    def _outside(self) -> float:
+        """MACs of a whole run that belong to no branch: embeddings, modulation, head."""
+        from ditbench.macs import count_macs
+        from ditbench.methods.full import Full
+
+        return float(count_macs(self.world.name, Full(), steps=self.steps)["outside"])
 
     def _measured(self) -> dict[str, Any]:
         """What branches take here, measured once in all of training; several processes plan by their mean."""

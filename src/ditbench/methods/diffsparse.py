@@ -13,8 +13,8 @@ from ditbench.methods.base import knob
 from ditbench.methods.toca import cycle_of, fresh_shares
 from ditbench.methods.token_plans import TokenPlan, schedule_like
 
-# The allocation that training begins with: ToCa's for PixArt-alpha, as published.
-TOCA_INTERVAL, TOCA_FRESH = 3, 0.3
+# Of the whole steps that training begins with: ToCa's for PixArt-alpha, as published.
+TOCA_INTERVAL = 3
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class DiffSparse(TokenPlan):
         """The steps that compute everything in the first stage, before any are learned."""
         if self.full_steps < 0:
             schedule = schedule_like(shape)
-            cycle = cycle_of(shape.steps, shape.layout.blocks, TOCA_INTERVAL, schedule, weighted=False, flips=False)
-            return cycle.whole[:, 0]
+            # Of few steps none are to spare for a lead: only the first is whole without being asked.
+            return cycle_of(shape.steps, shape.layout.blocks, TOCA_INTERVAL, schedule, False, False, lead=1).whole[:, 0]
         whole = np.zeros(shape.steps, dtype=bool)
         count = min(max(self.full_steps, 1), shape.steps)
         whole[np.floor(np.arange(count) * shape.steps / count).astype(int)] = True
@@ -77,6 +77,4 @@ class DiffSparse(TokenPlan):
     def allocation(self, shape: Shape) -> NDArray[np.float64]:
         """ToCa's shares of tokens [step, branch] between whole steps."""
         schedule = schedule_like(shape)
-        # FLUX's single blocks, of which ToCa says nothing, count as its other branches do.
-        others = {name: 1.0 for name in shape.layout.names if name not in schedule.branches}
-        return fresh_shares(shape, TOCA_FRESH, schedule._replace(branches={**schedule.branches, **others}))
+        return fresh_shares(shape, schedule.fresh, schedule)

@@ -39,7 +39,5 @@ class PlanSearch(TokenPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budget != "tokens":
-            raise Fault(f"plan-search draws plans of a total of tokens; budget: {self.budget} is diffsparse's")
         if self.search == "genetic" and self.measurements < self.population:
             raise Fault(f"measurements: {self.measurements} are fewer than the {self.population} of one population")

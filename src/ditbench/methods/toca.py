@@ -37,7 +37,8 @@ class Schedule(NamedTuple):
 
     The ratio of tokens at a site is the product of the method's, of `time` (a line of count / steps), of `depth` (of
     block / last block) and of its branch's factor in `branches`, 0 where the branch is reused whole. A full step
-    decides the steps to the next one: N / `interval` (a line of count / steps), and 2 within `sensitive`. `down`: the
+    decides the steps to the next one: N / `interval` (a line of count / steps), and 2 within `sensitive`. `fresh`: the
+    method's ratio as it was published for that network (1 - R). `down`: the
     count is that of samplers that count to 0. `lead` steps are full before intervals are counted. `deep`: what counts
     as the last block, where that is not the network's, and blocks of another kind are then counted anew. `text`: among
     the text's tokens is chosen too.
@@ -56,6 +57,7 @@ class Schedule(NamedTuple):
     lead: int = 1
     deep: int | None = None
     text: bool = False
+    fresh: float = 0.3
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -80,6 +82,7 @@ SCHEDULES: dict[str, Schedule] = {
         sensitive=(0.2, 0.4),
         bonus=0.6,
         cell=2,
+        fresh=0.07,
     ),
     # DiT-XL/2, 250 DDPM steps.
     "ddpm250": Schedule(
@@ -91,6 +94,7 @@ SCHEDULES: dict[str, Schedule] = {
         sensitive=(0.2, 0.4),
         bonus=0.6,
         cell=2,
+        fresh=0.07,
     ),
     # FLUX, 50 steps: attention is kept, in single-stream blocks too. Published code counts the blocks of both kinds as
     # if each had the 28 of PixArt and DiT.
@@ -101,6 +105,7 @@ SCHEDULES: dict[str, Schedule] = {
         lead=3,
         deep=27,
         text=True,
+        fresh=0.1,
     ),
     # None was published for MMDiT, nor for Wan, which has PixArt's branches and gets PixArt's. Here
     # attention is reused, one ratio holds for all else, and there is no bonus.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from ditbench.engine.layout import Shape
 from ditbench.engine.plan import Plan
 from ditbench.methods.base import Method, knob
 from ditbench.methods.forms import SHARES, Form
-from ditbench.methods.toca import OWN, SCHEDULES, SCORES, Schedule
+from ditbench.methods.toca import OWN, SCORES, Schedule, schedule_of
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from ditbench.engine.scored import ScoredTokens
 
 
+# On FLUX DiffSparse has PixArt's bonus (its A.5.1), and not ToCa's. The score that it names there, entropy of attention
+# to the text by itself, needs a branch that FLUX has not: ToCa's stands for it, attention received.
+OWN_TERMS: dict[tuple[str, ...], dict[str, Any]] = {("attn", "mlp", "single"): {"bonus": 0.4, "cell": 4}}
+
+
 def schedule_like(shape: Shape) -> Schedule:
-    """ToCa's schedule for a network with such branches; where none was published, the flat one."""
-    own = {("self", "cross", "mlp"): "pixart", ("self", "mlp"): "ddpm250" if shape.steps > 100 else "ddim50"}
-    return SCHEDULES[own.get(shape.layout.names, "flat")]
+    """ToCa's schedule for a network with such branches, with the terms that DiffSparse sets otherwise."""
+    return schedule_of("auto", shape)._replace(**OWN_TERMS.get(shape.layout.names, {}))
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,10 @@ class TokenPlan(Method):
     )
     budget: str = knob(
         "tokens",
-        "what the ratio is a share of: token computations, each of a branch counting alike, MACs, or the time that "
-        "branches take on the device that learns",
-        choices=("tokens", "macs", "milliseconds"),
+        "what the ratio is a share of: token computations, each of a branch counting alike, MACs of branches, MACs of "
+        "all linear layers (as published figures count: embeddings included, products of attention not), or the time "
+        "that branches take on the device that learns",
+        choices=("tokens", "macs", "macs-linear", "milliseconds"),
     )
     levels: int = knob(5, "how many shares of tokens a site chooses from, evenly from 0 to 1", least=2)
     score: str = knob("auto", "what tokens are chosen by; auto: ToCa's for such a network", choices=SCORES)

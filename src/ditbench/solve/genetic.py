@@ -1,4 +1,4 @@
-"""Genetic search over choices of a total, as DiffSparse compares itself with (A.5.4).
+"""Genetic search over choices within a budget, as DiffSparse compares itself with (A.5.4).
 
 The paper says: 50 choices that meet the sparsity, fitness FID, the best as parents, crossover, mutation with
 probability 0.01. How many parents, which crossover and how a child's total is mended it does not say: half, each site
@@ -8,7 +8,6 @@ of either parent, and single moves by chance.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ditbench.faults import Fault
 from ditbench.solve.plans import Space
@@ -17,9 +16,7 @@ from ditbench.solve.random_search import Fitness, Searched, measured
 
 def genetic_search(
     fitness: Fitness,
-    sites: int,
-    levels: ArrayLike,
-    total: float,
+    space: Space,
     generations: int,
     population: int = 50,
     mutation: float = 0.01,
@@ -35,7 +32,7 @@ def genetic_search(
         raise Fault(f"a population of {population} over {generations} generations: it takes 2 and 0 at least")
     if not 0 <= mutation <= 1 or not 0 < parents < 1:
         raise Fault(f"mutation: {mutation:g} must lie within 0 and 1, parents: {parents:g} between them")
-    space, rng = Space(sites, levels, total), np.random.default_rng(seed)
+    sites, rng = space.sites, np.random.default_rng(seed)
     history: list[float] = []
 
     def tried(choice: np.ndarray) -> tuple[float, np.ndarray]:
@@ -52,7 +49,7 @@ def genetic_search(
             one, other = (living[number][1] for number in rng.choice(kept, 2, replace=False))
             child = np.where(rng.random(sites) < 0.5, one, other)
             mutated = rng.random(sites) < mutation
-            child[mutated] = rng.integers(0, len(space.units), int(mutated.sum()))
+            child[mutated] = rng.integers(0, space.levels, int(mutated.sum()))
             living.append(tried(space.mend(child, rng)))
     least, best = min(living, key=lambda pair: pair[0])
     return Searched(best, least, history)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ditbench.faults import Fault
 from ditbench.solve.plans import Space
@@ -24,13 +23,11 @@ class Searched:
     history: list[float]
 
 
-def random_search(
-    fitness: Fitness, sites: int, levels: ArrayLike, total: float, measurements: int, seed: int = 0
-) -> Searched:
-    """Measures `measurements` choices of a total, drawn by chance."""
+def random_search(fitness: Fitness, space: Space, measurements: int, seed: int = 0) -> Searched:
+    """Measures `measurements` choices of a space, drawn by chance."""
     if measurements < 1:
         raise Fault(f"measurements: {measurements} must be at least 1")
-    space, rng = Space(sites, levels, total), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     best, least, history = None, np.inf, []
     for _ in range(measurements):
         choice = space.draw(rng)
