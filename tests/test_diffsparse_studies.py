@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ditbench.engine.layout import Branch, Layout, Shape
+from ditbench.engine.scored import ScoredTokens
 from ditbench.macs import count_macs
 from ditbench.methods import get_method
 from ditbench.study import load_study, study_names
@@ -34,7 +35,7 @@ def test_arms_of_the_embedded_study_are_compared_at_equal_macs() -> None:
             if row.knobs.get("budget") == "macs":
                 # All of it but what belongs to no branch, which no plan leaves out.
                 macs[row.arm] = full["outside"] + (1 - row.knobs["ratio"]) * (full["total"] - full["outside"])
-            elif row.knobs.get("budget") != "milliseconds":
+            elif row.method and row.knobs.get("budget") != "milliseconds":
                 macs[row.arm] = count_macs("scenes", get_method(row.method, row.knobs))["total"]
         assert {arm.split("-")[0] for arm in macs} == {"toca", "uniform", "random", "genetic", "diffsparse"}
         assert max(macs.values()) <= 1.01 * min(macs.values()), f"{group}: {macs}"
@@ -46,8 +47,10 @@ def test_on_flux_tokens_are_chosen_by_the_terms_that_the_paper_gives() -> None:
     shape = Shape(4, layout, 16)
     shares = np.full(shape.sites, 0.5)
     shares[0] = 1
+    assert row.method is not None
     method = get_method(row.method, row.knobs).knowing({"shares": shares.tolist()})
     selector = method.selector(shape, torch.Generator())
+    assert isinstance(selector, ScoredTokens)
     # A.5.1: 0.25 / 3 for a step of age, a bonus of 0.4 in squares of 4; attention stands for what FLUX has not.
     assert (selector.terms.age, selector.terms.bonus, selector.terms.cell) == (pytest.approx(0.25 / 3), 0.4, 4)
     assert selector.score.name == "attention"

@@ -36,7 +36,7 @@ class Space:
         return space
 
     def _take(self, loads: Floats, least: float, most: float) -> None:
-        self.sites, self.levels = loads.shape
+        self.sites, self.levels = len(loads), int(loads.shape[1])
         self._loads, self._least, self._most = loads, least, most
 
     def draw(self, rng: np.random.Generator) -> Ints:
