@@ -47,6 +47,13 @@ def test_maps_hold_every_block_and_step(record: Path) -> None:
     assert not np.array_equal(maps.scores[0], maps.scores[1])
 
 
+def test_blocks_that_are_not_routed_have_no_scores_and_no_part_in_the_correlation() -> None:
+    ratios = np.array([[0.0, 0.1, 0.0, 0.5], [0.0, 0.3, 0.0, 0.7]])
+    scores = np.repeat((1 - ratios)[..., None], 4, axis=2)
+    scores[:, ::2] = np.nan
+    assert Maps("", np.zeros((4, 4, 3), np.uint8), scores, ratios, (2, 2)).correlation == pytest.approx(-1)
+
+
 def test_low_scores_where_much_passes_by_are_a_correlation_of_minus_one() -> None:
     ratios = np.array([[0.1, 0.5], [0.3, 0.7]])
     scores = np.repeat((1 - ratios)[..., None], 4, axis=2)

@@ -74,7 +74,7 @@ class RoutedTokens:
 
     def choose(self, unit: Unit, step: int, stream: Stream, count: int) -> Rows:
         """The tokens that pass through a block."""
-        ranked = self._scored(unit, stream)
+        ranked = self.score(unit, step, stream)
         if self._sharing != "separate" and stream.halves == 2:
             first, second = ranked.chunk(2)
             both = torch.maximum(first, second) if self._sharing == "max" else (first + second) / 2
@@ -85,9 +85,10 @@ class RoutedTokens:
     def enter(self, unit: Unit, step: int, stream: Stream) -> None:
         """Scores the tokens that enter a block, where scores scale it."""
         if self._gated[self._block_of[unit.start]]:
-            self._scored(unit, stream)
+            self.score(unit, step, stream)
 
-    def _scored(self, unit: Unit, stream: Stream) -> Tensor:
+    def score(self, unit: Unit, step: int, stream: Stream) -> Tensor:
+        """The scores of the tokens that enter a block."""
         hidden = stream.hidden
         block = self._block_of[unit.start]
         self._macs += hidden.shape[0] * hidden.shape[1] * hidden.shape[2]

@@ -12,7 +12,7 @@ from ditbench.faults import Fault
 from ditbench.report.drawn.router_maps import Maps
 
 if TYPE_CHECKING:
-    from torch import Generator
+    from torch import Generator, Tensor
 
     from ditbench.backbones import Stream
     from ditbench.engine.layout import Shape, Unit
@@ -53,14 +53,15 @@ def noting(method: Routed, seen: dict[tuple[int, int], NDArray[np.float64]]) -> 
     from ditbench.engine.routing import RoutedTokens
 
     class Noting(RoutedTokens):
-        def enter(self, unit: Unit, step: int, stream: Stream) -> None:
-            super().enter(unit, step, stream)
-            assert self._scores is not None
-            seen[step, self._block_of[unit.start]] = self._scores[-1].double().cpu().numpy()
+        def score(self, unit: Unit, step: int, stream: Stream) -> Tensor:
+            scores = super().score(unit, step, stream)
+            seen[step, self._block_of[unit.start]] = scores[-1].double().cpu().numpy()
+            return scores
 
     class Looked(type(method)):  # type: ignore[misc]
         def selector(self, shape: Shape, generator: Generator) -> Selector:
-            return Noting(self._routers(), shape.layout, self.score, self.guidance)
+            gated = self.scaled_blocks(shape.layout.blocks)
+            return Noting(self._routers(), shape.layout, self.score, self.guidance, gated)
 
     looked: Any = Looked(**{name: getattr(method, name) for name in method.knobs()})
     return looked.knowing(method.found)  # type: ignore[no-any-return]

@@ -31,7 +31,8 @@ class Maps:
     def correlation(self) -> float:
         """Between what is left out at a site and the mean score there: -1 where low scores and high ratios agree."""
         means = self.scores.mean(-1).ravel()
-        ratios = self.left_out.ravel()
+        scored = ~np.isnan(means)  # MoD may leave blocks alone
+        means, ratios = means[scored], self.left_out.ravel()[scored]
         if means.std() == 0 or ratios.std() == 0:
             return float("nan")
         return float(np.corrcoef(ratios, means)[0, 1])
