@@ -6,7 +6,7 @@ DiffSparse's instances (steps x blocks x branches, levels; the paper's own solve
 levels), in costs of four kinds: normal (as learned ones may be), convex (less harm the more is computed), whole (costs
 0, 1 and 2, full of ties) and equal (all the same). Each instance in a process of its own, for its memory; the median of
 its rounds, the first of which pays for memory that is touched for the first time. The total computes 57 % of the tokens
-(R = 43 %).
+(R = 43 %). Budgets of MACs have the numbers of PixArt-alpha's own branches, which have no common unit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 
 from ditbench.records import write_record
 from ditbench.solve.knapsack import solve_tokens, solve_weights
+from ditbench.worlds import get_world
 
 SHARE = 0.57
 PAPER = ((20, 28, 3, 5), (50, 28, 2, 5), (20, 28, 3, 9), (20, 28, 3, 11))  # steps, blocks, branches, levels
@@ -44,24 +45,37 @@ def costs_of(kind: str, sites: int, levels: int) -> np.ndarray:
     return np.zeros((sites, levels))
 
 
-def measure(task: tuple[str, int, int, int, bool]) -> dict[str, Any]:
+def weights_of(budget: str, sites: int, levels: int) -> np.ndarray:
+    """What sites weigh at each level: branches of a block in turn, as PixArt has three."""
+    if budget == "macs":
+        world = get_world("pixart-alpha-256")
+        backbone, _ = world.backbone("meta")
+        costs = backbone.costs(world.tokens, world.text_tokens)
+        counts = [round(share * world.tokens) for share in np.linspace(0, 1, levels)]
+        of_branches = np.array([[cost.macs(count) for count in counts] for cost in costs.branches], dtype=float)
+        return np.resize(of_branches, (sites, levels))
+    # Self-attention, cross-attention and MLP cost 4, 2 and 8 of their parts.
+    return np.resize([4.0, 2.0, 8.0], sites)[:, None] * np.arange(levels)
+
+
+def measure(task: tuple[str, int, int, int, str]) -> dict[str, Any]:
     """Times of one instance, and the memory it added."""
-    kind, sites, levels, rounds, weighted = task
+    kind, sites, levels, rounds, budget = task
     costs, shares = costs_of(kind, sites, levels), np.linspace(0, 1, levels)
-    # Three branches of a block, as PixArt's: self-attention, cross-attention and MLP cost 4, 2 and 8 of their parts.
-    weights = np.resize([4.0, 2.0, 8.0], sites)[:, None] * np.arange(levels)
+    weights = weights_of(budget, sites, levels)
+    resolution = {"resolution": 10**9} if budget == "weights" else {}
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for _ in range(rounds):
         began = time.perf_counter()
-        if weighted:
-            solve_weights(costs, weights, float(np.floor(SHARE * weights[:, -1].sum())), resolution=10**9)
-        else:
+        if budget == "tokens":
             solve_tokens(costs, shares, SHARE * sites)
+        else:
+            solve_weights(costs, weights, float(np.floor(SHARE * weights[:, -1].sum())), **resolution)
         seconds.append(time.perf_counter() - began)
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return {
         "costs": kind,
-        "budget": "weights" if weighted else "tokens",
+        "budget": budget,
         "sites": sites,
         "levels": levels,
         "median_ms": 1e3 * statistics.median(seconds),
@@ -70,7 +84,7 @@ def measure(task: tuple[str, int, int, int, bool]) -> dict[str, Any]:
     }
 
 
-def alone(task: tuple[str, int, int, int, bool]) -> dict[str, Any]:
+def alone(task: tuple[str, int, int, int, str]) -> dict[str, Any]:
     """An instance, measured in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found: dict[str, Any] = pool.apply(measure, (task,))
@@ -91,12 +105,14 @@ def main() -> None:
     paper = []
     for steps, blocks, branches, levels in PAPER:
         for kind in ("normal", "convex", "whole", "equal"):
-            found = alone((kind, steps * blocks * branches, levels, arguments.rounds, False))
+            found = alone((kind, steps * blocks * branches, levels, arguments.rounds, "tokens"))
             target = TARGETS_MS[steps, blocks, branches, levels]
             paper.append(found | {"instance": f"{steps} x {blocks} x {branches}", "target_ms": target})
-    paper.append(alone(("normal", 1680, 5, arguments.rounds, True)) | {"instance": "20 x 28 x 3"})
+    paper.append(alone(("normal", 1680, 5, arguments.rounds, "weights")) | {"instance": "20 x 28 x 3"})
+    in_macs = (alone((kind, 1680, 5, arguments.rounds, "macs")) for kind in ("normal", "convex"))
+    paper += [found | {"instance": "20 x 28 x 3"} for found in in_macs]
     growth = [
-        alone((kind, sites, 5, 3, False))
+        alone((kind, sites, 5, 3, "tokens"))
         for kind in ("normal", "convex")
         for sites in GROWTH
         if sites <= arguments.largest

@@ -3,8 +3,8 @@
 Exact. Time is O(sites x total x levels) at worst, for a total counted in units of the levels; of costs without many
 ties a bound settles all but a few sites, and then it grows as the number of sites. Memory is bounded (`exact.MEMORY`).
 
-PixArt's 20 x 28 x 3 sites take 3 to 9 ms of one core in tokens, and 6 to 40 ms in MACs, which are solved anew where
-rounding has missed the budget. Costs by which hundreds of sites are nearly alike take up to a second in MACs.
+Budgets of MACs take several times as long as those of tokens, since they are solved anew where rounding has missed the
+budget, and longer where hundreds of sites are nearly alike; `benchmarks/solver.py` times both.
 """
 
 from __future__ import annotations
