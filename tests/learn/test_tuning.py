@@ -34,6 +34,18 @@ TAKEN = {"score": "doubled"}  # as it was trained
 DIFFCR = {**ROUTED, "ratio": 0.3, "ratio_rate": 0.1, "coefficient": 100.0}
 
 
+# What a user asks the embedded world's pipeline for.
+ASKED: dict[str, Any] = {
+    "prompt": "a large red circle in the centre on a plain gray background",
+    "negative_prompt": "",
+    "num_inference_steps": 3,
+    "height": 64,
+    "width": 64,
+    "use_resolution_binning": False,
+    "output_type": "latent",
+}
+
+
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
     return Sampler("scenes")
@@ -100,18 +112,9 @@ def test_a_user_s_pipeline_wears_what_was_learned_until_it_is_restored(record: P
     pipeline = get_world("scenes").load().pipeline
     weight = pipeline.transformer.transformer_blocks[0].attn1.to_q.weight
     own = weight.clone()
-    given: dict[str, Any] = {
-        "prompt": "a large red circle in the centre on a plain gray background",
-        "negative_prompt": "",
-        "num_inference_steps": 3,
-        "height": 64,
-        "width": 64,
-        "use_resolution_binning": False,
-        "output_type": "latent",
-    }
     with ditbench.accelerate(pipeline, learned=record) as accelerated:
         assert not torch.equal(weight, own)
-        pipeline(**given, generator=torch.Generator().manual_seed(0))
+        pipeline(**ASKED, generator=torch.Generator().manual_seed(0))
         assert 0 < accelerated.trace.realised_ratio < 0.5
     assert torch.equal(weight, own)
 
@@ -122,21 +125,12 @@ def test_regions_are_of_the_timesteps_of_a_user_s_own_sampler(record: Path) -> N
     learned_at = learned_method(record)
     assert isinstance(learned_at, DiffCR) and learned_at.found is not None
     method = learned_at.knowing({**learned_at.found, "ratios": ratios})
-    given: dict[str, Any] = {
-        "prompt": "a large red circle in the centre on a plain gray background",
-        "negative_prompt": "",
-        "num_inference_steps": 3,
-        "height": 64,
-        "width": 64,
-        "use_resolution_binning": False,
-        "output_type": "latent",
-    }
     plans = []
     own = pipeline.scheduler.config.flow_shift
     for shift in (own, 0.2):
         pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, flow_shift=shift)
         with ditbench.accelerate(pipeline, method) as accelerated:
-            pipeline(**given, generator=torch.Generator().manual_seed(0))
+            pipeline(**ASKED, generator=torch.Generator().manual_seed(0))
             trace = accelerated.trace
         left_out = 1 - trace.computed[:, 0] / (trace.samples * trace.shape.tokens)
         regions = method.regions_of(pipeline.scheduler.timesteps.double().numpy())
