@@ -114,7 +114,7 @@ def _weights_with(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
         known = known_at(commit, asked) if commit else None
         for cell in own:
             if known is None or any(known.codes[asked] != code for asked, code in _made_by(cell).values()):
-                what = f"that of commit {commit[:12]}, which they name" if commit else "is in one commit"
+                what = f"that of commit {commit[:12]}, which they name" if commit else "that of one commit"
                 raise Fault(
                     f"{cell.world}/{cell.arm}/seed{cell.seed} was made by other code or weights than are here "
                     f"({', '.join(made_otherwise(cell))}), and not by {what}; run the workflow again, and pack then"

@@ -148,6 +148,17 @@ def test_cells_of_other_code_are_held_against_the_commit_that_they_name(
         pack(found, found.cells, file)
 
 
+def test_cells_of_several_commits_are_not_packed(tree: Fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ditbench.elsewhere._code", other_judges)
+    path = tree.folder("full") / "scores.json"
+    body = json.loads(path.read_text())
+    body["provenance"]["git"] = "f" * 40
+    path.write_text(json.dumps(body))
+    found = tree.read()
+    with pytest.raises(Fault, match=r"\(judges\), and not by that of one commit; run the workflow again"):
+        pack(found, found.of_arm("scenes", "full"), tree.root / "done.zip")
+
+
 def test_a_commit_of_this_checkout_tells_its_code_and_weights() -> None:
     asked = {("generate", "scenes", "fora"), ("score", "scenes", None)}
     try:
