@@ -2,7 +2,9 @@
 
 At every site all tokens are computed, and each is mixed with what was kept of it: gate x fresh + (1 - gate) x kept.
 With gates of 0 and 1 that is the plan's own run; their gradients are what computing a token is worth to the loss, at
-the end of all steps. Between steps only what is kept is held in memory, a step is run again for its gradients.
+the end of all steps. Where the plan computes some tokens by themselves, or none, the fresh outputs of all of them say what a
+gate is worth and nothing else: they have no gradients of their own. With `checkpointing` only what is kept is held in
+memory between steps, and a step is run again for its gradients.
 """
 
 from __future__ import annotations
@@ -53,8 +55,10 @@ class RelaxedRun:
         selectors: Callable[[], ScoredTokens],
         halves: int = 1,
         seeds: Sequence[int] | None = None,
+        checkpointing: bool = True,
     ) -> None:
         self.backbone, self.tokens, self.gates = backbone, tokens, gates
+        self.checkpointing = checkpointing
         self._counts: list[list[int]] = plan.counts(tokens).tolist()
         self._units = plan.units
         self._selectors, self._halves = selectors, halves
@@ -79,8 +83,11 @@ class RelaxedRun:
         if self._among is None:
             costs = self.backbone.costs(self.tokens, self.backbone.text_tokens(*args, **kwargs))
             self._among = [cost.keys == "computed" for cost in costs.branches]
-        answer, kept = checkpoint(self._forward, caller, step, caller.kept, args, kwargs, use_reentrant=False)
-        caller.kept = kept
+        given = (caller, step, caller.kept, args, kwargs)
+        if self.checkpointing:
+            answer, caller.kept = checkpoint(self._forward, *given, use_reentrant=False)
+        else:
+            answer, caller.kept = self._forward(*given)
         return answer
 
     def _forward(
@@ -114,10 +121,15 @@ class RelaxedRun:
                 rank = torch.cat([rank, rank])
             caller.ranks[step, branch] = rank.short() if self.tokens < 1 << 15 else rank
         rank = caller.ranks[step, branch].long()
-        whole = count == self.tokens
-        fresh = compute_watched(self.backbone, selector if whole else None, step, stream, branch)[0]
-        if 0 < count < self.tokens:
-            fresh = self._with_some(caller.selector, selector, step, branch, stream, fresh, rank < count)
+        if count == self.tokens:
+            fresh = compute_watched(self.backbone, selector, step, stream, branch)[0]
+        elif count == 0:
+            fresh = self._without_gradients(stream, branch)
+        elif self._apart(caller.selector, step, branch):
+            fresh = self._without_gradients(stream, branch)
+            fresh = self._with_some(selector, step, branch, stream, fresh, rank < count)
+        else:
+            fresh = self.backbone.compute(stream, branch)
         gate = self.gates.of(step, branch, rank)[..., None].to(fresh.image.dtype)
         image = last.image + gate * (fresh.image - last.image)
         if fresh.text is None or last.text is None:
@@ -125,9 +137,20 @@ class RelaxedRun:
         of_text = self.gates.of_text(step, branch).to(fresh.text.dtype)
         return Output(image, last.text + of_text * (fresh.text - last.text))
 
+    def _apart(self, watching: ScoredTokens, step: int, branch: int) -> bool:
+        """Whether tokens that are computed have to be by themselves: it changes what they get, or is watched."""
+        assert self._among is not None
+        return self._among[branch] or watching.watches(branch, step)
+
+    def _without_gradients(self, stream: Stream, branch: int) -> Output:
+        """All tokens' outputs, of which none is the plan's."""
+        self.backbone.keep_input(stream, branch)  # what later branches read does have gradients
+        _ = stream.hidden  # and so do additions that nobody has looked at yet
+        with torch.no_grad():
+            return self.backbone.compute(stream, branch)
+
     def _with_some(
         self,
-        watching: ScoredTokens,
         selector: ScoredTokens | None,
         step: int,
         branch: int,
@@ -136,9 +159,6 @@ class RelaxedRun:
         computed: Tensor,
     ) -> Output:
         """The output in which computed tokens have what they get where they are computed by themselves."""
-        assert self._among is not None
-        if not (self._among[branch] or watching.watches(branch, step)):
-            return fresh
         index = computed.nonzero()[:, 1].view(len(computed), -1)
         rows = Rows(index, self.tokens)
         part = compute_watched(self.backbone, selector, step, stream.at(rows), branch, rows)[0]

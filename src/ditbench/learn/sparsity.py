@@ -194,6 +194,10 @@ class School:
             found.append(self.loss(own, self.originals(part)))
         return float(torch.cat(found).mean())
 
+    def _runs_again(self) -> bool:
+        parameters = sum(parameter.numel() for parameter in self.backbone.network.parameters())
+        return isinstance(self.method, DiffSparse) and self.method.runs_again(parameters)
+
     def _drawn(self, levels: NDArray[np.int64], gates: Gates, texts: Texts, gradients: bool) -> Tensor:
         plan = self.plan(levels)
         generator = torch.Generator(self.backbone.network.device).manual_seed(0)
@@ -202,7 +206,16 @@ class School:
             return self.method.selecting(plan, self.shape, generator, always=gradients)
 
         seeds = [chance_seed(self.seed, caption) for caption in texts.ids]
-        run = RelaxedRun(self.backbone, plan, self.shape.tokens, gates, selector, self.world.halves, seeds)
+        run = RelaxedRun(
+            self.backbone,
+            plan,
+            self.shape.tokens,
+            gates,
+            selector,
+            self.world.halves,
+            seeds,
+            gradients and self._runs_again(),
+        )
         return self.sampler.draw_through(run, self.steps, self.seed, texts)
 
 

@@ -15,6 +15,8 @@ from ditbench.methods.token_plans import TokenPlan, schedule_like
 
 # Of the whole steps that training begins with: ToCa's for PixArt-alpha, as published.
 TOCA_INTERVAL = 3
+# Parameters of a network whose steps are all held in memory while a plan is learned.
+SMALL = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class DiffSparse(TokenPlan):
     epochs: int = knob(1, "how often each part of the training sees the training captions", least=1)
     batch: int = knob(8, "images of one step of the optimiser; the paper names no number", least=1)
     at_once: int = knob(4, "images of a batch that are drawn at once: it costs memory, and changes nothing", least=1)
+    checkpointing: str = knob(
+        "auto",
+        f"steps are run again for their gradients, which saves memory and changes nothing; auto: in networks of more "
+        f"than {SMALL // 1_000_000} million parameters",
+        choices=("auto", "on", "off"),
+        later=True,
+    )
     temperature: float = knob(1.0, "of the softmax whose gradient stands for the plan's", least=1e-6)
     training_seed: int = knob(0, "of the noise and the order of training captions", least=0)
     trainings: int = knob(
@@ -62,6 +71,10 @@ class DiffSparse(TokenPlan):
         least=1,
         later=True,
     )
+
+    def runs_again(self, parameters: int) -> bool:
+        """Whether steps of a network of so many parameters are run again for their gradients."""
+        return self.checkpointing == "on" or (self.checkpointing == "auto" and parameters > SMALL)
 
     def whole_steps(self, shape: Shape) -> NDArray[np.bool_]:
         """The steps that compute everything in the first stage, before any are learned."""
