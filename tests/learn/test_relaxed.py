@@ -18,8 +18,9 @@ from tests.backbones.networks import inputs, make
 
 NAMES = ("pixart", "dit", "sd3", "sd3.5-medium", "flux-dev", "wan")
 STEPS, BATCH = 3, 2
-# Families that compute parts in single precision whatever they are given.
-SINGLE = ("sd3.5-medium", "flux-dev", "wan")
+# Families that compute parts in single precision whatever they are given, and the change of a gate that shows there: a
+# smaller one drowns in rounding, a larger one changes which tokens are computed.
+SINGLE = {"sd3.5-medium": 1e-3, "flux-dev": 1e-2, "wan": 1e-2}
 
 
 def method_for(name: str) -> DiffSparse:
@@ -107,7 +108,7 @@ def test_gradients_are_what_finite_differences_say(name: str) -> None:
         step, branch = int(generator.integers(1, STEPS)), int(generator.integers(len(backbone.layout)))
         level = int(generator.integers(1, 5))
         apart = torch.zeros_like(picked)
-        size = 1e-3 if name in SINGLE else 1e-5
+        size = SINGLE.get(name, 1e-5)
         apart[step, branch, level] = size
         with torch.no_grad():
             rise = float(loss(picked + apart) - loss(picked - apart)) / (2 * size)

@@ -339,18 +339,35 @@ def test_of_several_trainings_the_plan_that_is_least_off_is_kept(tmp_path: Path)
     single = {seed: learn(lesson_of(tmp_path / str(seed), **knobs, training_seed=seed)) for seed in (3, 4)}
     both = learn(lesson_of(tmp_path / "both", **knobs, training_seed=3, trainings=2))
     told = both["trainings"]
-    assert told["seeds"] == [3, 4]
-    kept = told["seeds"][int(np.argmin(told["losses"]))]
-    assert told["kept"] == kept
+    assert [(each["seed"], each["after"]) for each in told["tried"]] == [(3, "single"), (4, "single")]
+    assert told["kept"] == min(told["tried"], key=lambda each: each["loss"])
+    kept = told["kept"]["seed"]
     assert both["shares"] == single[kept]["shares"] and both["history"]["loss"] == single[kept]["history"]["loss"]
     assert "trainings" not in single[3]
     # The losses are of one and the same noise, which neither training has seen.
     lesson = lesson_of(tmp_path / "again", **knobs, training_seed=5)
     school = training_of(lesson).school
-    for seed, loss in zip(told["seeds"], told["losses"], strict=True):
-        shares = np.array(single[seed]["shares"])
+    for each in told["tried"]:
+        shares = np.array(single[each["seed"]]["shares"])
         levels = np.abs(school.budget.candidates - shares[..., None]).argmin(-1)
-        assert school.off_of_all(levels) == pytest.approx(loss, rel=1e-6)
+        assert school.off_of_all(levels) == pytest.approx(each["loss"], rel=1e-6)
+
+
+def test_the_best_plan_of_all_parts_is_kept_where_that_is_asked(tmp_path: Path) -> None:
+    from ditbench.learn.sparsity import learn
+
+    # A second stage at such a rate undoes whatever the first has learned.
+    knobs = {"ratio": 0.4, "scaling": "all", "layer_rate": 0.1, "unified_rate": 100.0}
+    last = learn(lesson_of(tmp_path / "last", **knobs))
+    best = learn(lesson_of(tmp_path / "best", **knobs, kept="best"))
+    tried = best["trainings"]["tried"]
+    assert [each["after"] for each in tried] == ["layers", "unified"]
+    assert tried[0]["loss"] < tried[1]["loss"] and best["trainings"]["kept"] == tried[0]
+    assert best["shares"] != last["shares"] and best["history"]["loss"] == last["history"]["loss"]
+    # The plan of the first stage has its whole steps, and leaves out as much.
+    assert best["left_out"] == pytest.approx(last["left_out"], rel=0.02)
+    # What is kept is told again by whoever goes on from the notes.
+    assert learn(lesson_of(tmp_path / "best", **knobs, kept="best"))["shares"] == best["shares"]
 
 
 def test_a_teacher_draws_what_is_not_there_and_nothing_twice(tmp_path: Path) -> None:

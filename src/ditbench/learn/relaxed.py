@@ -2,9 +2,9 @@
 
 At every site all tokens are computed, and each is mixed with what was kept of it: gate x fresh + (1 - gate) x kept.
 With gates of 0 and 1 that is the plan's own run; their gradients are what computing a token is worth to the loss, at
-the end of all steps. Where the plan computes some tokens by themselves, or none, the fresh outputs of all of them say what a
-gate is worth and nothing else: they have no gradients of their own. With `checkpointing` only what is kept is held in
-memory between steps, and a step is run again for its gradients.
+the end of all steps. Where the plan computes some tokens by themselves, or none, the fresh outputs of all only say what
+a gate is worth: they have no gradients of their own. With `checkpointing` only what is kept is held in memory between
+steps, and a step is run again for its gradients.
 """
 
 from __future__ import annotations

@@ -52,9 +52,9 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     assert isinstance(method, DiffSparse)
     if method.plan_file:
         return transferred(place_of(method.plan_file, lesson.notebook.path.parent), method)
-    training, compared = _best(lesson, method)
+    training, levels, compared = _best(lesson, method)
     school = training.school
-    shares = school.budget.candidates[training.levels()]
+    shares = school.budget.candidates[levels]
     measured = {"times": school.times} if school.times else {}
     return {
         **measured,
@@ -63,28 +63,33 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         "layers": training.layers.detach().tolist(),
         "steps": training.steps.detach().tolist(),
         "whole": training.whole.tolist(),
-        "left_out": school.budget.used(training.levels()),
+        "left_out": school.budget.used(levels),
         "history": training.history,
     }
 
 
-def _best(lesson: Lesson, method: DiffSparse) -> tuple[Training, dict[str, Any]]:
-    """The training whose plan is least off, and what is told of the others."""
+def _best(lesson: Lesson, method: DiffSparse) -> tuple[Training, NDArray[np.int64], dict[str, Any]]:
+    """The training whose plan is least off, that plan's levels, and what is told of the others."""
     first = method.training_seed
     seeds = range(first, first + method.trainings)
-    if method.trainings == 1:
-        return _trained(lesson, method, STATE), {}
+    if method.trainings == 1 and method.kept == "last":
+        training = _trained(lesson, method, STATE)
+        return training, training.levels(), {}
     # Compared under noise that none of them has seen.
     judging = School(lesson, method, method.loss, seeds.stop)
-    kept, losses = None, []
+    best: tuple[float, Training, NDArray[np.int64]] | None = None
+    told: list[dict[str, Any]] = []
     for seed in seeds:
         trained = _trained(lesson, replace(method, training_seed=seed), STATE if seed == first else f"{STATE} {seed}")
-        levels = trained.levels()
-        losses.append(lesson.notebook.once(f"off {seed}", lambda: judging.off_of_all(levels)))  # noqa: B023
-        if losses[-1] == min(losses):
-            kept = trained
-    assert kept is not None
-    return kept, {"trainings": {"seeds": list(seeds), "losses": losses, "kept": kept.method.training_seed}}
+        for part, levels in trained.ends if method.kept == "best" else trained.ends[-1:]:
+            off = lesson.notebook.once(f"off {seed} {part}", lambda: judging.off_of_all(levels))  # noqa: B023
+            lesson.say(f"seed {seed}, after {part}: off by {off:.4g} on all training captions")
+            told.append({"seed": seed, "after": part, "loss": off})
+            if best is None or off < best[0]:
+                best = off, trained, levels
+                kept = told[-1]
+    assert best is not None
+    return best[1], best[2], {"trainings": {"tried": told, "kept": kept}}
 
 
 def _trained(lesson: Lesson, method: DiffSparse, note: str) -> Training:
@@ -240,6 +245,8 @@ class Training:
         two = method.stages == "two"
         self.parts = ["layers", "steps", "unified"] if two else ["single"]
         self.part = self.done = 0
+        # The plan at the end of every part.
+        self.ends: list[tuple[str, NDArray[np.int64]]] = []
         self._optimiser = self._new_optimiser()
         self.history: dict[str, list[Any]] = {
             name: [] for name in ("part", "loss", "changed", "expected", "solved", "seconds")
@@ -345,6 +352,8 @@ class Training:
 
     def _end_part(self) -> None:
         """From a part of training to the next."""
+        if self.parts[self.part] != "steps":  # steps' costs are no plan until the layers' have been trained with them
+            self.ends.append((self.parts[self.part], self.levels()))
         if self.parts[self.part] == "steps":
             self.whole = self.cheapest_steps()
             with torch.no_grad():
@@ -382,6 +391,7 @@ class Training:
             "whole": self.whole.tolist(),
             "moments": moments,
             "last": None if self._last is None else self._last.tolist(),
+            "ends": [[part, levels.tolist()] for part, levels in self.ends],
             "history": self.history,
         }
 
@@ -394,6 +404,7 @@ class Training:
             self.steps.copy_(torch.tensor(state["steps"]))
         self.part, self.done, self.history = state["part"], state["done"], state["history"]
         self.whole = np.array(state["whole"])
+        self.ends = [(part, np.array(levels)) for part, levels in state["ends"]]
         self._last = None if state["last"] is None else np.array(state["last"])
         if self.part == len(self.parts):
             return

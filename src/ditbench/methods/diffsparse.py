@@ -56,6 +56,13 @@ class DiffSparse(TokenPlan):
     epochs: int = knob(1, "how often each part of the training sees the training captions", least=1)
     batch: int = knob(8, "images of one step of the optimiser; the paper names no number", least=1)
     at_once: int = knob(4, "images of a batch that are drawn at once: it costs memory, and changes nothing", least=1)
+    kept: str = knob(
+        "last",
+        "the plan at the end of training, as published, or of the ends of its parts the one that is least off on all "
+        "training captions",
+        choices=("last", "best"),
+        later=True,
+    )
     checkpointing: str = knob(
         "auto",
         f"steps are run again for their gradients, which saves memory and changes nothing; auto: in networks of more "
