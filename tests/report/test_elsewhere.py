@@ -71,7 +71,9 @@ def test_tables_page_and_runs_name_the_file(tree: Fabricated, embedded: Study, p
     here, there = elsewhere(tree, packed, tmp_path / "other"), tree.read()
     ours, theirs = markdown(build_table(embedded, here)), markdown(build_table(embedded, there))
     row = next(line for line in theirs.splitlines() if "fewer steps" in line)
-    assert row.replace("**", "") in ours.replace("**", "")  # ranks are among those that are there
+    label, values = row.split(" | ", 1)
+    assert f"{label} (finished elsewhere) | {values}".replace("**", "") in ours.replace("**", "")  # ranks: of those there
+    assert "finished elsewhere)" not in theirs
     assert any(
         note.startswith("3 rows were finished elsewhere (2026-") and "taken from done.zip" in note
         for note in build_table(embedded, here).notes
