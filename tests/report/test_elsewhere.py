@@ -72,7 +72,7 @@ def test_tables_page_and_runs_name_the_file(tree: Fabricated, embedded: Study, p
     ours, theirs = markdown(build_table(embedded, here)), markdown(build_table(embedded, there))
     row = next(line for line in theirs.splitlines() if "fewer steps" in line)
     label, values = row.split(" | ", 1)
-    assert f"{label} (finished elsewhere) | {values}".replace("**", "") in ours.replace("**", "")  # ranks: of those there
+    assert f"{label} (finished elsewhere) | {values}".replace("**", "") in ours.replace("**", "")  # ranks aside
     assert "finished elsewhere)" not in theirs
     assert any(
         note.startswith("3 rows were finished elsewhere (2026-") and "taken from done.zip" in note

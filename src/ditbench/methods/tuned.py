@@ -92,7 +92,7 @@ class Routed(Clipped):
 
     router_rate: float = knob(
         1e-3,
-        "of learning the routers; ours: the paper's one rate of 1e-4 is for trainings many times as long, and routers "
+        "of learning the routers; ours: the paper's one rate of 1e-4 is of its inpainting, trained longer, and routers "
         "start anew beside a network that does not",
         least=0,
     )

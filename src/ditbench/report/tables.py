@@ -89,7 +89,7 @@ class Line:
     @property
     def suffix(self) -> str:
         """What the label does not say: the line's part, that it was not run here, and what is wrong with it."""
-        parts = [] if self.role == "arm" else [self.role]
+        parts: list[str] = [] if self.role == "arm" else [self.role]
         parts += ["finished elsewhere"] if self.cell is not None and self.cell.elsewhere is not None else []
         return ", ".join(parts + ([] if self.state == "done" else [self.state]))
 
