@@ -36,6 +36,13 @@ include: "workflow/rules/audit.smk"
 include: "workflow/rules/assets.smk"
 
 
+# Made where the run was started: MLflow's database is no file to write to from a node.
+localrules:
+    all,
+    report,
+    publish,
+
+
 rule all:
     default_target: True
     input:

@@ -17,9 +17,10 @@ import yaml
 
 def manifest(template: dict[str, Any], asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The template with what one job asks for."""
-    spec = template["spec"]
-    spec["activeDeadlineSeconds"] = asked.minutes * 60
-    container = spec["template"]["spec"]["containers"][0]
+    pod = template["spec"]["template"]["spec"]
+    # Of the pod, whose time begins on its node: a limit of the job would count the time that it waits for a GPU.
+    pod["activeDeadlineSeconds"] = asked.minutes * 60
+    container = pod["containers"][0]
     container |= {"command": ["sh", str(asked.script)], "workingDir": str(folder)}
     wanted = {"cpu": str(asked.cpu), "memory": f"{asked.mem}M"}
     container["resources"] = {"requests": wanted, "limits": {"memory": wanted["memory"]}}

@@ -98,7 +98,7 @@ def test_a_job_that_is_evicted_is_made_again_and_all_is_what_a_local_run_makes(
     pods = {name: text for name, text in made(cluster, "pods").items() if name in local}
     assert len(pods) >= 6 and pods == {name: local[name] for name in pods}
     bodies = [json.loads(path.read_text()) for path in (cluster.root / "kube").glob("*.json")]
-    assert {body["spec"]["activeDeadlineSeconds"] for body in bodies} <= {7200, 14400}
+    assert {body["spec"]["template"]["spec"]["activeDeadlineSeconds"] for body in bodies} <= {7200, 14400}
     asked = [body["spec"]["template"]["spec"]["containers"][0] for body in bodies]
     assert {container["workingDir"] for container in asked} == {str(cluster.root)}
     assert {"4000M", "500M"} <= {container["resources"]["requests"]["memory"] for container in asked}
@@ -157,7 +157,10 @@ def test_a_job_on_a_gpu_asks_for_it_by_the_cluster_s_name(tmp_path: Path) -> Non
         "requests": {"cpu": "3", "memory": "8000M"},
         "limits": {"memory": "8000M", "amd.com/gpu": "1"},
     }
-    assert container["command"] == ["sh", "job.sh"] and body["spec"]["activeDeadlineSeconds"] == 1800
+    assert container["command"] == ["sh", "job.sh"]
+    # A job's own limit would count the time that its pod waits for a GPU.
+    assert body["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 1800
+    assert "activeDeadlineSeconds" not in body["spec"]
     known = yaml.safe_load(template.read_text())["spec"]["template"]["spec"]
     assert body["spec"]["template"]["spec"]["volumes"] == known["volumes"]
     missing = subprocess.run(call, env={**place, "PATH": "/nowhere"}, cwd=tmp_path, capture_output=True, text=True)

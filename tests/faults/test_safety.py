@@ -41,6 +41,8 @@ def test_nothing_of_others_is_unpickled() -> None:
             assert "SafeLoader" in ast.unparse(node.args[1]), path
         assert not re.search(r"pickle|joblib|marshal|shelve|dill", name), path
         assert name not in ("eval", "exec", "yaml.unsafe_load", "yaml.full_load"), path
+        if name == "torch.jit.load":  # its code is looked at first: see test_set_judges.py
+            assert path.name == "inception.py", path
 
 
 def test_no_shell_reads_what_we_run() -> None:

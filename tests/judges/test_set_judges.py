@@ -164,6 +164,25 @@ def test_missing_weights_are_one_sentence(name: str) -> None:
         get_judge(name, places={}).load()
 
 
+class _Writes(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, "written-by-weights")
+        return x
+
+
+def test_weights_that_are_code_may_only_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: dict[str, list[Path]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hostile = _Script()
+    hostile.layers = _Writes()
+    torch.jit.script(hostile).save("inception.pt")
+    with pytest.raises(Fault, match=r"inception\.pt is not clean-fid's Inception.*its code calls torch\.save"):
+        get_judge("inception-fid", places={"inception": str(tmp_path / "inception.pt")}).load()
+    assert not (tmp_path / "written-by-weights").exists()
+    get_judge("inception-fid", places={"inception": str(weights["inception"][0])}).load()
+
+
 def test_fid_is_clean_fids_own_on_the_same_file(tmp_path: Path, weights: dict[str, list[Path]]) -> None:
     from cleanfid import fid
     from cleanfid.inception_torchscript import InceptionV3W

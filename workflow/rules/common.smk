@@ -202,13 +202,13 @@ def outdate_page():
         Path(FAILED_RUN).write_text(f"{time.time()}\n", encoding="utf-8")
 
 
-def more_each_time(mb):
-    """The memory that a stage on images may take, more at the second attempt.
+def more_each_time(amount):
+    """The memory or time that a stage on images may take, more at the second attempt.
 
     Those stages are tried twice: one that was killed for memory, found its GPU full or its file system gone for a
     moment may pass. What fails by itself fails the same way again, soon, and its reason stays noted beside the cell.
     """
-    return lambda wildcards, attempt: mb * attempt
+    return lambda wildcards, attempt: amount * attempt
 
 
 def spec_of(wildcards):

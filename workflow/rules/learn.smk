@@ -50,6 +50,7 @@ rule learn:
     priority: FIRST
     resources:
         mem_mb=more_each_time(6000),
+        runtime=more_each_time(1440),
         gpu=GPUS,
     retries: 1  # see more_each_time
     shell:

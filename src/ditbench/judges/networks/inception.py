@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ditbench.judges.networks.base import Network
 from ditbench.judges.weights import Weights, reading
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+
+# What a network's code may not call: files are read and written by these, and by operators that are no part of torch.
+_OUTSIDE = rb"torch\.(save|load|from_file)\b|\bops\.(?!(aten|prim)\.)\w+|\bops\.aten\.(save|from_file)\b"
+_LARGEST_CODE = 1 << 24
 
 
 class Inception(Network):
@@ -31,6 +40,7 @@ class Inception(Network):
 
         with reading(self.asker, self.needs, self.place), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated, and the weights are in its format
+            _check_code(self.place)
             # The file may have any name: clean-fid's own class takes a folder, and one name in it.
             return torch.jit.load(str(self.place), map_location=self.device).eval().layers
 
@@ -44,3 +54,15 @@ class Inception(Network):
 
     def parts_of(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"pool": self.network((inputs - 128) / 128).view(len(inputs), 2048)}
+
+
+def _check_code(path: Path) -> None:
+    """A ValueError where a TorchScript's code does more than compute: it runs as soon as it is read."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if "/code/" not in entry.filename or not entry.filename.endswith(".py"):
+                continue
+            if entry.file_size > _LARGEST_CODE:
+                raise ValueError(f"its {entry.filename} has {entry.file_size:,} bytes of code")
+            if found := re.search(_OUTSIDE, archive.read(entry)):
+                raise ValueError(f"its code calls {found[0].decode()}, which a network has no need of")
