@@ -6,6 +6,7 @@ import pytest
 
 from ditbench.failures import NOTE, noted
 from ditbench.faults import Fault
+from ditbench.records import write_record
 
 
 def job(cell: Path, stage: str, name: str, error: Exception | None = None) -> None:
@@ -54,4 +55,15 @@ def test_a_damaged_note_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / NOTE).write_text("{")
     job(tmp_path, "ledger", "cost.json")
     job(tmp_path, "ledger", "cost.json", Fault("new"))
+    assert noted_stage(tmp_path) == "ledger"
+
+
+def test_a_job_whose_record_another_has_made_meanwhile_notes_no_failure(tmp_path: Path) -> None:
+    out = tmp_path / "cost.json"
+    with pytest.raises(Fault, match="gone"), noted(out, "ledger", tmp_path):
+        write_record(out, "cost", {"total": 1.0})
+        raise Fault("a half-written file is gone")
+    assert noted_stage(tmp_path) is None
+    out.write_text(out.read_text().replace("1.0", "2.0"))  # damaged: nothing is finished
+    job(tmp_path, "ledger", "cost.json", Fault("x"))
     assert noted_stage(tmp_path) == "ledger"

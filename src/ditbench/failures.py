@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,18 +20,40 @@ _EARLIER = {"images": ("spec",), "ledger": ("spec", "images"), "judges": ("spec"
 def noted(out: Path, stage: str, cell: Path) -> Iterator[None]:
     """Runs the job of `stage` that writes `out` for the cell in folder `cell`, and keeps the cell's note true.
 
-    A failure writes the note. Success takes away the note of this very job: the note of another shard stays.
+    A failure writes the note, unless another job has made the record meanwhile: the workflow removes a record before
+    its job begins, so one that is there then is finished. Success takes away the note of this very job: the note of
+    another shard stays.
     """
+    from ditbench.records import is_whole
+
     note = cell / NOTE
     try:
         with limited(f"{stage} of {out}"):
             yield
     except Exception as error:
-        _write(note, stage, out.name, error)
+        if not is_whole(out):
+            _write(note, stage, out.name, error)
         raise
     found = _read(note)
     if (found.get("stage"), found.get("job")) == (stage, out.name) or found.get("stage") in _EARLIER.get(stage, ()):
         note.unlink(missing_ok=True)
+
+
+def outdated(note: Mapping[str, object], cell: Path, shards: Collection[str] = ()) -> bool:
+    """Whether the note in folder `cell` says nothing any more: what its job failed to make is there.
+
+    A job of a run that was killed may fail after the run that took its place has made its record. Dates do not tell:
+    machines disagree about them. A note of a shard that is none of `shards` counts no more where those are all there.
+    """
+    from ditbench.records import is_whole
+
+    job = note.get("job")
+    if not isinstance(job, str) or Path(job).name != job:
+        return False
+    if any(is_whole(place / job) for place in (cell, cell / "shards")):
+        return True
+    other = note.get("stage") == "images" and bool(shards) and Path(job).stem not in shards
+    return other and all((cell / "shards" / f"{name}.json").is_file() for name in shards)
 
 
 def _write(note: Path, stage: str, job: str, error: Exception) -> None:

@@ -198,3 +198,13 @@ def read_record(path: str | Path, kind: str) -> dict[str, Any]:
     if version > 1 and record.get(SEAL) != seal(kept):
         raise Fault(f"{path} is damaged: it does not hold what was written; delete it and run again")
     return kept
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a file is a record, of whatever kind, that reads as it was written."""
+    try:
+        schema = json.loads(Path(path).read_text(encoding="utf-8"))["schema"]
+        read_record(path, str(schema).removeprefix("ditbench/").partition("@")[0])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, Fault):
+        return False
+    return True

@@ -68,6 +68,23 @@ def test_a_cell_that_failed_before_anything_was_written_is_failed(tree: Any) -> 
     assert cell(tree, "fora-n2").state_text == "failed: images: no such device"
 
 
+def test_a_note_hides_no_finished_record(tree: Any) -> None:
+    # A job of a run that was killed fails after the next run has made its record.
+    def state(stage: str, job: str) -> str:
+        note = tree.folder("fora-n2") / "failure.json"
+        body = {"stage": stage, "job": job, "reason": "no space", "created": "2099-01-01T00:00:00"}
+        note.write_text(json.dumps(body))
+        return cell(tree, "fora-n2").state_text
+
+    other = "00000-00001.json"  # of a run with shorter shards
+    finished = [("images", "00004-00007.json"), ("images", other), ("judges", "scores.json"), ("spec", "spec.json")]
+    assert [state(*each) for each in finished] == ["done"] * 4
+    assert state("images", "../spec.json") == "failed: images: no space"
+    tree.remove("fora-n2", "scores.json", "shards/00004-00007.json")
+    assert state("judges", "scores.json") == "failed: judges: no space"
+    assert state("images", "00004-00007.json") == state("images", other) == "failed: images: no space"
+
+
 def test_records_of_another_spec_are_not_shown(tree: Any) -> None:
     changed = [dataclasses.replace(s, knobs={"interval": 3}) if s.arm == "fora-n2" else s for s in tree.specs]
     found = read_results(changed, tree.root, ["00000-00003", "00004-00007"]).of_arm("scenes", "fora-n2")[0]

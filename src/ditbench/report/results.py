@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ditbench.failures import NOTE, outdated
 from ditbench.faults import Fault
 from ditbench.study import BASELINE
 from ditbench.traits import TRAITS, trait
@@ -285,7 +286,7 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
     shards = {path: read_record(path, "shard") for path in shard_paths if path.is_file()}
 
     missing = [STAGES[kind] for kind in CELL_RECORDS if kind not in bodies and (kind != "scores" or shard_paths)]
-    failure = _failure(folder) or (_shared_failure(folder, kept) if missing else None)
+    failure = _failure(folder, shard_names) or (_shared_failure(folder, kept) if missing else None)
     if len(shards) < len(shard_paths):
         missing.insert(0, f"images ({len(shards)} of {len(shard_paths)} shards)" if shards else "images")
     state: State = "failed" if failure else "not run" if missing else "done"
@@ -309,14 +310,15 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
     )
 
 
-def _failure(folder: Path) -> str | None:
-    """Why a stage of the cell failed, if one did."""
-    path = folder / "failure.json"
+def _failure(folder: Path, shard_names: Sequence[str] = ()) -> str | None:
+    """Why a stage of the cell failed, if one did and what it should have made is not there."""
+    path = folder / NOTE
     if not path.is_file():
         return None
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        return f"{body['stage']}: {body['reason']}"
+        reason = f"{body['stage']}: {body['reason']}"
+        return None if outdated(body, folder, shard_names) else reason
     except (ValueError, KeyError, TypeError):
         return f"{path.name} cannot be read"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ditbench.cells import NOTHING
+from ditbench.failures import NOTE
 from ditbench.faults import Fault
 from ditbench.report import escapes
 from ditbench.report.plans import trace_of
@@ -28,7 +29,7 @@ FOLDER = "ditbench.results"
 PARENT, ALL_SEEDS = "mlflow.parentRunId", "seeds"
 # Part of every digest: a higher number publishes every cell anew.
 FORMAT = 2
-ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", "failure.json")
+ARTIFACTS = ("spec.json", "plan.json", "cost.json", "scores.json", "latency.json", NOTE)
 LOGGED = ("spec", "images", "cost", "scores", "latency")
 # Logs of a stage that are files of their own; those of more shards are one.
 LOGS = 4
@@ -292,7 +293,7 @@ def _files(cell: Cell, results: Results, logs: Mapping[tuple[str, str], Sequence
     folder = results.root / cell.folder
     for name in ARTIFACTS:
         path = folder / name
-        if path.is_file():
+        if path.is_file() and (name != NOTE or cell.state == "failed"):  # else what the note says is over
             yield name, path.read_bytes()
     if not cell.traced and "trace" in cell.bodies.get("latency", {}):  # timed only, as with random weights
         yield "trace.json", json.dumps(cell.bodies["latency"]["trace"]).encode("utf-8")
