@@ -167,6 +167,21 @@ def test_another_file_under_a_records_name_is_refused(tmp_path: Path) -> None:
         images_of(tmp_path / "0-3.json", record)
 
 
+def test_writers_with_one_number_on_two_machines_do_not_share_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node/7." + "a" * 100)
+    with replacing(tmp_path / "a.json") as one, replacing(tmp_path / "a.json") as other:
+        assert one != other and one.parent == other.parent == tmp_path
+        assert "node_7" in one.name and len(one.name) < 100
+        for partial in (one, other):
+            partial.touch()
+        assert clear_partials(tmp_path) == 2
+        for partial in (one, other):
+            partial.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_what_killed_writers_had_begun_is_cleared(tmp_path: Path) -> None:
     keep = [tmp_path / name for name in ("a.json", ".run.lock", "b.partial")]
     begun = [tmp_path / ".a.json.17.partial", tmp_path / "cells" / ".plan.json.4.partial"]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditbench.commits import Asked, known_at
 from ditbench.faults import Fault
-from ditbench.storage import check_contents, hash_file, replacing
+from ditbench.storage import check_contents, hash_file, partial_of, replacing
 
 if TYPE_CHECKING:
     from ditbench.cells import Spec
@@ -67,7 +67,7 @@ def pack(results: Results, cells: Sequence[Cell], out: Path) -> int:
                 _add(archive, f"{place}/{name}", data)
             hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
             index.append({"cell": place, "hash": cell.hash, "files": hashes})
-        written = partial.with_name(f".{out.name}.{os.getpid()}.index.partial")
+        written = partial_of(out)
         try:
             write_record(written, KIND, {"cells": index, "weights": weights})
             _add(archive, INDEX, written.read_bytes())
@@ -244,7 +244,7 @@ def _unpacked_as_it_is(path: Path, results: Path, changed: int, size: int) -> Pa
 
 def _unpack(path: Path, root: Path) -> None:
     """Writes what a file holds beneath a folder, which is there whole or not at all."""
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    partial = partial_of(root)
     try:
         with zipfile.ZipFile(path) as archive:
             names = {entry.filename: entry.file_size for entry in archive.infolist()}

@@ -12,6 +12,8 @@ import io
 import os
 import re
 import shutil
+import socket
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,11 +84,17 @@ def is_claimed(folder: str | Path) -> bool:
     return False
 
 
+def partial_of(path: Path) -> Path:
+    """A temporary name beside a path, which no other writer has: processes of two containers may have one number."""
+    host = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname())[:20]
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path; on success its file takes the place of `path` in one step, on failure nothing changes."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
