@@ -22,6 +22,7 @@ PLUMBING = {
     "failures.py",
     "mistakes.py",
     "patience.py",
+    "watchdog.py",
     "weights.py",
 }
 # Modules that hold several stages' functions import, inside those functions, what other stages need.

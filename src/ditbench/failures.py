@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ditbench.faults import Fault, tell
 from ditbench.patience import limited
@@ -28,7 +29,7 @@ def noted(out: Path, stage: str, cell: Path) -> Iterator[None]:
 
     note = cell / NOTE
     try:
-        with limited(f"{stage} of {out}"):
+        with limited(f"{stage} of {out}", lambda reason: _for_watchdog(note, stage, out, reason)):
             yield
     except Exception as error:
         if not is_whole(out):
@@ -60,13 +61,24 @@ def _write(note: Path, stage: str, job: str, error: Exception) -> None:
     from ditbench.storage import replacing
 
     reason = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
-    body = {"schema": "ditbench/failure@1", "stage": stage, "job": job, "reason": reason}
-    body |= {"detail": type(error).__name__, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    body = {
+        **_body(stage, job, reason, type(error).__name__),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     try:
         with replacing(note) as partial:
             partial.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
     except Fault as second:  # a full disk: the first reason matters more
         tell(str(second))
+
+
+def _body(stage: str, job: str, reason: str, detail: str) -> dict[str, str]:
+    return {"schema": "ditbench/failure@1", "stage": stage, "job": job, "reason": reason, "detail": detail}
+
+
+def _for_watchdog(note: Path, stage: str, out: Path, reason: str) -> dict[str, Any]:
+    """What is written where the job is killed; its folder may change meanwhile, the watchdog's does not."""
+    return {"path": str(note.absolute()), "record": str(out.absolute()), "body": _body(stage, out.name, reason, "hung")}
 
 
 def _read(note: Path) -> dict[str, str]:
