@@ -322,6 +322,13 @@ def test_paths_of_users_reach_commands_as_they_are(tree: Tree) -> None:
         assert said, stage
 
 
+def test_words_in_braces_of_a_study_are_no_wildcards(tree: Tree) -> None:
+    text = (tree.root / "studies/embedded.yaml").read_text()
+    (tree.root / "studies/braces.yaml").write_text(re.sub(r"(?m)^title: .*$", "title: small {foo} set", text))
+    planned = tree.planned("--config", "images=8", "shard=4", "studies=[braces]", "results=braces")
+    assert planned == WHOLE
+
+
 def test_training_captions_are_compared_and_make_nothing_else_anew(finished: Tree) -> None:
     (finished.root / "trained.txt").write_text("one\n")
     done = finished.snakemake("-n", "-p", *SMALL, "captions={train: {file: trained.txt}}")

@@ -324,6 +324,11 @@ def learning_source(wildcards=None):
     return shlex.join(learning_words(CONFIG))
 
 
+def texts_of_studies(wildcards=None):
+    """What the studies say: a change of any word in them makes the report anew."""
+    return [study_path(name).read_text(encoding="utf-8") for name in CONFIG.studies]
+
+
 def overlap_records():
     """The comparisons with training captions, one in each world; none where the settings name no such captions."""
     return [OVERLAP_RECORD.format(world=world) for world in WORLDS if TRAINING_HASH]

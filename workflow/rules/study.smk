@@ -43,7 +43,7 @@ rule report:
         ),
     params:
         code=code_hash("report"),
-        studies=[study_path(name).read_text(encoding="utf-8") for name in CONFIG.studies],
+        studies=texts_of_studies,
         config=CONFIG_FILE,
     log:
         f"{LOGS}/report.log",
