@@ -98,7 +98,7 @@ def test_a_job_that_is_evicted_is_made_again_and_all_is_what_a_local_run_makes(
     pods = {name: text for name, text in made(cluster, "pods").items() if name in local}
     assert len(pods) >= 6 and pods == {name: local[name] for name in pods}
     bodies = [json.loads(path.read_text()) for path in (cluster.root / "kube").glob("*.json")]
-    assert {body["spec"]["template"]["spec"]["activeDeadlineSeconds"] for body in bodies} <= {7200, 14400}
+    assert {body["spec"]["template"]["spec"]["activeDeadlineSeconds"] for body in bodies} <= {14400, 28800}
     asked = [body["spec"]["template"]["spec"]["containers"][0] for body in bodies]
     assert {container["workingDir"] for container in asked} == {str(cluster.root)}
     assert {"4000M", "500M"} <= {container["resources"]["requests"]["memory"] for container in asked}

@@ -99,6 +99,31 @@ def test_an_unreadable_record_fails_its_cell_and_no_other(tree: Any) -> None:
     assert "scores.json cannot be read" in cell(tree, "fora-n2").reason
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value", "says"),
+    [
+        ("scores.json", "measures", 7, "measures: 7 must be a valid list"),
+        ("scores.json", "measures", [{"name": "fid/scenes", "value": "2", "direction": "lower"}], "measures.0.value: "),
+        ("scores.json", "provenance", [], "provenance: [] "),
+        ("scores.json", "provenance", {"created": "some day"}, "provenance.created: 'some day' is no date"),
+        ("latency.json", "speedup", None, "has no speed, and was not refused"),
+        ("cost.json", "linear", {}, "linear: {} must be a valid number"),
+        ("spec.json", "found", 1, "found: 1 must be a valid dictionary"),
+        ("shards/00000-00003.json", "trace", {"steps": 4}, "its trace cannot be read"),
+        ("plan.json", "shares", [[1.0]], "must have a share for every unit at every step"),
+    ],
+)
+def test_a_malformed_record_without_a_seal_fails_its_cell_and_no_other(
+    tree: Any, name: str, key: str, value: Any, says: str
+) -> None:
+    path = tree.folder("fora-n2") / name
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), key: value}), encoding="utf-8")
+    states = {c.arm: c.state for c in tree.read().cells}
+    assert states.pop("fora-n2") == "failed" and set(states.values()) == {"done"}
+    reason = cell(tree, "fora-n2").reason
+    assert reason.startswith(f"{path} is no whole ") and says in reason and "\n" not in reason
+
+
 def test_each_seed_is_a_cell(fabricate: Callable[..., Any]) -> None:
     found = fabricate(seeds=(0, 1)).read()
     assert [c.seed for c in found.of_arm("scenes", "full")] == [0, 1]

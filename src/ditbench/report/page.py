@@ -311,8 +311,9 @@ def cell_facts(cell: Cell) -> Iterator[tuple[str, str, bool]]:
             load = latency.get("gpu_load")
             yield "others on the GPU", "not checked" if load is None else f"{load:.0%} of the time", False
         if latency.get("peak_bytes") is not None:
-            peaks = (f"{latency[key] / 1e9:.3g} GB" for key in ("peak_bytes", "peak_bytes_baseline"))
-            yield "peak GPU memory", "{}, of the baseline {}".format(*peaks), False
+            found = (latency.get(key) for key in ("peak_bytes", "peak_bytes_baseline"))
+            peaks = (f"{peak / 1e9:.3g} GB" for peak in found if peak is not None)
+            yield "peak GPU memory", ", of the baseline ".join(peaks), False
         if latency.get("refused"):
             yield "speed not given", f"the machine was contended: {latency['refused']}", False
         elif latency["contended"]:
