@@ -67,3 +67,10 @@ def test_a_job_whose_record_another_has_made_meanwhile_notes_no_failure(tmp_path
     out.write_text(out.read_text().replace("1.0", "2.0"))  # damaged: nothing is finished
     job(tmp_path, "ledger", "cost.json", Fault("x"))
     assert noted_stage(tmp_path) == "ledger"
+
+
+def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
+    for text in ("{", "[" * 200_000, "7", '{"stage": ["images"]}'):
+        (tmp_path / NOTE).write_text(text)
+        job(tmp_path, "stopwatch", "latency.json")
+        assert (tmp_path / NOTE).read_text() == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from ditbench.clocks import Clocks, jump, redate, since_process_start, span
+from ditbench.faults import Fault
 from ditbench.records import read_record, write_record
-from ditbench.runs import NAME, begin_run, end_run, read_run, taken_up
+from ditbench.runs import NAME, begin_run, check_version, end_run, read_run, settings_of, taken_up
 from ditbench.storage import claim
 
 
@@ -38,8 +40,19 @@ def test_a_killed_run_has_no_end(tmp_path: Path) -> None:
 
 
 def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_text("{")
-    assert read_run(tmp_path) is None
+    whole = {"schema": "ditbench/run@1", "settings": "a.yaml", "began": 1.0, "ended": 2.0, "cores": 2, "gpus": 0}
+    (tmp_path / NAME).write_text(json.dumps(whole))
+    assert read_run(tmp_path) is not None
+    changed = [{"began": "a"}, {"began": None}, {"began": 10**400}, {"ended": [1]}, {"ended": "1"}, {"cores": {}}]
+    changed += [{"gpus": "1"}, {"settings": 7}, {"clock_jump": "far"}, {"ended": float("nan")}]
+    for text in ("{", "[" * 200_000, *(json.dumps(whole | damage) for damage in changed)):
+        (tmp_path / NAME).write_text(text)
+        check_version(tmp_path)
+        assert list(taken_up(tmp_path)) == [], text[:200]
+        assert read_run(tmp_path) is None, text[:200]
+        assert settings_of(tmp_path) is None
+        with pytest.raises(Fault):
+            end_run(tmp_path, Clocks(1.0, None))
 
 
 def test_records_say_how_many_threads_a_job_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,6 @@ def _for_watchdog(note: Path, stage: str, out: Path, reason: str) -> dict[str, A
 def _read(note: Path) -> dict[str, str]:
     try:
         body = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

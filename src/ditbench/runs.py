@@ -46,7 +46,7 @@ def check_version(results: str | Path) -> None:
     path = Path(results) / NAME
     try:
         version = version_of(json.loads(path.read_text(encoding="utf-8")), "run")
-    except (OSError, ValueError):  # no run yet, or a note that is damaged: records say their version themselves
+    except (OSError, ValueError, RecursionError):  # no run yet, or a damaged note: records say their version themselves
         return
     if version is None or version in READABLE:
         return
@@ -62,14 +62,12 @@ def taken_up(results: str | Path, cleared: int = 0) -> Iterator[str]:
 
     `cleared` files that were half-written have been removed. Where the clock was ahead, files are dated as of now.
     """
-    from ditbench.records import read_record
-
-    path = Path(results) / NAME
+    path, now = Path(results) / NAME, time.time()
     try:
-        last = read_record(path, "run")
-        began, ended, now = float(last["began"]), last["ended"], time.time()
-    except (Fault, TypeError, ValueError):  # there was none, or nothing is known of it
+        last = _noted(path)
+    except Fault:  # there was none, or nothing is known of it
         return
+    began, ended = last["began"], last["ended"]
     if ended is None:
         half = f", {cleared} half-written file{'s' * (cleared != 1)} removed" if cleared else ""
         yield (
@@ -97,10 +95,10 @@ def begin_run(results: str | Path, settings: str, cores: int, gpus: int = 0) -> 
 
 def end_run(results: str | Path, began: Clocks) -> str:
     """Notes that the run that this process began is over; a sentence where the clock jumped meanwhile."""
-    from ditbench.records import read_record, write_record
+    from ditbench.records import write_record
 
     path, now = Path(results) / NAME, read_clocks()
-    body, seconds = read_record(path, "run"), jump(began, now)
+    body, seconds = _noted(path), jump(began, now)
     kept: dict[str, Any] = {key: body[key] for key in ("settings", "began", "cores", "gpus")}
     if seconds:  # as the clock counts now, so that it lasted as long as it did
         kept |= {"began": kept["began"] + seconds, "clock_jump": seconds}
@@ -117,14 +115,35 @@ def settings_of(results: str | Path) -> Path | None:
 
 def read_run(results: str | Path) -> Run | None:
     """The last run of a results folder; None where none is noted."""
-    from ditbench.records import read_record
     from ditbench.storage import is_claimed
 
     try:
-        body = read_record(Path(results) / NAME, "run")
+        body = _noted(Path(results) / NAME)
     except Fault:  # what is worth a sentence beside the time of its jobs, but no failure of the report
         return None
     at_work = body["ended"] is None and is_claimed(results)
     ended = time.time() if at_work else body["ended"]
     workers, unit = (body["gpus"], "GPU") if body["gpus"] else (body["cores"], "core")
     return Run(body["began"], ended, workers, unit, at_work, body["settings"])
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What a run noted of itself; a Fault where a value is of another type, as notes without a seal may have."""
+    from ditbench.records import read_record
+
+    body = read_record(path, "run")
+    wrong = [
+        *(key for key in ("began",) if not _is_moment(body[key])),
+        *(key for key in ("ended",) if body[key] is not None and not _is_moment(body[key])),
+        *(key for key in ("cores", "gpus") if type(body[key]) is not int),
+        *(key for key in ("settings",) if not isinstance(body[key], str)),
+        *(key for key in ("clock_jump",) if not isinstance(body.get(key, 0), int | float)),
+    ]
+    if wrong:
+        raise Fault(f"{path} is damaged: its {' and '.join(wrong)} cannot be what was written; delete it")
+    return body
+
+
+def _is_moment(value: Any) -> bool:
+    """Whether it may be seconds since the epoch."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
