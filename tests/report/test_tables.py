@@ -156,6 +156,16 @@ def test_latex_balances_its_braces_and_columns(tree: Any, embedded: Study) -> No
     assert rows and {line.count("&") for line in rows} == {len(embedded.columns)}
 
 
+def test_no_label_is_an_option_of_what_stands_before_it(tree: Any, embedded: Study) -> None:
+    labels = {"full": "[base]", "fewer-steps-50": "* starred", "broken": "[x]"}
+    rows = [row.model_copy(update={"label": labels.get(row.arm, row.label)}) for row in embedded.rows]
+    columns = [column.model_copy(update={"label": f"{column.label} [measured]"}) for column in embedded.columns]
+    text = latex(build_table(embedded.model_copy(update={"rows": rows, "columns": columns}), tree.read()))
+    assert not re.search(r"(\\\\|rule)\s*(\*|\[(?!2pt\]))", text)
+    assert "{}[base]" in text and "{}* starred" in text and "{}[measured]" in text
+    assert "\nFORA, N = 2 &" in text, "others are as they were"
+
+
 def test_latex_compiles(tree: Any, embedded: Study, tmp_path: Path) -> None:
     program = shutil.which("pdflatex") or shutil.which("tectonic")
     if program is None:

@@ -453,20 +453,26 @@ def _tex_head(heading: Heading) -> str:
             lines[-1] += word if lines[-1].endswith("/") else f" {word}"
         else:
             lines.append(word)
-    stacked = r" \\ ".join(tex(line) for line in lines)
+    stacked = r" \\ ".join(_first_in_row(tex(line)) if i else tex(line) for i, line in enumerate(lines))
     return rf"\begin{{tabular}}[b]{{@{{}}r@{{}}}}{stacked}\end{{tabular}}"
 
 
 def _tex_line(line: Line) -> str:
     """Values, and their intervals in small print beneath."""
+    own = _first_in_row(tex(line.label))
     if line.blank:
-        return rf"{tex(line.label)} & \multicolumn{{{len(line.entries)}}}{{l}}{{{{\scriptsize {tex(line.suffix)}}}}} \\"
-    label = tex(line.label) + (rf" {{\scriptsize ({tex(line.suffix)})}}" if line.suffix else "")
+        return rf"{own} & \multicolumn{{{len(line.entries)}}}{{l}}{{{{\scriptsize {tex(line.suffix)}}}}} \\"
+    label = own + (rf" {{\scriptsize ({tex(line.suffix)})}}" if line.suffix else "")
     values = " & ".join([label, *(_tex_value(entry) for entry in line.entries)]) + r" \\"
     if not any(entry.interval for entry in line.entries):
         return values
     small = (rf"{{\scriptsize {tex(e.interval)}}}" if e.interval else "" for e in line.entries)
     return values + "\n" + " & ".join(["", *small]) + r" \\[2pt]"
+
+
+def _first_in_row(label: str) -> str:
+    """A label that begins a row; the rule or the row before it would take a bracket or a star for an option."""
+    return f"{{}}{label}" if label.startswith(("[", "*")) else label
 
 
 def _tex_value(entry: Entry) -> str:
