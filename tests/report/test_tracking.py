@@ -22,7 +22,7 @@ from ditbench.report.figures import arm_colours
 from ditbench.report.tracking import connection, publications, publishing
 from ditbench.report.tracking import runs as stored
 from ditbench.report.tracking.learning import curves, summary
-from ditbench.report.tracking.views import VIEW, metric_name, view_state
+from ditbench.report.tracking.views import VIEW, experiment_tags, metric_name, view_state
 from ditbench.study import Study
 
 ARMS = ["full", "fewer-steps-50", "fora-n2", "broken"]
@@ -390,6 +390,12 @@ def test_the_installed_mlflow_knows_the_form_of_our_view(embedded: Study) -> Non
     }
     assert {word for word in words if word not in text} == set()
     assert {"selectedColumns", "columnOrder", "columnWidths", "compareRunCharts"} <= set(view_state([embedded]))
+
+
+def test_titles_of_studies_are_no_markup_in_the_note_of_their_experiment(embedded: Study) -> None:
+    titled = embedded.model_copy(update={"title": "a <img src=x> [b](http://c) *d*"})
+    note = experiment_tags(embedded.world, [titled])["mlflow.note.content"]
+    assert "- a \\<img src=x\\> \\[b\\](http://c) \\*d\\*\n" in note
 
 
 def test_secrets_stay_out_of_what_is_told() -> None:

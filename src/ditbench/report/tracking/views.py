@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from ditbench.report.escapes import markdown
 from ditbench.study import Axes, Study
 
 VIEW = "ditbench"
@@ -89,7 +90,7 @@ def _card(section: str) -> dict[str, object]:
 def experiment_tags(world: str, studies: Sequence[Study]) -> dict[str, str]:
     """The tags of a world's experiment."""
     ours = [study for study in studies if study.world == world]
-    titles = "\n".join(f"- {study.title}" for study in ours)
+    titles = "\n".join(f"- {markdown(study.title)}" for study in ours)
     told = (
         f"Cells of ditbench in the world **{world}**, one run each. Studies:\n{titles}\n\n"
         "A run's note has the 95 % intervals (of speed and time: slowest and fastest round). Start and duration are "
