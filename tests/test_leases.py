@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -105,6 +107,30 @@ def test_the_device_of_a_job_that_was_killed_is_free_again(tmp_path: Path) -> No
     other = start(0, tmp_path, "GPU-a")
     assert json.loads(other.communicate(timeout=60)[0].splitlines()[0]) == "GPU-a"
     assert time.monotonic() - began < 30
+
+
+def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What cleans up temporary files takes the lock between our opening it and our locking it.
+    path, locks, flock = tmp_path / "0.lock", [], fcntl.flock
+
+    def removed_first(stream: IO[str], how: int) -> None:
+        locks.append(how)
+        if len(locks) == 1:
+            path.unlink()
+        flock(stream, how)
+
+    monkeypatch.setattr("fcntl.flock", removed_first)
+    held = take(["0"], tmp_path)
+    assert os.path.samestat(os.fstat(held.file.fileno()), path.stat())
+    with pytest.raises(Fault, match="have been at work"):
+        take(["0"], tmp_path, wait=0.1)
+
+
+def test_a_lock_is_as_new_as_its_last_lease(tmp_path: Path) -> None:
+    take(["0"], tmp_path).end()
+    os.utime(tmp_path / "0.lock", (0, 0))
+    take(["0"], tmp_path)
+    assert time.time() - (tmp_path / "0.lock").stat().st_mtime < 100
 
 
 def test_waiting_has_an_end_and_says_how_to_share(tmp_path: Path) -> None:

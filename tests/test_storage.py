@@ -1,6 +1,8 @@
 import errno
+import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,14 @@ def test_a_folder_is_claimed_by_one_run_until_it_ends(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Fault, match="could not be written"):
         claim(tmp_path / "file" / "results")
+
+
+def test_a_claim_outlasts_whoever_only_looks_whether_there_is_one(tmp_path: Path) -> None:
+    claim(tmp_path).close()
+    looking = (tmp_path / ".run.lock").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.3, looking.close).start()
+    claim(tmp_path).close()
 
 
 def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

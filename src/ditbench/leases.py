@@ -87,25 +87,15 @@ def take(names: Sequence[str], folder: Path, wait: float = WAIT, marks: Mapping[
 
     `marks` says what their locks are called, where that is not what they are.
     """
-    import fcntl
-
     marks = marks or {}
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _check_owner(folder)
     began = told = time.monotonic()
     while True:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(folder)
         for name in names:
-            # A link would be another's file.
-            opened = os.open(
-                folder / f"{_plain(marks.get(name, name))}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-            )
-            stream = os.fdopen(opened, "w")
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.close()
-                continue
-            return Lease(name, stream)
+            stream = _locked(folder / f"{_plain(marks.get(name, name))}.lock")
+            if stream is not None:
+                return Lease(name, stream)
         now = time.monotonic()
         if now - began >= wait:
             raise Fault(
@@ -116,6 +106,30 @@ def take(names: Sequence[str], folder: Path, wait: float = WAIT, marks: Mapping[
             told = now
             tell(f"waiting for one of {len(names)} CUDA device(s)")
         time.sleep(POLL)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file at a path, locked for this process; None where another has it, or it was removed meanwhile.
+
+    A lock on a file that is no longer at its path keeps nobody out: the next one makes another file. So that it is not
+    cleaned up as old it gets today's date.
+    """
+    import fcntl
+
+    # A link would be another's file.
+    stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            os.utime(path)
+            return stream
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        stream.close()
+        raise
+    stream.close()
+    return None
 
 
 def _check_owner(folder: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
 import zipfile
 import zlib
@@ -48,8 +49,6 @@ def claim(folder: str | Path) -> IO[str]:
     The system ends the claim with the process, however that ends: unlike a lock file, nothing is left to clean up
     after a kill.
     """
-    import fcntl
-
     path = Path(folder) / ".run.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def claim(folder: str | Path) -> IO[str]:
     except OSError as error:
         raise _explain(path, error) from error
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(stream)
     except BlockingIOError:
         stream.close()
         raise Fault(f"another run is at work in {folder}; wait for it, or give this one `--config results=…`") from None
@@ -68,6 +67,20 @@ def claim(folder: str | Path) -> IO[str]:
             f"({error.strerror or error}); mount it with locks, or take a folder elsewhere, `--config results=…`"
         ) from error
     return stream
+
+
+def _lock(stream: IO[str], wait: float = 1.0) -> None:
+    """Locks a file for this process alone; tries for a second, as `is_claimed` has the lock for a moment to see it."""
+    import fcntl
+
+    began = time.monotonic()
+    while True:
+        try:
+            return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() - began >= wait:
+                raise
+        time.sleep(0.05)
 
 
 def is_claimed(folder: str | Path) -> bool:

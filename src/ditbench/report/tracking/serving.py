@@ -72,7 +72,9 @@ def _answers(port: int) -> bool:
 
 
 def _free_port(first: int) -> int:
-    for port in range(first, first + 20):
+    last = min(first + 19, 65535)
+    for port in range(first, last + 1):
         if not _answers(port):
             return port
-    raise Fault(f"no port from {first} to {first + 19} is free on this machine; stop a server that you no longer need")
+    which = f"no port from {first} to {last} is" if last > first else f"port {first}, the last there is, is not"
+    raise Fault(f"{which} free on this machine; stop a server that you no longer need, or name a lower --port")
