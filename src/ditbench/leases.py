@@ -146,8 +146,9 @@ def _plain(name: str) -> str:
 def lease_for(device: str | None) -> Lease | None:
     """The lease of a job that was told `device`; None where it needs none.
 
-    It must be asked for before any library has looked at the devices. Processes that torch's launcher started are
-    handed theirs by it.
+    It must be asked for before any library has looked at the devices. Processes that torch's launcher started lease
+    none, each takes the device of its own rank among those that the user let them see: all of them are needed before
+    any can begin, and two trainings that had leased some each would wait for each other.
     """
     if device != "cuda" or "WORLD_SIZE" in os.environ:
         return None
