@@ -51,6 +51,12 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ({"seeds": [1, 1]}, "seeds: [1, 1] names one thing twice"),
         ({"judges": []}, "judges: [] must name at least 1"),
         ({"arms": {"A b": {"method": "full"}}}, "arms.A b: 'A b' is no name of an arm; possible: lower-case"),
+        ({"results": "s3://bucket/run"}, "results: 's3://bucket/run' must be a folder that is mounted here"),
+        (
+            {"mlflow": {"uri": "sqlite:///x.db?timeout=30"}},
+            "mlflow.uri: 'sqlite:///x.db?timeout=30' is no store of runs",
+        ),
+        ({"mlflow": {"uri": "sqlite+pysqlite:///x.db"}}, "mlflow.uri: 'sqlite+pysqlite:///x.db' is no store of runs"),
         ({"results": "my results"}, "results: 'my results' must be a path of letters"),
     ],
 )

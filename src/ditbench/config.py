@@ -22,7 +22,8 @@ Device = Annotated[str, Field(pattern=DEVICE)]
 ArmName = Annotated[str, Field(pattern=ARM, max_length=80)]
 
 
-_STORE = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+|sqlite(\+\w+)?:///(?!:memory:).+|databricks.*")
+# Of an SQLite store the file is needed, to lock it and to see that it is there: no other driver, no options behind it.
+_STORE = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+|sqlite:///(?!:memory:)[^?]+|databricks.*")
 _PASSWORD = re.compile(r"://[^@\s]*:\S+@")
 # More jobs an arm, or arms of a sweep, are a slip: a campaign of a thousandth of them takes minutes to be planned.
 MOST_SHARDS = MOST_ARMS = 10_000
@@ -63,6 +64,12 @@ class StopwatchConfig(_Part):
     contended: Literal["refuse", "report"] = "refuse"
 
 
+def _of_this_machine(folder: str) -> str:
+    if "://" in folder:
+        raise ValueError("must be a folder that is mounted here; an address would be taken for a folder's name")
+    return folder
+
+
 class MlflowConfig(_Part):
     """Where runs are published; null is `sqlite:///<results>/mlflow.db`."""
 
@@ -73,7 +80,8 @@ class MlflowConfig(_Part):
     def _kept(cls, uri: str | None) -> str | None:
         """What MLflow would take for a folder, or keep in memory until the job ends, is told before hours of work."""
         if uri is not None and not _STORE.fullmatch(uri):
-            raise ValueError("is no store of runs; possible: sqlite:///FILE, http(s)://HOST, postgresql://…, mysql://…")
+            possible = "sqlite:///FILE without options, http(s)://HOST, postgresql://…, mysql://…"
+            raise ValueError(f"is no store of runs; possible: {possible}")
         if uri is not None and _PASSWORD.search(uri):
             raise ValueError(
                 "has a password, which would be kept with the results; MLFLOW_TRACKING_USERNAME and "
@@ -216,7 +224,7 @@ class Config(_Part):
     learning: LearningConfig = LearningConfig()
     patience: Count | None = 7200
     mlflow: MlflowConfig = MlflowConfig()
-    results: Annotated[str, Field(pattern=PATH)] = "results"
+    results: Annotated[str, Field(pattern=PATH), AfterValidator(_of_this_machine)] = "results"
 
 
 def load_config(path: str | Path) -> Config:
