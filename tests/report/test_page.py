@@ -159,6 +159,13 @@ def test_a_control_far_off_does_not_flatten_the_figure(tree: Any, embedded: Stud
     assert near[1] > 2.5
 
 
+def test_of_many_arms_one_that_is_far_off_does_not_flatten_the_others() -> None:
+    spans = [(v, v - 1, v + 1) for v in (16.0, 17.0, 17.5, 18.0, 19.0, 20.0, 22.0, 24.0, 29.0, 38.0, 45.0, 300.0)]
+    low, high = figures._limits(spans, spans)
+    assert low < 15 and 46 < high < 60
+    assert figures._limits(spans[-4:], spans[-4:])[1] > 300  # of few arms each is shown where it is
+
+
 def test_labels_of_the_figure_do_not_overlap(tree: Any, embedded: Study) -> None:
     figure = figures._draw(embedded, build_table(embedded, tree.read()))
     renderer = figure.canvas.get_renderer()

@@ -42,6 +42,8 @@ NAMED = 9
 SOME = 10
 # A control this many times the other arms' span away is drawn at the edge, so that it does not flatten them.
 FAR = 1.0
+# Of this many arms one that is so many times the span of their middle half away from it is drawn at the edge too.
+MANY, OUTLYING = 12, 4.0
 # What the identifier of an arm's mark in an SVG begins with.
 MARK = "mark-of-"
 
@@ -205,7 +207,9 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     drawn = _marks(axes, study, points, limits, heights, (x.digits, y.digits))
     figure.canvas.draw()
     many = len(arms) > NAMED
-    told = [p.arm for p in arms if p.role != "arm"] + [p.arm for p in _some(best)] if many else [p.arm for p in arms]
+    off = [p.arm for p in arms if not (limits[0] <= p.x[0] <= limits[1] and heights[0] <= p.y[0] <= heights[1])]
+    chosen = [p.arm for p in arms if p.role != "arm"] + off + [p.arm for p in _some(best)]
+    told = chosen if many else [p.arm for p in arms]
     firsts = {point.arm: i for i, point in reversed(list(enumerate(points)))}  # an arm of several seeds is named once
     marks = [drawn[firsts[arm]] for arm in dict.fromkeys(told)]
     name_marks(axes, marks, always=not many, taken=_taken(axes, drawn))
@@ -239,14 +243,24 @@ def plain_axes(axes: Any) -> None:
 def _limits(
     spans: Sequence[tuple[float, float, float]], near: Sequence[tuple[float, float, float]]
 ) -> tuple[float, float]:
-    """The range of an axis: all arms, but a control that is far off does not stretch it."""
-    kept = list(near or spans)
+    """The range of an axis: all arms, but a control that is far off, or an arm among many, does not stretch it."""
+    kept = _together(near or spans)
     low, high = min(s[1] for s in kept), max(s[2] for s in kept)
     width = (high - low) or abs(high) * 0.2 or 1.0
     kept += [span for span in spans if span[1] > low - FAR * width and span[2] < high + FAR * width]
     low, high = min(s[1] for s in kept), max(s[2] for s in kept)
     width = (high - low) or abs(high) * 0.2 or 1.0
     return low - 0.14 * width, high + 0.2 * width
+
+
+def _together(spans: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """Of many values all but those that are far from where the middle half of them lies."""
+    if len(spans) < MANY:
+        return list(spans)
+    values = sorted(span[0] for span in spans)
+    low, high = values[len(values) // 4], values[-1 - len(values) // 4]
+    width = (high - low) or abs(high) * 0.2 or 1.0
+    return [span for span in spans if low - OUTLYING * width <= span[0] <= high + OUTLYING * width]
 
 
 def front(points: Sequence[Point], x_direction: str, y_direction: str) -> list[Point]:
