@@ -65,7 +65,7 @@ def test_a_run_that_is_stopped_takes_its_jobs_back_and_the_next_makes_what_a_loc
     assert after == local
     asked = lines(queue.root / "qsub.log")
     assert len(asked) > 10, "every job goes through the scheduler"
-    assert any("mem_free=4000M" in line for line in asked) and all("h_rt=0:120:0" in line for line in asked)
+    assert any("mem_free=4000M" in line for line in asked) and all("h_rt=0:240:0" in line for line in asked)
 
 
 def at_work(group: int) -> bool:

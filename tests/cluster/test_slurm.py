@@ -88,7 +88,7 @@ def test_a_job_that_is_cancelled_and_a_node_that_starts_again_lose_nothing(clust
     assert here.status == 0, here.text
     with holding(place.tree) as (hold, begun):
         run = through_slurm(place)
-        wait_for(begun, 1)
+        wait_for(begun, 2)  # one that is cancelled before it has begun would not be counted
         running = cluster.call("squeue", "--noheader", "--states=R", "--format=%i").split()
         assert all(re.fullmatch(r"\d+_[12]", job) for job in running) and running  # tasks of one array
         cluster.call("scancel", running[0])
