@@ -1,7 +1,7 @@
 """Ends a job that hangs where Python does not come back: in a library's own loop, or one that keeps Python's lock.
 
 A process of its own, which the job starts by this file and tells of its progress through a pipe. It imports nothing
-of the package, so that it is there in a hundredth of a second and does not wait for what the job waits for. When the
+of the package, so that it is there at once and does not wait for what the job waits for. When the
 job has been silent for too long it writes the note of the failure, says the sentence and kills the job; when the job
 ends, and with it the pipe, it goes too.
 """

@@ -21,7 +21,7 @@ from ditbench.inspect.recommend import Wish, recommend, told
 from ditbench.report.page import build_page
 from ditbench.report.plans import trace_of
 from ditbench.report.results import Results, read_results
-from ditbench.report.tables import build_table, markdown
+from ditbench.report.tables import build_table, html, markdown
 from ditbench.report.tracking.publications import publication
 from ditbench.study import Study
 from ditbench.worlds.scenes.world import assets_folder
@@ -74,6 +74,8 @@ def test_tables_page_and_runs_name_the_file(tree: Fabricated, embedded: Study, p
     label, values = row.split(" | ", 1)
     assert f"{label} (finished elsewhere) | {values}".replace("**", "") in ours.replace("**", "")  # ranks aside
     assert "finished elsewhere)" not in theirs
+    pages = [html(build_table(embedded, results)) for results in (here, there)]
+    assert [page.count(">finished elsewhere</span>") for page in pages] == [3, 0]
     assert any(
         note.startswith("3 rows were finished elsewhere (2026-") and "taken from done.zip" in note
         for note in build_table(embedded, here).notes
