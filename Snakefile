@@ -61,6 +61,7 @@ onstart:
     gc.freeze()  # what is planned stays; what a run of days leaves behind is looked for again
     gc.enable()
     claim_results()
+    cancel_each_job_once()
     if asks_for_cells():
         start_warm_process()
         shell("ditbench plan --config {CONFIG_FILE}")
@@ -74,6 +75,7 @@ onsuccess:
 
 # A failed arm stays visible: what is there is rendered and published, the failed cells with their reasons.
 onerror:
+    take_jobs_back()
     if asks_for_cells():
         note_end()
         shell("ditbench report --config {CONFIG_FILE} || true")

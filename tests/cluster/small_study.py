@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -62,7 +63,8 @@ def start(tree: Tree, profile: Sequence[str], results: str, *targets: str) -> su
 
 
 def listens() -> None:
-    """A shell's background jobs, and all that they start, are deaf to an interrupt."""
+    """A shell's background jobs, and all that they start, are deaf to an interrupt; here they hear it, as one group."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.small_study import holding, made, start, wait_for
+from tests.cluster.small_study import STUDY, holding, made, start, wait_for
 from tests.workflow.conftest import Tree
 
 PROFILE = ("--workflow-profile", "profiles/kubernetes", "--cores", "2", "--latency-wait", "10")
@@ -22,7 +23,7 @@ PROFILE += ("--seconds-between-status-checks", "1")
 ROOT = Path(__file__).parents[2]
 # What `kubectl` says and does of jobs, in a folder of manifests, pids and exit statuses.
 KUBECTL = """#!{python}
-import json, os, signal, subprocess, sys
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 folder = Path("kube")
@@ -30,6 +31,11 @@ folder.mkdir(exist_ok=True)
 verb, *rest = sys.argv[1:]
 with (folder / "calls").open("a") as calls:
     print(verb, *rest, file=calls)
+slow = folder / f"{{verb}}-takes"
+if slow.exists():
+    with (folder / "slow-calls").open("a") as calls:
+        print(verb, *rest, file=calls)
+    time.sleep(float(slow.read_text()))
 if verb == "create":
     assert rest == ["-f", "-", "-o", "name"], rest
     body = json.load(sys.stdin)
@@ -70,6 +76,7 @@ def cluster(tree: Tree) -> Tree:
     path = tree.root / "bin" / "kubectl"
     path.write_text(KUBECTL.format(python=sys.executable))
     path.chmod(0o755)
+    (tree.root / "studies" / "small.yaml").write_text(STUDY)
     return tree
 
 
@@ -108,27 +115,57 @@ def running(pid: Path) -> bool:
     return not pid.with_suffix(".rc").exists()
 
 
-def test_a_run_that_is_stopped_takes_its_jobs_back(cluster: Tree) -> None:
-    target = "stopped/cells/scenes/full/seed0/shards/00000-00001.json"
+def signalled(run: subprocess.Popen[str]) -> None:
+    run.send_signal(signal.SIGINT)
+
+
+def interrupted_at_a_terminal(run: subprocess.Popen[str]) -> None:
+    """Ctrl+C reaches what the run has started too; pods are elsewhere."""
+    os.killpg(run.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop", [signalled, interrupted_at_a_terminal])
+@pytest.mark.parametrize(("verb", "seconds"), [(None, 0), ("get", 4), ("delete", 6)])
+def test_a_run_that_is_stopped_takes_its_jobs_back(
+    cluster: Tree, stop: Callable[[subprocess.Popen[str]], None], verb: str | None, seconds: int
+) -> None:
+    """Also while jobs are asked about, and where the cluster takes long to answer."""
+    results = f"stopped-{stop.__name__}-{verb}".replace("_", "-")
+    target = f"{results}/cells/scenes/full/seed0/shards/00000-00001.json"
+    kube = cluster.root / "kube"
+    slow_calls = kube / "slow-calls"
     with holding(cluster) as (_, begun):
         before = len(begun.read_text().splitlines()) if begun.exists() else 0
-        run = start(cluster, PROFILE, "stopped", target)
+        run = start(cluster, PROFILE, results, target)
         wait_for(begun, before + 1)
-        (drawing,) = [path for path in (cluster.root / "kube").glob("*.pid") if running(path)]
+        (drawing,) = [path for path in kube.glob("*.pid") if running(path)]
         group = int(drawing.read_text())
-        run.send_signal(signal.SIGINT)
+        slow_calls.unlink(missing_ok=True)
+        if verb:
+            (kube / f"{verb}-takes").write_text(str(seconds))
+        if verb == "get":
+            wait_for(slow_calls, 1)
+        stop(run)
         said, _ = run.communicate(timeout=200)
         assert run.returncode != 0, said
-        assert not drawing.exists()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                break
+        ended = time.monotonic() + 20
+        while time.monotonic() < ended and (drawing.exists() or alive(group)):
             time.sleep(0.1)
-        else:
-            raise AssertionError("the pod goes on")
+        if verb:
+            (kube / f"{verb}-takes").unlink()
+        assert not drawing.exists(), said
+        assert not alive(group), "the pod goes on"
+        assert "Traceback" not in said and "cannot access" not in said, said
+        taken_back = [line for line in (kube / "calls").read_text().splitlines() if line.startswith("delete")]
+        assert sum(line.endswith(drawing.stem) for line in taken_back) == 1
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_job_on_a_gpu_asks_for_it_by_the_cluster_s_name(tmp_path: Path) -> None:

@@ -183,6 +183,36 @@ def start_warm_process():
         )
 
 
+def cancel_each_job_once():
+    """Lets the run's end cancel what Snakemake has not, without a word of its scheduler about jobs that are gone."""
+    executor = executor_of_cluster()
+    if executor is not None:
+        cancel, cancelled = executor.cancel_jobs, []
+
+        def cancel_others(jobs):
+            others = [job for job in jobs if job not in cancelled]
+            cancelled.extend(others)
+            if others:
+                cancel(others)
+
+        executor.cancel_jobs = cancel_others
+
+
+def take_jobs_back():
+    """Cancels the jobs that Snakemake was just asking its scheduler about when the run was stopped.
+
+    Until it has the answer it counts none of them as active, so that it cancels none.
+    """
+    if (executor := executor_of_cluster()) is not None:
+        executor.cancel_jobs(executor.active_jobs)
+
+
+def executor_of_cluster():
+    """What sends jobs to a scheduler; None where they are run here."""
+    executor = getattr(workflow.scheduler, "_executor", None)
+    return executor if hasattr(executor, "active_jobs") else None
+
+
 def note_end():
     """Notes when the run ended; where even that can't be written, what else the end of a run does goes on."""
     try:
