@@ -5,7 +5,7 @@ QUALITY = {"quality": "configs/scenes-quality.yaml", "mmdit-quality": "configs/m
 # Of which arms what was learned is shipped, by the configuration that learns it.
 LEARNED = {
     name: [f"{ASSETS}/{name}/learned/scenes/{arm}/learned.json" for arm in arms]
-    for name, arms in {"diffsparse": ["diffsparse-43"], "diffcr": ["diffcr-lt-30", "mod-30"]}.items()
+    for name, arms in {"diffsparse": ["diffsparse-43", "diffsparse-54"], "diffcr": ["diffcr-lt-30", "mod-30"]}.items()
 }
 
 
@@ -123,7 +123,7 @@ rule model_card:
 rule shipped_learned:
     # Plans and routers, from runs of their own; a person who wants to ship them copies them to assets/scenes/learned.
     output:
-        expand(f"{ASSETS}/scenes/learned/{{name}}/learned.json", name=["diffsparse-43", "diffcr-lt-30", "mod-30"]),
+        expand(f"{ASSETS}/scenes/learned/{{name}}/learned.json", name=["diffsparse-43", "diffsparse-54", "diffcr-lt-30", "mod-30"]),
     params:
         place=lambda wildcards, output: Path(output[0]).parents[2],
         records=[record for records in LEARNED.values() for record in records],
