@@ -47,6 +47,16 @@ def test_the_default_configuration_is_right_and_states_the_defaults() -> None:
         ),
         ({"arms": {"a": {"method": "fora", "n": 2}}}, "arms.a.n: unknown key. Possible: method, knobs, steps"),
         ({"stopwatch": {"round": 2}}, "stopwatch.round: unknown key; did you mean 'rounds'? Possible: rounds, batch"),
+        (
+            {"world": "dit-xl-2-256", "references": {"fodler": "x"}},
+            "references.fodler: unknown key; did you mean 'folder'? Possible: folder,",
+        ),
+        ({"world": "dit-xl-2-256", "references": {"folder": 5}}, "references.folder: 5 must be a valid string"),
+        ({"references": "many"}, "references: 'many' must be a valid integer"),
+        (
+            {"sweeps": {"s": {"method": "fora", "knobs": {"interval": {"from": "x", "to": 3, "by": 1}}}}},
+            "sweeps.s.knobs: {'interval': {'from': 'x', 'to': 3, 'by': 1}} is wrong: interval.from: 'x' must be",
+        ),
         ({"seeds": []}, "seeds: [] must name at least 1"),
         ({"seeds": [1, 1]}, "seeds: [1, 1] names one thing twice"),
         ({"judges": []}, "judges: [] must name at least 1"),
@@ -70,6 +80,15 @@ def test_all_mistakes_are_told_at_once() -> None:
     lines = told({"images": 0, "wrold": "x", "studies": ["nope"], "arms": {"a": {"method": "foar"}}})
     assert len(lines) == 4
     assert all(line.startswith("c.yaml: ") for line in lines)
+
+
+def test_what_does_not_go_together_is_told_beside_what_is_wrong_by_itself() -> None:
+    lines = told(
+        {"images": 30_000, "shard": 1, "stopwatch": {"modes": ["graphs"]}, "device": "cpu", "batch": 0, "judges": "fid"}
+    )
+    assert sorted(line.split(": ")[1] for line in lines) == ["batch", "judges", "shard", "stopwatch.modes"]
+    # With what is wrong itself nothing clashes.
+    assert len(told({"images": 0, "shard": 1, "stopwatch": {"modes": ["graphs"]}, "device": "gpu"})) == 2
 
 
 def test_a_mistake_is_told_with_the_file_or_the_words_that_it_is_in(

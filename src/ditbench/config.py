@@ -7,14 +7,26 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from ditbench.faults import Fault
-from ditbench.mistakes import ARM, DEVICE, PATH, lines_of, possible, read_value, read_yaml, told
+from ditbench.mistakes import ARM, DEVICE, KEYS, PATH, PLAIN, lines_of, possible, read_value, read_yaml, told
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -29,8 +41,8 @@ _PASSWORD = re.compile(r"://[^@\s]*:\S+@")
 MOST_SHARDS = MOST_ARMS = 10_000
 
 
-def _finite(value: float) -> float:
-    if not abs(value) <= 1e15:  # neither is NaN
+def _finite(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e15:  # neither is NaN
         raise ValueError("must be a finite number")
     return value
 
@@ -41,7 +53,8 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-Number = Annotated[int | float, AfterValidator(_finite)]
+# Not a union: of a word its mistakes would be told twice, as no whole number and as no other.
+Number = Annotated[Any, AfterValidator(_finite), WithJsonSchema({"type": "number"})]
 
 
 class _Part(BaseModel):
@@ -112,6 +125,13 @@ class ReferencesConfig(_Part):
         if self.size is not None and self.crop == "none":
             raise ValueError("`size` needs `crop: centre`, or pictures would be squeezed")
         return self
+
+
+# A number of renders or, by keys, real images; what is wrong is told of the one that was meant.
+References = Annotated[
+    Annotated[Count, Tag(PLAIN)] | Annotated[ReferencesConfig, Tag(KEYS)],
+    Discriminator(lambda said: KEYS if isinstance(said, Mapping | ReferencesConfig) else PLAIN),
+]
 
 
 class TrainingCaptionsConfig(_Part):
@@ -212,7 +232,7 @@ class Config(_Part):
     batch: Count = 16
     device: Device = "cpu"
     captions: CaptionsConfig = CaptionsConfig()
-    references: Count | ReferencesConfig = 2000
+    references: References = 2000
     judges: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = None
     weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
     judge_weights: dict[str, Annotated[str, Field(min_length=1)]] = {}
@@ -295,23 +315,32 @@ def check_config(body: Any, source: str = "config.yaml", origins: Mapping[str, s
     if not isinstance(body, Mapping):
         raise Fault(f"{source} must hold keys and values (world, images, studies, …), not {body!r}")
     problems: list[str] = []
-    config: Config | None = None
+    wrong: set[Any] = set()
+    config = Config()
     try:
         config = Config.model_validate(dict(body))
     except ValidationError as error:
         problems += lines_of(error, Config)
-    if config is not None and "graphs" in config.stopwatch.modes and config.device == "cpu":
-        problems.append("stopwatch.modes: CUDA graphs need a GPU, and device is cpu; possible there: eager, compiled")
-    if config is not None and config.images / config.shard > MOST_SHARDS:
-        problems.append(
+        wrong = {problem["loc"][0] for problem in error.errors()}
+        with suppress(ValidationError):  # keys that are wrong together
+            config = Config.model_validate({key: said for key, said in body.items() if key not in wrong})
+    # What clashes and what has no such name is told even where something else is wrong, so that one run tells all.
+    problems += _clashes(config, wrong)
+    problems += _wrong_names(body)
+    if problems:
+        raise Fault(told(source, problems, origins))
+    return config
+
+
+def _clashes(config: Config, wrong: Set[Any]) -> Iterator[str]:
+    """Settings that do not go together, but for keys that are wrong by themselves."""
+    if not wrong & {"stopwatch", "device"} and "graphs" in config.stopwatch.modes and config.device == "cpu":
+        yield "stopwatch.modes: CUDA graphs need a GPU, and device is cpu; possible there: eager, compiled"
+    if not wrong & {"images", "shard"} and config.images / config.shard > MOST_SHARDS:
+        yield (
             f"shard: {config.images:,} images in shards of {config.shard:,} are more than {MOST_SHARDS:,} jobs an arm; "
             "make shards larger"
         )
-    # Names are checked even where types are wrong elsewhere, so that one run tells all.
-    problems += list(_wrong_names(body))
-    if problems or config is None:
-        raise Fault(told(source, problems, origins))
-    return config
 
 
 def retyped(value: Any) -> Any:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -49,18 +49,23 @@ def told(source: str, problems: Iterable[str], origins: Mapping[str, str] | None
     return "\n".join(f"{origins.get(re.split('[.:]', problem)[0], source)}: {problem}" for problem in problems)
 
 
+# Of a setting that is a plain value or one of keys: which of both was meant; it is no part of the setting's name.
+PLAIN, KEYS = "(plain)", "(keys)"
+
+
 def lines_of(error: ValidationError, form: type, hidden: Iterable[str] = ()) -> list[str]:
     """What pydantic found wrong with a `form`, a line each; `hidden` keys of it are not for users."""
     return [_line(problem, form, set(hidden)) for problem in error.errors()]
 
 
 def _line(problem: Any, form: type, hidden: set[str]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    place = tuple(part for part in problem["loc"] if part not in (PLAIN, KEYS))
+    key = ".".join(str(part) for part in place)
     found, kind, context = shown(problem["input"]), problem["type"], problem.get("ctx", {})
     match kind:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            valid = [name for name in _keys_at(form, problem["loc"]) if name not in hidden]
-            return f"{key}: unknown key{possible(str(problem['loc'][-1]), valid)}"
+            valid = [name for name in _keys_at(form, place) if name not in hidden]
+            return f"{key}: unknown key{possible(str(place[-1]), valid)}"
         case "missing" | "missing_argument":
             return f"{key}: missing"
         case "value_error":
@@ -91,10 +96,13 @@ def _keys_at(form: type, place: tuple[Any, ...]) -> list[str]:
 
 
 def _bare(kind: Any) -> Any:
-    """A type without what annotates it, and without None."""
-    while get_origin(kind) is Annotated or NoneType in get_args(kind):
-        kind = next(part for part in get_args(kind) if part is not NoneType)
-    return kind
+    """A type without what annotates it, and of several the one that has keys; without None."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    parts = [_bare(part) for part in get_args(kind) if part is not NoneType]
+    return next(filter(_has_keys, parts), parts[0])
 
 
 def _has_keys(kind: Any) -> bool:

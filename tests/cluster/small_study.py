@@ -26,7 +26,7 @@ SMALL = ("studies=[small]", "images=2", "shard=2")
 # Stands before the stand-in: while the file `hold` is there, what draws images waits.
 HOLDING = """#!/bin/sh
 if [ "$1" = generate ]; then
-    echo begun >> begun.log
+    echo "begun on ${CUDA_VISIBLE_DEVICES:-no device}" >> begun.log
     while [ -e hold ]; do sleep 0.2; done
 fi
 exec "$0-stand-in" "$@"
@@ -35,7 +35,7 @@ exec "$0-stand-in" "$@"
 
 @contextmanager
 def holding(tree: Tree) -> Iterator[tuple[Path, Path]]:
-    """What draws images waits while the first file is there; the second has a line for each that has begun."""
+    """What draws images waits while the first file is there; of each that begins the second has a line with its GPU."""
     stand_in = tree.root / "bin" / "ditbench"
     stand_in.rename(stand_in.with_name("ditbench-stand-in"))
     stand_in.write_text(HOLDING)

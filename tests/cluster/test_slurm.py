@@ -28,6 +28,7 @@ SLURM = (
 )
 SLURM += ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 SLURM += ("--default-resources", "slurm_partition=main", "mem_mb=500", "runtime=30", "--slurm-array-jobs", "images")
+SLURM += ("--set-resources", "images:gpu=1")  # drawn on a processor, whatever device is given
 
 
 # Real stages in the embedded world, of little work: the same run here and through Slurm.
@@ -93,6 +94,8 @@ def test_a_job_that_is_cancelled_and_a_node_that_starts_again_lose_nothing(clust
         assert all(re.fullmatch(r"\d+_[12]", job) for job in running) and running  # tasks of one array
         cluster.call("scancel", running[0])
         wait_for(begun, 3)  # both arms', and one tried again
+        devices = [line.removeprefix("begun on ") for line in begun.read_text().splitlines()]
+        assert sorted(devices[:2]) == ["0", "1"] and devices[2] in devices[:2]  # each has its own of the node's two
         assert memory_of_running(cluster) == ["4", "8"]  # thousands of MB; a task of an array gets one more
         cluster.stop("slurmd")
         cluster.start_node()
