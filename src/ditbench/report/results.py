@@ -408,8 +408,8 @@ def _costs(cost: dict[str, Any], source: str) -> Iterator[tuple[str, Value]]:
     for part in ("linear", "attention", "thop", "total"):
         yield f"macs-{part}", Value(cost[part] / GIGA, unit="G", direction="lower", kind="derived", source=source)
     if "selecting" in cost:
-        value = cost["selecting"] / GIGA
-        yield "macs-selecting", Value(value, unit="G", direction="lower", kind="derived", source=source)
+        # A part of the total: that a method chooses nothing makes it no better.
+        yield "macs-selecting", Value(cost["selecting"] / GIGA, unit="G", kind="derived", source=source)
     for part in ("nominal", "realised"):
         if (ratio := cost[f"{part}_ratio"]) is not None:  # a plan that is made while sampling means no ratio before
             yield f"{part}-ratio", Value(ratio, direction="higher", kind="derived", source=source)
