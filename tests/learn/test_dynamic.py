@@ -34,6 +34,7 @@ from ditbench.learn.dynamic import (
 )
 from ditbench.learn.job import learned_method, write_learned
 from ditbench.learn.lesson import Lesson, Notebook
+from ditbench.learn.processes import Team
 from ditbench.learn.tuning import _trained
 from ditbench.methods import get_method
 from ditbench.methods.dydit import DyDiT
@@ -297,16 +298,11 @@ def test_how_many_go_at_once_is_a_matter_of_memory(sampler: Sampler, tmp_path: P
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-4), name
 
 
-class Pretended:
+class Pretended(Team):
     """One of two processes; `given` is what the other adds to each sum, in turn."""
 
-    size = 2
-
     def __init__(self, rank: int, given: list[Tensor] | None = None) -> None:
-        self.rank, self.given, self.sums = rank, given, list[Tensor]()
-
-    def share(self, items: list[Any]) -> list[Any]:
-        return items[self.rank :: self.size]
+        self.size, self.rank, self.given, self.sums = 2, rank, given, list[Tensor]()
 
     def sum(self, tensor: Tensor) -> Tensor:
         found = tensor.clone() if self.given is None else tensor + self.given.pop(0)

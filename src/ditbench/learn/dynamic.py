@@ -345,7 +345,7 @@ class DynamicTraining(Training):
             # Of fewer pairs than processes some have none, and their part of the sums is nothing.
             with torch.no_grad():
                 shares = [self._passed(places, drawn, noises, grad=False)[1].sum() for places in mine]
-            mean = self._sum(float(sum(shares)) / method.batch)
+            mean = self.team.total(float(sum(shares)) / method.batch)
         total = 0.0
         for places in mine:
             losses, shares_of = self._passed(places, drawn, noises)
@@ -356,7 +356,7 @@ class DynamicTraining(Training):
             total += float(loss.detach())
             if self.done < method.complete * method.iterations:
                 (self._passed(places, drawn, None)[0].sum() / method.batch).backward()  # type: ignore[no-untyped-call]
-        trained, total = self._summed(), self._sum(total)
+        trained, total = self._summed(), self.team.total(total)
         assert mean is not None, "a step has at least one part"
         norm = float(nn.utils.clip_grad_norm_(trained, method.clipping or float("inf")))
         skips = not np.isfinite(norm) or bool(method.skipped and norm >= method.skipped)

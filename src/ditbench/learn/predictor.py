@@ -24,6 +24,7 @@ from ditbench.faults import Fault
 from ditbench.learn.adapters import additions, widened, without_additions
 from ditbench.learn.lesson import SEED
 from ditbench.learn.mixed import Given, MixedForward
+from ditbench.learn.processes import Team
 from ditbench.learn.sources import place_of
 from ditbench.learn.states import read_state
 from ditbench.methods import get_method
@@ -54,6 +55,8 @@ def learn(lesson: Lesson) -> dict[str, Any]:
         found = taken_over(place_of(method.weights_file, folder), method, folder)
     else:
         found = trained(school, folder)
+        if Team().rank:
+            return found  # the plan is made by the one that writes the record
     read = predictor_of(tuned_tensors(str(folder / WEIGHTS), found["sha256"]), school.backbone)
     return {**found, **planned(school, read)}
 
@@ -156,6 +159,8 @@ def trained(school: School, folder: Path) -> dict[str, Any]:
         training.finish()
         tensors = tensors_of(training.predictor)
         tensors |= {name: tensor.detach().half().cpu() for name, tensor in extra.items()}
+    if training.team.rank:
+        return {"history": training.history}
     write_tensors(folder / WEIGHTS, tensors)
     (folder / STATE).unlink(missing_ok=True)
     found: dict[str, Any] = {"file": WEIGHTS, "sha256": hash_file(folder / WEIGHTS), "history": training.history}
@@ -182,6 +187,7 @@ class Training:
         # Means over the steps of a batch: how far the answer is off, and the weight of a token.
         self.history: dict[str, list[float]] = {"off": [], "weight": [], "seconds": []}
         self._of_batch: list[tuple[float, float]] = []
+        self.team, self._weight = Team(), 1.0
 
     def finish(self) -> None:
         """Trains what is left, and keeps notes of it."""
@@ -190,7 +196,8 @@ class Training:
         while self.done < count:
             epoch, part = divmod(self.done, len(batches))
             began = time.monotonic()
-            self.school.sample(epoch, batches[part], lambda run: Tutor(run, self))
+            mine, self._weight = self.team.portion(len(batches[part].ids))
+            self.school.sample(epoch, batches[part].at(mine), lambda run: Tutor(run, self))
             self.end_batch(time.monotonic() - began)
             if time.monotonic() - noted > NOTE_SECONDS:
                 noted = time.monotonic()
@@ -206,9 +213,12 @@ class Training:
         """One step of the optimiser, by one step of sampling."""
         off, mean = self.loss(step, before, answer, args, kwargs)
         self.optimiser.zero_grad(set_to_none=True)
-        (off + self.method.penalty * mean).backward()  # type: ignore[no-untyped-call]
+        (self._weight * (off + self.method.penalty * mean)).backward()  # type: ignore[no-untyped-call]
+        self.team.add_gradients(parameter for group in self.optimiser.param_groups for parameter in group["params"])
         self.optimiser.step()
-        self._of_batch.append((float(off.detach()), float(mean.detach())))
+        self._of_batch.append(
+            (self.team.total(self._weight * float(off.detach())), self.team.total(self._weight * float(mean.detach())))
+        )
 
     def loss(
         self, step: int, before: Given, answer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -236,7 +246,9 @@ class Training:
     # What training goes on from
 
     def save(self) -> None:
-        """Keeps all of it beside the record."""
+        """Keeps all of it beside the record; of several processes one does."""
+        if self.team.rank:
+            return
         state = {
             "of": self._identity(),
             "done": self.done,

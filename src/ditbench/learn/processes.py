@@ -6,7 +6,7 @@ torch's launcher starts them (`torchrun --nproc-per-node 2 -m ditbench learn ...
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -34,6 +34,27 @@ class Team:
     def share(self, items: Sequence[Item]) -> list[Item]:
         """This process's part of what all of them go through."""
         return list(items[self.rank :: self.size])
+
+    def portion(self, count: int) -> tuple[list[int], float]:
+        """This process's places among so many, and their weight in a mean over all of them.
+
+        Where there are fewer than processes each takes all, so that none waits for another's gradient in vain.
+        """
+        if count < self.size:
+            return list(range(count)), 1 / self.size
+        mine = self.share(range(count))
+        return mine, len(mine) / count
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Gives every process the sum of all their gradients."""
+        if self.size > 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self.sum(parameter.grad)
+
+    def total(self, number: float) -> float:
+        """The sum of all processes' numbers."""
+        return float(self.sum(torch.tensor(number, dtype=torch.float64))) if self.size > 1 else number
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors."""

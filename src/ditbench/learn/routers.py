@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ditbench.engine.run import Run
 from ditbench.faults import Fault
 from ditbench.learn.lesson import SEED
+from ditbench.learn.processes import Team
 from ditbench.macs import count_macs
 from ditbench.methods import get_method
 from ditbench.methods.l2c import LearningToCache
@@ -43,8 +44,9 @@ def learn(lesson: Lesson) -> dict[str, Any]:
     done = routers.load(lesson.notebook.recall(STATE))
     for number in range(done, method.epochs * len(batches)):
         epoch, part = divmod(number, len(batches))
+        mine = batches[part].at(routers.portion(len(batches[part].ids)))
         lesson.sampler.run(
-            get_method("full"), lesson.spec["steps"], SEED + epoch, batches[part], lambda make: _Tutor(make(), routers)
+            get_method("full"), lesson.spec["steps"], SEED + epoch, mine, lambda make: _Tutor(make(), routers)
         )
         lesson.notebook.note(STATE, routers.state(number + 1))
         lesson.say(
@@ -72,6 +74,12 @@ class Routers:
         self.losses: list[float] = []  # means over a batch's steps
         self.updates = 0
         self._of_batch: list[float] = []
+        self._team, self._weight = Team(), 1.0
+
+    def portion(self, captions: int) -> list[int]:
+        """Which captions of a batch this process samples, of all that learn together."""
+        mine, self._weight = self._team.portion(captions)
+        return mine
 
     def weigh(self, step: int) -> Tensor | None:
         """How much of each branch is computed at a step, with its gradient; None where all is."""
@@ -80,12 +88,13 @@ class Routers:
     def update(self, weights: Tensor, off: Tensor) -> None:
         """One step of the optimiser; only the router in use has a gradient."""
         self._optimiser.zero_grad(set_to_none=True)
-        (off + self.method.penalty * weights.sum()).backward()  # type: ignore[no-untyped-call]
+        (self._weight * (off + self.method.penalty * weights.sum())).backward()  # type: ignore[no-untyped-call]
+        self._team.add_gradients(self.logits.values())
         self._optimiser.step()
         with torch.no_grad():
             for logits in self.logits.values():
                 logits.clamp_(-CLAMP, CLAMP)
-        self._of_batch.append(float(off.detach()))
+        self._of_batch.append(self._team.total(self._weight * float(off.detach())))
         self.updates += 1
 
     def state(self, done: int) -> dict[str, Any]:

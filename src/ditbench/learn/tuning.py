@@ -297,7 +297,7 @@ class Training:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         trained = self._summed()
-        total = self._sum(total)
+        total = self.team.total(total)
         if self.diffcr is not None:
             self._draw_to_target(regions, total)
         assert isinstance(method, Clipped)
@@ -325,10 +325,6 @@ class Training:
                     torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 )
         return trained
-
-    def _sum(self, number: float) -> float:
-        """A number summed over processes."""
-        return float(self.team.sum(torch.tensor(number, dtype=torch.float64))) if self.team.size > 1 else number
 
     def _regions(self, times: Tensor) -> NDArray[np.int64]:
         if self.diffcr is None:
