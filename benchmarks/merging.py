@@ -1,6 +1,6 @@
 """What merging tokens takes beside what it saves: finding groups, merging and copying, next to attention and an MLP.
 
-uv run python benchmarks/merging.py [--tokens N ...] [--device cuda] [--rounds R] [--out measured/merging-cpu.json]
+uv run python benchmarks/merging.py [--tokens N ...] [--width W --heads H] [--device cuda] [--rounds R] [--out FILE]
 
 Half of the tokens are merged away. Groups are merged and copied in two ways: as rows of memory (a gather, and a sum
 into the groups' rows) and as products with matrices of zeros and ones. `saved` is what attention and MLP take less on
@@ -27,18 +27,19 @@ from ditbench.engine.merging import Groups
 from ditbench.methods.sito import SiTo, pruned
 from ditbench.records import write_record
 
-HEADS, TILE = 16, 8
+TILE = 8
 
 
 class Block:
     """Attention and MLP of one width, with random weights."""
 
-    def __init__(self, width: int, device: str) -> None:
+    def __init__(self, width: int, heads: int, device: str) -> None:
+        self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width, device=device), nn.Linear(width, width, device=device)
         self.up, self.down = nn.Linear(width, 4 * width, device=device), nn.Linear(4 * width, width, device=device)
 
     def attention(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed: Tensor = self.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return mixed
 
@@ -47,7 +48,7 @@ class Block:
         return grown
 
 
-def works(tokens: int, width: int, samples: int, device: str) -> dict[str, Callable[[], Any]]:
+def works(tokens: int, width: int, heads: int, samples: int, device: str) -> dict[str, Callable[[], Any]]:
     """What is timed, by name."""
     x = torch.randn(samples, tokens, width, device=device)
     half = x[:, : tokens // 2].contiguous()
@@ -60,7 +61,7 @@ def works(tokens: int, width: int, samples: int, device: str) -> dict[str, Calla
     merging = (spreading / spreading.sum(1, keepdim=True)).transpose(1, 2).contiguous()
     chosen = facilities(x, tiles, TILE**2 // 2)
     soft = Weighted.of(x, tiles, chosen, 0.1)
-    block = Block(width, device)
+    block = Block(width, heads, device)
     sito, noise = SiTo(), torch.randn(samples, tokens, device=device)
     return {
         "match: one of each square and the closest to it (ToMeSD)": lambda: bipartite(x, drawn).closest(tokens // 2),
@@ -91,9 +92,9 @@ def bipartite_pairs(groups: Groups) -> tuple[Tensor, Tensor]:
     return sources, groups.kept.gather(1, groups.group.gather(1, sources))
 
 
-def measure(tokens: int, width: int, samples: int, device: str, rounds: int) -> dict[str, float]:
+def measure(tokens: int, width: int, heads: int, samples: int, device: str, rounds: int) -> dict[str, float]:
     """Median milliseconds of each."""
-    timed = works(tokens, width, samples, device)
+    timed = works(tokens, width, heads, samples, device)
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     with torch.inference_mode():
         for number in range(rounds + 1):
@@ -116,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024, 4096], help="tokens (default %(default)s)")
     parser.add_argument("--width", type=int, default=1152, help="of a token (default %(default)s)")
+    parser.add_argument("--heads", type=int, default=16, help="of attention (default %(default)s)")
     parser.add_argument("--samples", type=int, default=2, help="of a batch (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
@@ -123,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found: dict[str, dict[str, float]] = {}
     for tokens in arguments.tokens:
-        times = measure(tokens, arguments.width, arguments.samples, arguments.device, arguments.rounds)
+        times = measure(tokens, arguments.width, arguments.heads, arguments.samples, arguments.device, arguments.rounds)
         saved = sum(times[f"{part}, all tokens"] - times[f"{part}, half of them"] for part in ("attention", "MLP"))
         found[str(tokens)] = {**times, "saved by half": saved}
         print(f"\n{tokens} tokens of width {arguments.width}, {arguments.samples} samples, ms")
@@ -131,7 +133,8 @@ def main() -> None:
             print(f"  {name:66} {value:9.2f}")
     if arguments.out:
         command = " ".join(["benchmarks/merging.py", *sys.argv[1:]])
-        body = {"command": command, "width": arguments.width, "samples": arguments.samples, "milliseconds": found}
+        shape = {"width": arguments.width, "heads": arguments.heads, "samples": arguments.samples}
+        body = {"command": command, **shape, "milliseconds": found}
         write_record(arguments.out, "merging-speed", body)
 
 
