@@ -14,7 +14,7 @@ from ditbench.records import VERSION, read_record, write_record
 from ditbench.runs import NAME, begin_run, check_version
 
 BODY: dict[str, Any] = {
-    "measures": [{"name": "fid", "value": 12.5, "low": None}],
+    "measures": [{"name": "fid", "value": 12.5, "low": None, "direction": "lower"}],
     "of": {"1": [0.1, -0.0, 1e-17]},
     "é": "ü",
 }

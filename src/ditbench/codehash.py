@@ -43,6 +43,7 @@ _STUDIES = (
     "traits.py",
     "sweeps.py",
     "runs.py",
+    "shapes.py",
     "clocks.py",
     "macs.py",
 )

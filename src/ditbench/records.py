@@ -175,10 +175,15 @@ class _Record(dict[str, Any]):
 
 
 def read_record(path: str | Path, kind: str) -> dict[str, Any]:
-    """Reads a record and checks that it is of `kind`, of a version that is known, and as it was written."""
+    """Reads a record and checks that it is of `kind`, of a version that is known, and as it was written.
+
+    What is read of records of this kind is of the type that it must have: see `ditbench.shapes`.
+    """
+    from ditbench.shapes import check_record
+
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Fault(f"{path} is missing: the stage that writes this {kind} record has not run") from None
     except (ValueError, OSError) as error:
@@ -197,7 +202,19 @@ def read_record(path: str | Path, kind: str) -> dict[str, Any]:
     kept = _Record(path, kind, {name: value for name, value in record.items() if name != SEAL})
     if version > 1 and record.get(SEAL) != seal(kept):
         raise Fault(f"{path} is damaged: it does not hold what was written; delete it and run again")
+    check_record(path, kind, kept)
     return kept
+
+
+def parse(text: str) -> Any:
+    """What JSON says; a ValueError too where a text in it can be written nowhere."""
+    body = json.loads(text)
+    if "\\ud" in text.lower():  # half of a surrogate pair may stand there alone
+        try:
+            json.dumps(body, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds half of a character, a lone surrogate") from error
+    return body
 
 
 def is_whole(path: str | Path) -> bool:

@@ -265,25 +265,25 @@ def _packed_cell(spec: Spec, root: Path, pack: Pack, shard_names: Sequence[str])
 
 
 def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -> Cell:
-    from ditbench.report.shapes import read_shaped
+    from ditbench.records import read_record
 
     spec_path = folder / "spec.json"
     if not spec_path.is_file():
         failure = _failure(folder) or _shared_failure(folder, kept)
         return Cell(**kept, state="failed" if failure else "not run", reason=failure or "")
-    written = read_shaped(spec_path, "spec")
+    written = read_record(spec_path, "spec")
     if written["hash"] != kept["hash"]:
         changed = [name for name, value in kept["spec"].items() if written.get(name) != value]
         return Cell(**kept, state="not run", reason=f"its records are of another {', '.join(changed) or 'version'}")
     if "found" in written:
         kept = {**kept, "spec": {**kept["spec"], "found": written["found"]}}
     places = {kind: folder / f"{kind}.json" for kind in CELL_RECORDS}
-    bodies = {kind: read_shaped(path, kind) for kind, path in places.items() if path.is_file()}
+    bodies = {kind: read_record(path, kind) for kind, path in places.items() if path.is_file()}
     foreign = [kind for kind, body in bodies.items() if body["spec_hash"] != kept["hash"]]
     if foreign:
         return Cell(**kept, state="not run", reason=f"{', '.join(foreign)} of another spec")
     shard_paths = [folder / "shards" / f"{name}.json" for name in shard_names]
-    shards = {path: read_shaped(path, "shard") for path in shard_paths if path.is_file()}
+    shards = {path: read_record(path, "shard") for path in shard_paths if path.is_file()}
 
     missing = [STAGES[kind] for kind in CELL_RECORDS if kind not in bodies and (kind != "scores" or shard_paths)]
     failure = _failure(folder, shard_names) or (_shared_failure(folder, kept) if missing else None)
@@ -333,14 +333,15 @@ def _shared_failure(cell: Path, kept: dict[str, Any]) -> str | None:
 
 
 def _plan(path: Path, sha256: str | None) -> dict[str, Any] | None:
-    from ditbench.report.shapes import check_plan
+    from ditbench.records import parse
+    from ditbench.shapes import check_plan
     from ditbench.storage import check_contents
 
     if not path.is_file():
         return None
     check_contents(path, sha256, "delete the spec.json beside it and run again")
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        body: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Fault(f"{path} cannot be read as JSON ({error}); delete it and run again") from error
     except RecursionError:
@@ -429,17 +430,17 @@ def _job(kind: str, arm: str | None, path: Path, body: dict[str, Any]) -> Job:
 
 def _shared_jobs(root: Path, world: str, captions: str, references: str | None) -> Iterator[Job]:
     """The jobs that serve every arm of a world."""
-    from ditbench.report.shapes import read_shaped
+    from ditbench.records import read_record
 
     for kind, name in (("captions", captions), ("references", references), ("embeddings", captions)):
         path = root / kind / world / f"{name}.json"
         if name is not None and path.is_file():
-            yield _job(kind, None, path, read_shaped(path, kind))
+            yield _job(kind, None, path, read_record(path, kind))
 
 
 def _learning_jobs(root: Path, cells: Iterable[Cell]) -> Iterator[Job]:
     """The jobs that fitted methods, and those that made what they were fitted on."""
-    from ditbench.report.shapes import read_shaped
+    from ditbench.records import read_record
 
     learners = {
         (str(c.spec["world"]), str(c.spec["arm"])): str(c.spec["learning"]) for c in cells if c.spec.get("learning")
@@ -449,15 +450,15 @@ def _learning_jobs(root: Path, cells: Iterable[Cell]) -> Iterator[Job]:
     for world, arm in sorted(learners):
         path = root / "learned" / world / arm / "learned.json"
         if path.is_file():
-            yield _job("learned", arm, path, read_shaped(path, "learned"))
+            yield _job("learned", arm, path, read_record(path, "learned"))
 
 
 def _closing_jobs(root: Path) -> Iterator[Job]:
     """The jobs that end a run: those that wrote the last page and published last."""
-    from ditbench.report.shapes import read_shaped
+    from ditbench.records import read_record
 
     for kind, path in (("report", root / "report" / "report.json"), ("published", root / "published.json")):
         try:
-            yield _job(kind, None, path, read_shaped(path, kind))
+            yield _job(kind, None, path, read_record(path, kind))
         except Fault:  # what they took is not worth a report that fails
             continue
