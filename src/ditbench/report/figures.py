@@ -17,7 +17,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ditbench.report.tables import ARROWS, Line, Table, number
+from ditbench.report.tables import ARROWS, Heading, Line, Table, number
 from ditbench.study import Axes, Study
 
 if TYPE_CHECKING:
@@ -63,9 +63,33 @@ def in_words(draw: Callable[Of, T]) -> Callable[Of, T]:
 
 def arm_colours(study: Study) -> dict[str, str]:
     """The colour of every arm of a study, the same whichever arms have results."""
-    arms = [row.arm for row in study.rows if row.arm != study.baseline and row.arm not in study.controls]
-    colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
+    kin = kin_of(study)
+    order = list(dict.fromkeys(kin.values()))
+    colours = {arm: COLOURS[order.index(name) % len(COLOURS)] for arm, name in kin.items()}
     return colours | dict.fromkeys(study.controls, CONTROL_COLOUR) | dict.fromkeys(_bases(study), BASELINE_COLOUR)
+
+
+def arm_markers(study: Study) -> dict[str, str]:
+    """The mark of every arm; with its colour it is one arm's alone, or one method's where arms are many."""
+    kin = kin_of(study)
+    order = list(dict.fromkeys(kin.values()))
+    # The same colour comes again with another mark.
+    markers = {
+        arm: MARKERS[(order.index(name) + order.index(name) // len(COLOURS)) % len(MARKERS)]
+        for arm, name in kin.items()
+    }
+    return markers | dict.fromkeys(study.controls, CONTROL_MARKER) | dict.fromkeys(_bases(study), BASELINE_MARKER)
+
+
+def kin_of(study: Study) -> dict[str, str]:
+    """What the accelerated arms of a study are shown as: each by itself or, where they are many, as its method."""
+    rows = [row for row in study.rows if row.arm != study.baseline and row.arm not in study.controls]
+    if len(rows) <= len(COLOURS) * 2:
+        return {row.arm: row.arm for row in rows}
+    # What stands behind a comma is the operating point, where there are several of one method.
+    stems = {row.arm: (row.method, row.weights_of, re.sub(r", [^()]*$", "", row.label)) for row in rows}
+    several = Counter(stems.values())
+    return {row.arm: stems[row.arm][-1] if several[stems[row.arm]] > 1 else row.label for row in rows}
 
 
 def _bases(study: Study) -> list[str]:
@@ -94,8 +118,7 @@ def points_of(study: Study, table: Table, axes: Axes | None = None) -> list[Poin
     places = [h.measure for h in table.headings]
     ix, iy = places.index(axes.x), places.index(axes.y)
     colours = arm_colours(study)
-    markers = {arm: MARKERS[i % len(MARKERS)] for i, arm in enumerate(colours)}
-    markers |= dict.fromkeys(study.controls, CONTROL_MARKER) | dict.fromkeys(_bases(study), BASELINE_MARKER)
+    markers = arm_markers(study)
     seeds = Counter(line.arm for line in table.lines if line.role != "published")
     found = []
     for line in table.lines:
@@ -188,7 +211,7 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     points = points_of(study, table, wanted)
     if wanted is None or not points:
         return None
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 5.6) if by_method(study) else (7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     headings = {h.measure: h for h in table.headings}
@@ -196,6 +219,51 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     plain_axes(axes)
     axes.set_xlabel(_axis_label(x.label, x.direction), color=INK, fontsize=11)
     axes.set_ylabel(_axis_label(y.label, y.direction), color=INK, fontsize=11)
+    named = draw_points(axes, study, points, x, y)
+    if by_method(study):
+        legend_of(axes, study, points)
+    figure.canvas.draw()
+    named()
+    return figure
+
+
+def by_method(study: Study) -> bool:
+    """Whether arms are so many that each is shown as its method."""
+    kin = kin_of(study)
+    return len(set(kin.values())) < len(kin)
+
+
+def legend_of(axes: Any, study: Study, points: Sequence[Point]) -> None:
+    """Which mark is which method, beside the axes."""
+    from matplotlib.lines import Line2D
+
+    kin = kin_of(study)
+    looks: dict[str, tuple[str, str]] = {}
+    for point in points:
+        name = kin.get(point.arm, "controls" if point.role == "control" else study.row(point.arm).label)
+        looks.setdefault(name, (point.colour, point.marker))
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=6, label=name)
+        for name, (colour, marker) in looks.items()
+    ]
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8, frameon=False, labelcolor=INK,
+        borderaxespad=0.3,
+    )  # fmt: skip
+
+
+def draw_points(
+    axes: Any,
+    study: Study,
+    points: Sequence[Point],
+    x: Heading,
+    y: Heading,
+    areas: Mapping[str, float] | None = None,
+) -> Callable[[], None]:
+    """Draws arms, and a line through those that no other beats; what it returns names them once all is laid out.
+
+    `areas` are those of the marks, in square points, by the points' keys.
+    """
     limits = _limits([p.x for p in points], [p.x for p in points if p.role != "control"])
     heights = _limits([p.y for p in points], [p.y for p in points if p.role != "control"])
     axes.set_xlim(*limits)
@@ -204,16 +272,14 @@ def _draw(study: Study, table: Table, given: Axes | None = None) -> Any:
     best = front(arms, x.direction, y.direction)
     if len(best) > 1:
         axes.plot([p.x[0] for p in best], [p.y[0] for p in best], color=INK, alpha=0.35, linewidth=1.2, zorder=1)
-    drawn = _marks(axes, study, points, limits, heights, (x.digits, y.digits))
-    figure.canvas.draw()
+    drawn = _marks(axes, study, points, limits, heights, (x.digits, y.digits), areas)
     many = len(arms) > NAMED
     off = [p.arm for p in arms if not (limits[0] <= p.x[0] <= limits[1] and heights[0] <= p.y[0] <= heights[1])]
     chosen = [p.arm for p in arms if p.role != "arm"] + off + [p.arm for p in _some(best)]
     told = chosen if many else [p.arm for p in arms]
     firsts = {point.arm: i for i, point in reversed(list(enumerate(points)))}  # an arm of several seeds is named once
     marks = [drawn[firsts[arm]] for arm in dict.fromkeys(told)]
-    name_marks(axes, marks, always=not many, taken=_taken(axes, drawn))
-    return figure
+    return lambda: name_marks(axes, marks, always=not many, taken=_taken(axes, drawn))
 
 
 def _some(best: Sequence[Point]) -> list[Point]:
@@ -289,6 +355,7 @@ def _marks(
     limits: tuple[float, float],
     heights: tuple[float, float],
     digits: tuple[int, int],
+    areas: Mapping[str, float] | None = None,
 ) -> list[tuple[str, str, float, float]]:
     """Draws the arms with their intervals; returns what is still to be labelled: text, colour, place."""
     to_label = []
@@ -312,7 +379,7 @@ def _marks(
                 yerr=[[y - point.y[1]], [point.y[2] - y]],
                 fmt=point.marker,
                 color=colour,
-                markersize=8,
+                markersize=math.sqrt((areas or {}).get(point.key, 64.0)),
                 elinewidth=1.4,
                 capsize=3,
                 zorder=3,

@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ditbench.report.drawn.drawing import Drawing, canvas, why_missing
-from ditbench.report.figures import BASELINE_COLOUR, COLOURS, CONTROL_COLOUR, INK, name_marks, plain_axes, span_of
+from ditbench.report.figures import (
+    BASELINE_COLOUR,
+    COLOURS,
+    CONTROL_COLOUR,
+    INK,
+    Point,
+    arm_colours,
+    arm_markers,
+    by_method,
+    draw_points,
+    legend_of,
+    name_marks,
+    plain_axes,
+    span_of,
+)
 from ditbench.report.tables import ARROWS, Line, Table, build_table
 
 if TYPE_CHECKING:
@@ -40,6 +54,9 @@ def draw(study: Study, figure: Figure, results: Results) -> Drawing:
     missing = _missing(study, figure, results, arms, spots)
     if not shown:
         return Drawing(figure, missing=missing)
+    if by_method(study) and set(shown) == {"measured"}:
+        picture = _by_method(study, figure, table, shown["measured"])
+        return Drawing(figure, picture, _rows(figure, shown), _caption(study, figure), missing)
     colours = _colours(study, figure, arms)
     picture = canvas(5.6 * len(shown) + 0.4, 4.3)
     panels = picture.subplots(1, len(shown), squeeze=False)[0]
@@ -52,6 +69,30 @@ def draw(study: Study, figure: Figure, results: Results) -> Drawing:
         marks = [(spot.line.label, colours[spot.line.arm], spot.x[0], spot.y[0]) for spot in found]
         name_marks(axes, marks, led_from=0)
     return Drawing(figure, picture, _rows(figure, shown), _caption(study, figure), missing)
+
+
+def _by_method(study: Study, figure: Figure, table: Table, spots: list[Spot]) -> Any:
+    """Many arms: one mark for each method, the names of those that no other beats, and what is far off at the edge."""
+    headings = {heading.measure: heading for heading in table.headings}
+    looks, marks = arm_colours(study), arm_markers(study)
+    largest = max((spot.size for spot in spots if spot.size is not None), default=1.0)
+    points, areas = [], {}
+    for spot in spots:
+        line = spot.line
+        key = line.arm if line.seed is None else f"{line.arm}.seed{line.seed}"
+        points.append(Point(line.arm, line.label, line.role, looks[line.arm], marks[line.arm], spot.x, spot.y, key))
+        if spot.size is not None:
+            areas[key] = LARGEST * spot.size / largest
+    picture = canvas(9.6, 5.6)
+    axes = picture.add_subplot()
+    plain_axes(axes)
+    for said, measure in ((axes.set_xlabel, str(figure.x)), (axes.set_ylabel, str(figure.y))):
+        said(f"{study.column(measure).label} {_arrow(spots, study, measure)}".strip(), color=INK, fontsize=10)
+    named = draw_points(axes, study, points, headings[str(figure.x)], headings[str(figure.y)], areas)
+    legend_of(axes, study, points)
+    picture.canvas.draw()
+    named()
+    return picture
 
 
 def _spots(table: Table, figure: Figure, arms: list[str], published: bool) -> list[Spot]:
