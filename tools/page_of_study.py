@@ -1,9 +1,9 @@
 """A finished study as a page of the documentation: its table and figure as rendered, with date, machine and commit.
 
-    uv run tools/page_of_study.py RESULTS STUDY docs/PAGE.md [--arms ARM ...]
+    uv run tools/page_of_study.py RESULTS STUDY docs/PAGE.md [--arms ARM ...] [--figures NAME ...]
 
-The table is the one under RESULTS/studies/STUDY, without links into the run's own page; the figure and a grid of the
-arms named, for the first captions, go to docs/images. Nothing on the page is typed in.
+The table is the one under RESULTS/studies/STUDY, without links into the run's own page; the figure, others of the study
+by their names, and a grid of the arms named, for the first captions, go to docs/images. Nothing is typed in.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ditbench.config import load_config
+from ditbench.report.drawn import draw
 from ditbench.report.figures import pareto_png, sample_grid
 from ditbench.report.page import code_text, hardware_text, versions_text
 from ditbench.report.results import Results, load_results
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--config", default="config.yaml", help="the run's, as RESULTS/configs keeps it")
     parser.add_argument("--arms", nargs="+", default=[], help="arms of the grid")
+    parser.add_argument("--figures", nargs="+", default=[], help="more of the study's figures, by their names")
     arguments = parser.parse_args()
     source = arguments.results / "studies" / arguments.study
     title, _, table = (source / "table.md").read_text(encoding="utf-8").partition("\n")
@@ -79,6 +81,12 @@ def main() -> None:
     (images / f"{name}-pareto.png").write_bytes(figure)
     text = [f"# {title.lstrip('# ')}", "", *made(arguments.results), ""]
     text += [f"![Quality and speed](images/{name}-pareto.png)", ""]
+    for wanted in arguments.figures:
+        entry = next(each for each in study.figures if each.name == wanted)
+        picture = dict(draw(study, entry, results).files(study.name))[f"figure-{wanted}.png"]
+        assert picture is not None, f"figure {wanted} cannot be drawn"
+        (images / f"{name}-{wanted}.png").write_bytes(picture)
+        text += [f"![{entry.title}](images/{name}-{wanted}.png)", ""]
     if arguments.arms:
         drawn = grid(study, results, arguments.arms)
         if drawn is not None:

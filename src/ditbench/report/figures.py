@@ -247,9 +247,15 @@ def legend_of(axes: Any, study: Study, points: Sequence[Point]) -> None:
         for name, (colour, marker) in looks.items()
     ]
     axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8, frameon=False, labelcolor=INK,
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.02),
+        fontsize=7.5,
+        labelspacing=0.25,
+        frameon=False,
+        labelcolor=INK,
         borderaxespad=0.3,
-    )  # fmt: skip
+    )
 
 
 def draw_points(
@@ -391,8 +397,10 @@ def _marks(
 
 
 def _taken(axes: Any, drawn: Sequence[tuple[str, str, float, float]]) -> list[Box]:
-    """Where marks and their bars are, in pixels: no name is written over any of them."""
+    """Where marks, their bars and the legend are, in pixels: no name is written over any of them."""
     marks = [_around(axes.transData.transform((x, y)), 9) for _, _, x, y in drawn]
+    if (legend := axes.get_legend()) is not None:
+        marks.append(tuple(legend.get_window_extent().extents))
     return marks + [box for container in axes.containers for box in _bars(container)]
 
 
