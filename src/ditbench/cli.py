@@ -980,6 +980,8 @@ def _spent(options: argparse.Namespace) -> None:
     from ditbench.report.timing import told, wall_time
 
     found = load_results(_configured(options), options.results)
+    for damaged in found.damaged:
+        tell(f"not counted: {damaged}")
     wall = wall_time(found.run, found.jobs)
     if wall is None:
         raise Fault(_no_run(found.root, found.run is None))

@@ -168,10 +168,10 @@ class _Record(dict[str, Any]):
 
     def __init__(self, path: Path, kind: str, body: Mapping[str, Any]) -> None:
         super().__init__(body)
-        self._path, self._kind = path, kind
+        self.path, self.kind = path, kind
 
     def __missing__(self, key: str) -> Any:
-        raise Fault(f"{self._path} is no whole {self._kind} record: it has no `{key}`; delete it and run again")
+        raise Fault(f"{self.path} is no whole {self.kind} record: it has no `{key}`; delete it and run again")
 
 
 def read_record(path: str | Path, kind: str) -> dict[str, Any]:

@@ -210,6 +210,8 @@ class _Trace(_Shape):
                 raise ValueError(f"must have a number for every branch at every step as `{name}`")
         if any(len(counts) != self.steps for counts in (self.entered, *self.noted.values())):
             raise ValueError("must have a number for every step as `entered` and `noted`")
+        if self.samples and not any(self.entered):
+            raise ValueError("must have a step that ran, as there are images")
         if len(self.selecting) not in (0, self.steps):
             raise ValueError("must have a number for every step as `selecting`, or none")
         return self
@@ -253,6 +255,15 @@ class _Ran(_OfCell):
     weights: str | None = None
     trace: _Trace = LACKING
     costs: _Costs = LACKING
+
+    @model_validator(mode="after")
+    def _of_one_network(self) -> _Ran:
+        if self.trace and self.costs:
+            if len(self.costs.branches) != len(self.trace.layout):
+                raise ValueError("must have costs for every branch of its trace")
+            if unknown := sorted(set(self.trace.noted) - set(self.costs.noted)):
+                raise ValueError(f"has no costs for {', '.join(unknown)}, which its trace notes")
+        return self
 
 
 class LatencyShape(_Ran):
@@ -406,6 +417,22 @@ SHAPES: dict[str, type[Made]] = {
 def check_record(path: Path, kind: str, body: Mapping[str, Any]) -> None:
     """A Fault where a record of a kind holds what those who read such records cannot read."""
     _check(path, body, SHAPES.get(kind, Made), f"no whole {kind} record")
+    if kind == "spec" and body.get("found"):
+        _check_found(path, body["found"])
+
+
+def _check_found(path: Path, found: Mapping[str, Any]) -> None:
+    from ditbench.learn.record import check_shown
+
+    try:
+        check_shown(found)
+    except Fault as wrong:
+        raise Fault(f"{path} is no whole spec record: {wrong}; delete it and run again") from wrong
+
+
+def check_trace(path: Path, body: Any) -> None:
+    """A Fault where a file does not hold what was executed."""
+    _check(path, body, _Trace, "no whole trace")
 
 
 def check_plan(path: Path, body: Any) -> None:

@@ -6,9 +6,11 @@ against the shapes of `ditbench.shapes`; so that no test ends at the seal, each 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,21 +23,29 @@ from hypothesis import strategies as st
 
 from ditbench.cli import main
 from ditbench.config import Config, kept_settings, load_config
+from ditbench.elsewhere import INDEX, pack
 from ditbench.engine.costs import Costs, UnitCost, Work
 from ditbench.faults import Fault
-from ditbench.records import SEAL, seal
-from ditbench.report.page import build_page
+from ditbench.inspect import show
+from ditbench.methods.registry import method_of
+from ditbench.records import SEAL, read_record, seal
+from ditbench.report.page import build_page, learned_text
+from ditbench.report.plans import trace_of
+from ditbench.report.ratios import ratios_figure
 from ditbench.report.results import load_results
+from ditbench.report.tables import build_table, markdown
 from ditbench.report.tracking.publications import learning_publication, publication, study_publication
 from ditbench.study import load_study
 from ditbench.sweeps import run_studies
 from tests.faults.test_fuzz import BOUNDED, VALUES, mutated
+from tests.faults.test_fuzz_learned import FOUND as LEARNED
+from tests.faults.test_fuzz_learned import SHAPE, record_of, spec_of
 from tests.report.conftest import IMAGES, SHARD, Fabricated, fabricated_code, write
 
 ARM = "fora-n2"
 # By hand as many as are wanted; here each is a whole command.
-SOME = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "50")))
-FEW = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "6")))
+SOME = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "25")))
+FEW = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "4")))
 # What is of the right type, or nearly, and still nonsense.
 ODD: Any = st.sampled_from(
     [
@@ -247,6 +257,39 @@ def test_commands(seed: int, value: Any, filled: Filled, capsys: pytest.CaptureF
         answered(filled, name, capsys)
 
 
+@SOME
+@given(seed=st.integers(0, 2**32), value=VALUES | ODD, name=st.sampled_from(sorted(LEARNED)))
+def test_what_specs_say_was_learned(seed: int, value: Any, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    body, path = record_of(name), tmp_path_factory.mktemp("spec") / "spec.json"
+    found = {**body["found"], **({"file": "/some/where/weights.safetensors"} if "file" in body["found"] else {})}
+    spec = {"schema": "ditbench/spec@2", **spec_of(body), "hash": "0" * 12}
+
+    def read(found: Any) -> None:
+        path.write_text(sealed({**spec, "found": found}))
+        record = read_record(path, "spec")
+        learned_text(record["found"] or {}), ratios_figure(record["found"] or {}, record["knobs"], "svg")
+        method = method_of(record)
+        method.plan(SHAPE), method.decider(SHAPE)
+        assert name != "sdtm" or len(method.thresholds) == 2  # type: ignore[attr-defined]
+
+    try:
+        read(mutated({"found": found}, seed, value).get("found"))
+    except Fault as fault:
+        assert str(path) in str(fault) and "\n" not in str(fault)
+
+
+def test_a_learned_plan_in_a_spec_that_cannot_be_is_said_with_file_and_field(tmp_path: Path) -> None:
+    path, body = tmp_path / "spec.json", record_of("diffsparse")
+    shares = [[1.0, 1.5], [0.5, 0.5]]
+    path.write_text(sealed({"schema": "ditbench/spec@2", **spec_of(body), "found": {"shares": shares}}))
+    said = r"spec\.json cannot be used: found\.shares\[0\]\[1\] is 1\.5 and must be from 0 to 1; delete it"
+    with pytest.raises(Fault, match=said):
+        method_of(read_record(path, "spec"))
+    path.write_text(sealed({"schema": "ditbench/spec@2", **spec_of(body), "found": {"ratios": "x"}}))
+    with pytest.raises(Fault, match=r"spec\.json is no whole spec record: found\.ratios is 'x' and must be a list"):
+        read_record(path, "spec")
+
+
 def published(filled: Filled) -> None:
     """All that is told to MLflow of a run, but for telling it."""
     found, studies = load_results(filled.config, filled.root), run_studies(filled.config)
@@ -262,6 +305,69 @@ def published(filled: Filled) -> None:
 def shown(filled: Filled) -> None:
     """The page, which shows all that there is."""
     build_page(run_studies(filled.config), load_results(filled.config, filled.root)).encode("utf-8")
+
+
+@pytest.fixture(scope="module")
+def packed(filled: Filled, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What is in a file of finished cells."""
+    filled.restore()
+    file = tmp_path_factory.mktemp("pack") / "done.zip"
+    found = load_results(filled.config, filled.root)
+    pack(found, [cell for cell in found.cells if cell.arm == ARM], file)
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@SOME
+@given(seed=st.integers(0, 2**32), value=VALUES | ODD)
+def test_files_of_finished_cells(
+    seed: int, value: Any, packed: dict[str, bytes], filled: Filled, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, chance = tmp_path_factory.mktemp("packs"), random.Random(seed)
+    changed, file = chance.choice([name for name in packed if name.endswith(".json")]), folder / "done.zip"
+    body = record_mutated(json.loads(packed[changed]), chance, value)
+    files = packed | {changed: (sealed(body) if "schema" in body else json.dumps(body)).encode()}
+    if changed != INDEX:  # whose hashes are those of what the file has now
+        index = json.loads(files[INDEX])
+        index["cells"][0]["files"][changed.rpartition("/")[2]] = hashlib.sha256(files[changed]).hexdigest()
+        files[INDEX] = sealed(index).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    try:
+        found = load_results(filled.config.model_copy(update={"elsewhere": [str(file)]}), folder / "results")
+        for cell in found.cells:
+            if cell.elsewhere is not None:
+                show.told(cell, found.root), trace_of(cell), publication(cell, found, run_studies(filled.config))
+        markdown(build_table(load_study("embedded"), found))
+    except Fault as fault:
+        assert str(folder) in str(fault) and "\n" not in str(fault)
+    assert not list(folder.rglob(".*.partial"))
+
+
+SHARED = ("captions/scenes/evaluation-8-seed0.json", "references/scenes/renders-16.json")
+
+
+@pytest.mark.parametrize("file", SHARED)
+def test_a_damaged_record_that_cells_share_is_told_by_a_report_that_goes_on(
+    file: str, filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled.restore()
+    of = ["--config", str(filled.settings), "--results", str(filled.root)]
+    path, table = filled.root / file, filled.root / "studies" / "embedded" / "table.md"
+    path.write_text(path.read_text().replace("scenes", "scenery", 1))
+    table.unlink(missing_ok=True)
+    assert main(["report", *of]) == 0
+    damaged = f"{path} is damaged: it does not hold what was written; delete it and run again"
+    assert f"report: WARNING: {damaged}\n" in capsys.readouterr().err
+    assert "**" in table.read_text()
+    page = (filled.root / "report" / "index.html").read_text()
+    assert page.count(damaged) == (2 if "captions" in file else 1)  # where its pictures would be, too
+    assert (table.with_name("grid.png")).exists() == ("captions" not in file)
+    assert main(["spent", *of]) == 0
+    assert f"ditbench: not counted: {damaged}\n" in capsys.readouterr().err
+    filled.restore()
+    assert main(["report", *of]) == 0 and "cannot be read" not in (filled.root / "report" / "index.html").read_text()
 
 
 @FEW

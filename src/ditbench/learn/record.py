@@ -68,17 +68,32 @@ def _showable(record: Mapping[str, Any]) -> None:
     check_forms(record, HEAD)
     _named(record, "knobs")
     check_forms(_named(record, "training"), TRAINING, "training.")
-    found = _named(record, "found")
-    check_forms(found, SHOWN, "found.")
+    check_shown(_named(record, "found"))
+    if "provenance" in record:  # records of others may not tell where they are from
+        made = _named(record, "provenance")
+        check_forms(made, TIMINGS, "provenance.")
+        _check_date(made.get("created"))
+
+
+def check_shown(found: Mapping[str, Any]) -> None:
+    """A Fault where pages and MLflow could not show what was found."""
+    check_forms(_unplaced(found), SHOWN, "found.")
     if "trajectory" in found:
         check_forms(found.get("history", {}), RATIOS, "found.history.")
     for name, value in found.items():
         if isinstance(value, int | float) and not is_finite(value):
             raise Fault(f"found.{name} is {described(value)} and must be a finite number")
-    if "provenance" in record:  # records of others may not tell where they are from
-        made = _named(record, "provenance")
-        check_forms(made, TIMINGS, "provenance.")
-        _check_date(made.get("created"))
+
+
+def check_found(found: Mapping[str, Any], method: Method) -> None:
+    """A Fault where a method could not sample with what the spec of its cell says was found for it."""
+    check_forms(_unplaced(found), method.finds(), "found.")
+
+
+def _unplaced(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was found as its record has it: specs name a file of weights with its folder."""
+    file = found.get("file")
+    return {**found, "file": Path(file).name} if isinstance(file, str) and Path(file).name else found
 
 
 def _usable(record: Mapping[str, Any]) -> Method:

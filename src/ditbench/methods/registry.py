@@ -80,4 +80,13 @@ def get_method(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
 
 def method_of(spec: Mapping[str, Any]) -> Method:
     """The method of a cell, as its spec's record has it, with what was learned for it."""
-    return get_method(spec["method"], spec["knobs"]).knowing(spec.get("found")).on(spec.get("lent"))
+    from ditbench.learn.record import check_found
+
+    method, found = get_method(spec["method"], spec["knobs"]), spec.get("found")
+    if found is not None:
+        try:
+            check_found(found, method)
+        except Fault as wrong:
+            whose = getattr(spec, "path", f"the spec of {spec['arm']}")
+            raise Fault(f"{whose} cannot be used: {wrong}; delete it and run again") from wrong
+    return method.knowing(found).on(spec.get("lent"))

@@ -40,6 +40,8 @@ def write_studies(studies: list[Study], results: Results) -> Path:
     for cell in results.cells:
         if cell.state == "failed":
             print(f"report: {cell.world}/{cell.arm}/seed{cell.seed} failed: {cell.reason}", file=sys.stderr)
+    for damaged in results.damaged:
+        print(f"report: WARNING: {damaged}", file=sys.stderr)
     for study in studies:
         for warning in tables.build_table(study, results).warnings:
             print(f"report: WARNING: {study.name}: {warning}", file=sys.stderr)
@@ -63,7 +65,7 @@ def write_studies(studies: list[Study], results: Results) -> Path:
 def study_grid(study: Study, results: Results) -> bytes | None:
     """Pictures of a study's arms for the same captions, beside each other."""
     found = collect(study, results)
-    return figures.sample_grid(found.arms, found.captions, found.images) if found else None
+    return figures.sample_grid(found.arms, found.captions, found.images) if found and found.captions else None
 
 
 def study_tables(study: Study, table: tables.Table) -> Iterator[tuple[str, bytes]]:

@@ -48,6 +48,7 @@ def build_page(studies: Sequence[Study], results: Results) -> str:
         lead=_lead(studies, results),
         facts=list(_facts(results)),
         troubles=list(_troubles(results)),
+        damaged=results.damaged,
         studies=parts,
         plans=[_plan(cell, labels, widest) for cell in planned],
         cells=[_cell(cell, labels) for cell in results.cells],

@@ -9,6 +9,8 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from ditbench.faults import Fault
+
 if TYPE_CHECKING:
     from ditbench.engine.trace import Trace
     from ditbench.report.results import Cell
@@ -122,12 +124,15 @@ def trace_of(cell: Cell) -> Trace | None:
     """
     from ditbench.engine.trace import Trace
     from ditbench.records import read_record
+    from ditbench.shapes import check_trace
 
     if cell.traced and "cost" in cell.bodies:
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, RecursionError, Fault):
             beside = cell.traced[0].parent if cell.elsewhere else cell.traced[0].parents[1]
             added = beside / "trace.json"
-            return Trace.from_summary(json.loads(added.read_text(encoding="utf-8")))
+            body = json.loads(added.read_text(encoding="utf-8"))
+            check_trace(added, body)
+            return Trace.from_summary(body)
     if cell.elsewhere and cell.traced:
         return None  # a part of its images says nothing of all
     bodies = [read_record(path, "shard")["trace"] for path in cell.traced]

@@ -149,6 +149,7 @@ class Results:
     """The cells of a config, the jobs that made them and the last run. `root` is the results folder.
 
     `absent` is why an arm that has no cell has none, in few words, and `trouble` the whole sentence.
+    `damaged` says of each record that several cells share why it cannot be read.
     """
 
     root: Path
@@ -157,6 +158,7 @@ class Results:
     run: Run | None = None
     absent: str = "not in the config"
     trouble: str = ""
+    damaged: tuple[str, ...] = ()
 
     def of_arm(self, world: str, arm: str) -> list[Cell]:
         """The cells of one arm, one per seed."""
@@ -208,12 +210,15 @@ def read_results(
     )
     own = [cell for cell in cells if cell.elsewhere is None]
     shared = {(str(c.spec["world"]), str(c.spec["captions"])) for c in own}
-    jobs = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
-    jobs += _learning_jobs(root, own)
+    made = [job for world, captions in sorted(shared) for job in _shared_jobs(root, world, captions, references)]
+    made += _learning_jobs(root, own)
+    # No cell's numbers are read from these: what is wrong with one is said, and costs nothing else.
+    damaged = dict.fromkeys(job for job in made if isinstance(job, str))
+    jobs = [job for job in made if isinstance(job, Job)]
     # Those that another run has done are not this one's.
     jobs += [job for cell in cells for job in (cell.jobs if cell.elsewhere is None else _drawing(cell, root))]
     jobs += _closing_jobs(root)
-    return Results(root, cells, tuple(jobs), read_run(root))
+    return Results(root, cells, tuple(jobs), read_run(root), damaged=tuple(damaged))
 
 
 def read_cell(spec: Spec, root: Path, shard_names: Sequence[str]) -> Cell:
@@ -428,20 +433,25 @@ def _job(kind: str, arm: str | None, path: Path, body: dict[str, Any]) -> Job:
     return Job(STAGES[kind], arm, path.name, timings, created, provenance.get("threads") or 1)
 
 
-def _shared_jobs(root: Path, world: str, captions: str, references: str | None) -> Iterator[Job]:
-    """The jobs that serve every arm of a world."""
-    from ditbench.records import read_record
-
+def _shared_jobs(root: Path, world: str, captions: str, references: str | None) -> Iterator[Job | str]:
+    """The jobs that serve every arm of a world; instead of one whose record cannot be read, why not."""
     for kind, name in (("captions", captions), ("references", references), ("embeddings", captions)):
         path = root / kind / world / f"{name}.json"
         if name is not None and path.is_file():
-            yield _job(kind, None, path, read_record(path, kind))
+            yield _job_or_why(kind, None, path)
 
 
-def _learning_jobs(root: Path, cells: Iterable[Cell]) -> Iterator[Job]:
-    """The jobs that fitted methods, and those that made what they were fitted on."""
+def _job_or_why(kind: str, arm: str | None, path: Path) -> Job | str:
     from ditbench.records import read_record
 
+    try:
+        return _job(kind, arm, path, read_record(path, kind))
+    except Fault as fault:
+        return str(fault)
+
+
+def _learning_jobs(root: Path, cells: Iterable[Cell]) -> Iterator[Job | str]:
+    """The jobs that fitted methods, and those that made what they were fitted on."""
     learners = {
         (str(c.spec["world"]), str(c.spec["arm"])): str(c.spec["learning"]) for c in cells if c.spec.get("learning")
     }
@@ -450,15 +460,12 @@ def _learning_jobs(root: Path, cells: Iterable[Cell]) -> Iterator[Job]:
     for world, arm in sorted(learners):
         path = root / "learned" / world / arm / "learned.json"
         if path.is_file():
-            yield _job("learned", arm, path, read_record(path, "learned"))
+            yield _job_or_why("learned", arm, path)
 
 
 def _closing_jobs(root: Path) -> Iterator[Job]:
     """The jobs that end a run: those that wrote the last page and published last."""
-    from ditbench.records import read_record
-
     for kind, path in (("report", root / "report" / "report.json"), ("published", root / "published.json")):
-        try:
-            yield _job(kind, None, path, read_record(path, kind))
-        except Fault:  # what they took is not worth a report that fails
-            continue
+        job = _job_or_why(kind, None, path)
+        if isinstance(job, Job):  # the next report replaces the others
+            yield job

@@ -36,7 +36,10 @@ class Samples:
 
 
 def collect(study: Study, results: Results, count: int = COUNT) -> Samples | None:
-    """The first `count` captions, or fewer of many arms, and what each arm drew; None while no image exists."""
+    """The first `count` captions, or fewer of many arms, and what each arm drew; None while no image exists.
+
+    Where the captions' record cannot be read there are no pictures, and the problem is said.
+    """
     rows = [row for row in study.rows if row.method]
     count = max(1, min(count, PICTURES // max(1, len(rows))))
     often = Counter(row.label for row in rows)
@@ -47,7 +50,10 @@ def collect(study: Study, results: Results, count: int = COUNT) -> Samples | Non
     first = next((cell for _, cell in columns if cell is not None and cell.shards), None)
     if first is None:
         return None
-    entries = _captions(results, first)[:count]
+    try:
+        entries = _captions(results, first)[:count]
+    except Fault as fault:  # without it nothing says which picture is of which caption
+        return Samples(tuple(labels), (), (), (str(fault),), tuple(row.arm for row in rows))
     drawn, problems = [], []
     for label, cell in columns:
         try:

@@ -217,7 +217,8 @@ def _summed(trace: Trace, costs: Costs, counted: str, source: str) -> Billed:
     from ditbench.engine.ledger import bill, by_site
 
     layout = trace.shape.layout
+    whole = bill(trace, costs)  # says so where both are not of one network
     sites = by_site(trace, costs, counted)
     sums = np.stack([sites[:, layout.name_of == name].sum(1) for name in layout.names], axis=1)
-    outside = 0.0 if counted == "attention" else bill(trace, costs).outside
+    outside = 0.0 if counted == "attention" else whole.outside
     return Billed(tuple(layout.names), sums, outside, source)
