@@ -67,7 +67,8 @@ def _write(note: Path, stage: str, job: str, error: Exception) -> None:
     }
     try:
         with replacing(note) as partial:
-            partial.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
+            text = json.dumps(body, indent=1, ensure_ascii=False)
+            partial.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no text
     except Fault as second:  # a full disk: the first reason matters more
         tell(str(second))
 

@@ -17,6 +17,7 @@ from ditbench.clocks import NOTICED, Clocks, jump, read_clocks, redate, since_pr
 from ditbench.faults import Fault
 
 NAME = "run.json"
+MOST_WORKERS = 1_000_000
 SETTINGS = "configs"  # where a results folder keeps what its runs were configured with
 
 
@@ -135,9 +136,9 @@ def _noted(path: Path) -> dict[str, Any]:
     wrong = [
         *(key for key in ("began",) if not _is_moment(body[key])),
         *(key for key in ("ended",) if body[key] is not None and not _is_moment(body[key])),
-        *(key for key in ("cores", "gpus") if type(body[key]) is not int),
-        *(key for key in ("settings",) if not isinstance(body[key], str)),
-        *(key for key in ("clock_jump",) if not isinstance(body.get(key, 0), int | float)),
+        *(key for key in ("cores", "gpus") if type(body[key]) is not int or not 0 <= body[key] <= MOST_WORKERS),
+        *(key for key in ("settings",) if not isinstance(body[key], str) or not _is_name(body[key])),
+        *(key for key in ("clock_jump",) if not _is_seconds(body.get(key, 0))),
     ]
     if wrong:
         raise Fault(f"{path} is damaged: its {' and '.join(wrong)} cannot be what was written; delete it")
@@ -146,4 +147,13 @@ def _noted(path: Path) -> dict[str, Any]:
 
 def _is_moment(value: Any) -> bool:
     """Whether it may be seconds since the epoch."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+    return _is_seconds(value) and value >= 0
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e12 < value < 1e12
+
+
+def _is_name(text: str) -> bool:
+    """Whether a file beside others may be called so."""
+    return Path(text).name == text and "\0" not in text

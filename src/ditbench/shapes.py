@@ -337,7 +337,7 @@ class ReferencesShape(Made):
 
     world: str = LACKING
     name: str = LACKING
-    count: Count | None = None
+    count: Annotated[int, Field(ge=0, le=10_000_000)] | None = None  # each gets a name
     sha256: str = LACKING
     file: File = LACKING
 
@@ -362,6 +362,19 @@ class EmbeddingsShape(Made):
     file: File = LACKING
     weights: str | None = None
     sha256: str | None = None
+
+
+class PartShape(Made):
+    """Images of a shard that is begun."""
+
+    maker: str = LACKING
+    begin: Count = LACKING
+    count: Count = LACKING
+    file: File = LACKING
+    sha256: str = LACKING
+    trace: _Trace = LACKING
+    costs: _Costs = LACKING
+    seconds: Annotated[Number, Field(ge=0)] = LACKING
 
 
 class _Packed(_Shape):
@@ -411,6 +424,7 @@ SHAPES: dict[str, type[Made]] = {
     "features": FeaturesShape,
     "embeddings": EmbeddingsShape,
     "pack": PackShape,
+    "part": PartShape,
 }
 
 

@@ -27,8 +27,11 @@ from ditbench.elsewhere import INDEX, pack
 from ditbench.engine.costs import Costs, UnitCost, Work
 from ditbench.faults import Fault
 from ditbench.inspect import show
+from ditbench.judges.references import read_references
 from ditbench.methods.registry import method_of
 from ditbench.records import SEAL, read_record, seal
+from ditbench.report.drawn import draw
+from ditbench.report.drawn.looked import redundancy_file
 from ditbench.report.page import build_page, learned_text
 from ditbench.report.plans import trace_of
 from ditbench.report.ratios import ratios_figure
@@ -36,6 +39,7 @@ from ditbench.report.results import load_results
 from ditbench.report.tables import build_table, markdown
 from ditbench.report.tracking.publications import learning_publication, publication, study_publication
 from ditbench.study import load_study
+from ditbench.study_figures import Figure
 from ditbench.sweeps import run_studies
 from tests.faults.test_fuzz import BOUNDED, VALUES, mutated
 from tests.faults.test_fuzz_learned import FOUND as LEARNED
@@ -44,7 +48,7 @@ from tests.report.conftest import IMAGES, SHARD, Fabricated, fabricated_code, wr
 
 ARM = "fora-n2"
 # By hand as many as are wanted; here each is a whole command.
-SOME = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "25")))
+SOME = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "18")))
 FEW = settings(BOUNDED, max_examples=int(os.environ.get("DITBENCH_FUZZ", "4")))
 # What is of the right type, or nearly, and still nonsense.
 ODD: Any = st.sampled_from(
@@ -253,7 +257,7 @@ def test_commands(seed: int, value: Any, filled: Filled, capsys: pytest.CaptureF
     chance = random.Random(seed)
     filled.restore()
     filled.mutate(chance, value)
-    for name in chance.sample(sorted(filled.commands), 3):
+    for name in chance.sample(sorted(filled.commands), 2):
         answered(filled, name, capsys)
 
 
@@ -305,6 +309,75 @@ def published(filled: Filled) -> None:
 def shown(filled: Filled) -> None:
     """The page, which shows all that there is."""
     build_page(run_studies(filled.config), load_results(filled.config, filled.root)).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cores", 10**400), ("gpus", -1), ("settings", "../config.yaml"), ("settings", "a\0b"), ("clock_jump", 10**400)],
+)
+def test_a_run_that_notes_nonsense_is_none(
+    name: str, value: Any, filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled.restore()
+    filled.change(filled.root / "run.json", (name,), value)
+    answered(filled, "spent", capsys, f"no run is noted in {filled.root}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"clip/scenes": [0.5]}, "has no `caption_id`"),
+        ({"caption_id": ["a"], "clip/scenes": ["much"]}, "`clip/scenes` are no numbers"),
+        ({"caption_id": [["a"]], "clip/scenes": [[0.5]]}, "`clip/scenes` are no numbers"),
+    ],
+)
+def test_tables_of_pictures_that_are_none(
+    columns: dict[str, Any], said: str, filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled.restore()
+    path = filled.tree.folder(ARM) / "samples.parquet"
+    kept = path.read_bytes()
+    try:
+        pq.write_table(pa.table(columns), path)
+        answered(filled, "diff", capsys, f"ditbench: {path} cannot be read ({said}); delete scores.json beside it")
+    finally:
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize("count", [2**40, -1])
+def test_references_are_as_many_as_a_folder_holds(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "renders.json"
+    path.write_text(sealed({"schema": "ditbench/references@2", "world": "scenes", "count": count, "sha256": "0"}))
+    with pytest.raises(Fault, match=rf"renders\.json is no whole references record: count: {count} must be"):
+        read_references(path)
+
+
+@pytest.mark.parametrize("content", [b"no archive", b"", b"PK\3\4"])
+def test_what_was_seen_of_a_network_and_cannot_be_read(content: bytes, filled: Filled) -> None:
+    filled.restore()
+    figure = Figure.model_validate({"kind": "redundancy", "title": "Redundancy", "captions": 2})
+    path = redundancy_file(filled.root, "scenes", figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    drawing = draw(load_study("embedded"), figure, load_results(filled.config, filled.root))
+    assert drawing.picture is None
+    assert drawing.missing[0].startswith("What was seen of the network cannot be read (")
+    assert f"delete what is in {path.parent} and run `ditbench look embedded` again" in drawing.missing[0]
+    path.unlink()
+
+
+def test_a_note_of_a_failure_can_be_printed(filled: Filled, capsys: pytest.CaptureFixture[str]) -> None:
+    filled.restore()
+    folder = filled.tree.folder(ARM)
+    spec = (folder / "spec.json").read_bytes()
+    (folder / "spec.json").unlink()
+    note = {"schema": "ditbench/failure@1", "stage": "images", "reason": "a\ud800", "detail": "", "created": ""}
+    (folder / "failure.json").write_text(json.dumps(note))
+    try:
+        answered(filled, "show", capsys, "failure.json cannot be read")
+    finally:
+        (folder / "failure.json").unlink()
+        (folder / "spec.json").write_bytes(spec)
 
 
 @pytest.fixture(scope="module")
@@ -366,8 +439,6 @@ def test_a_damaged_record_that_cells_share_is_told_by_a_report_that_goes_on(
     assert (table.with_name("grid.png")).exists() == ("captions" not in file)
     assert main(["spent", *of]) == 0
     assert f"ditbench: not counted: {damaged}\n" in capsys.readouterr().err
-    filled.restore()
-    assert main(["report", *of]) == 0 and "cannot be read" not in (filled.root / "report" / "index.html").read_text()
 
 
 @FEW

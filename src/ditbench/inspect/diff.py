@@ -121,9 +121,15 @@ def _samples(root: Path, cell: Cell) -> dict[str, Any]:
     check_contents(path, known, "delete scores.json beside it and run again")
     try:
         table = pq.read_table(path)
-    except (OSError, ValueError) as error:
+        found = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+        if "caption_id" not in found:
+            raise ValueError("has no `caption_id`")
+        for name in set(found) & set(cell.values):
+            if found[name].dtype.kind not in "fiub":
+                raise ValueError(f"`{name}` are no numbers")
+    except (OSError, ValueError, NotImplementedError) as error:
         raise Fault(f"{path} cannot be read ({error}); delete scores.json beside it and run again") from error
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return found
 
 
 def _measures(first: Cell, second: Cell, samples: tuple[dict[str, Any], ...] | None) -> Iterator[Comparison]:

@@ -6,7 +6,6 @@ or not run, and what cannot be read is said in its place rather than left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -317,11 +316,13 @@ def _read_cell(folder: Path, kept: dict[str, Any], shard_names: Sequence[str]) -
 
 def _failure(folder: Path, shard_names: Sequence[str] = ()) -> str | None:
     """Why a stage of the cell failed, if one did and what it should have made is not there."""
+    from ditbench.records import parse
+
     path = folder / NOTE
     if not path.is_file():
         return None
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse(path.read_text(encoding="utf-8"))
         reason = f"{body['stage']}: {body['reason']}"
         return None if outdated(body, folder, shard_names) else reason
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -5,6 +5,8 @@ Every kind has one function that takes a study, its figure and the results, and 
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,28 @@ if TYPE_CHECKING:
 __all__ = ["Drawing", "draw", "drawings", "files_of"]
 
 
+# Of what was seen of networks, in archives of arrays that have no seal.
+_LOOKED = ("routers", "correlation", "redundancy")
+_UNREAD = (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
 def draw(study: Study, figure: Figure, results: Results) -> Drawing:
     """One figure of a study, all words and lines of it in the page's ink: black would be lost on a dark page."""
     import matplotlib
 
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with matplotlib.rc_context({**dict.fromkeys(inked, INK), "text.parse_math": False}):
-        return _kinds()[figure.kind](study, figure, results)
+        try:
+            return _kinds()[figure.kind](study, figure, results)
+        except _UNREAD as error:
+            if figure.kind not in _LOOKED:
+                raise
+            said = " ".join(str(error).split()) or type(error).__name__
+            why = (
+                f"What was seen of the network cannot be read ({said}); delete what is in "
+                f"{results.root / 'looked' / study.world} and run `ditbench look {study.name}` again."
+            )
+            return Drawing(figure, missing=[why])
 
 
 def drawings(study: Study, results: Results) -> list[Drawing]:
