@@ -123,7 +123,10 @@ rule model_card:
 rule shipped_learned:
     # Plans and routers, from runs of their own; a person who wants to ship them copies them to assets/scenes/learned.
     output:
-        expand(f"{ASSETS}/scenes/learned/{{name}}/learned.json", name=["diffsparse-43", "diffsparse-54", "diffcr-lt-30", "mod-30"]),
+        expand(
+            f"{ASSETS}/scenes/learned/{{name}}/learned.json",
+            name=["diffsparse-43", "diffsparse-54", "diffcr-lt-30", "mod-30"],
+        ),
     params:
         place=lambda wildcards, output: Path(output[0]).parents[2],
         records=[record for records in LEARNED.values() for record in records],
