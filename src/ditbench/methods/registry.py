@@ -84,9 +84,12 @@ def method_of(spec: Mapping[str, Any]) -> Method:
 
     method, found = get_method(spec["method"], spec["knobs"]), spec.get("found")
     if found is not None:
+        path = getattr(spec, "path", None)  # of one that was read from a record
         try:
             check_found(found, method)
         except Fault as wrong:
-            whose = getattr(spec, "path", f"the spec of {spec['arm']}")
+            whose = path or f"the spec of {spec['arm']}"
             raise Fault(f"{whose} cannot be used: {wrong}; delete it and run again") from wrong
+        if path is not None:
+            found = {"record": str(path), **found}  # for what is said where it does not fit this network
     return method.knowing(found).on(spec.get("lent"))
