@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ditbench import shapes
+from ditbench.engine.costs import UnitCost, Work
 from ditbench.faults import Fault
 from ditbench.records import VERSION, read_record, write_record
 from ditbench.runs import NAME, begin_run, check_version
@@ -95,3 +98,9 @@ def test_results_of_a_newer_version_are_refused_before_anything_is_written(tmp_p
     record.write_text(json.dumps({"schema": f"ditbench/scores@{VERSION + 1}", **BODY}))
     with pytest.raises(Fault, match=r"written by a newer ditbench .*; update ditbench"):
         read_record(record, "scores")
+
+
+def test_shapes_know_all_that_costs_and_work_have() -> None:
+    """They refuse what they do not know: a field that only the ledger knew would make its own records unreadable."""
+    for shape, kept in ((shapes._UnitCost, UnitCost), (shapes._Work, Work)):
+        assert set(shape.model_fields) == {field.name for field in fields(kept)}

@@ -1,4 +1,4 @@
-"""The configurations of the papers' tables: every one is read, asks for its studies' arms, and leaves out no study."""
+"""The committed configurations; those of papers ask for the arms of all the tables that can be run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from ditbench.cells import cell_table
-from ditbench.config import check_config
+from ditbench.config import check_config, load_config
 from ditbench.study import load_study, study_names
 
 ROOT = Path(__file__).parents[2]
 PAPERS = sorted((ROOT / "configs" / "papers").glob("*.yaml"))
+EMBEDDED = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,16 @@ def test_a_configuration_of_a_paper_asks_for_the_arms_of_its_studies(path: Path,
     rows = {row.arm for name in body["studies"] for row in load_study(name).rows if row.method}
     assert rows <= cells
     assert {load_study(name).world for name in body["studies"]} == {config.world}
+
+
+@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
+def test_a_configuration_of_the_embedded_worlds_can_be_run_as_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(path)
+    assert cell_table(config)
+    assert all((ROOT / pack).is_file() for pack in config.elsewhere)
 
 
 def test_every_table_that_can_be_run_is_in_a_configuration() -> None:
