@@ -436,7 +436,7 @@ def check_record(path: Path, kind: str, body: Mapping[str, Any]) -> None:
 
 
 def _check_found(path: Path, found: Mapping[str, Any]) -> None:
-    from ditbench.learn.record import check_shown
+    from ditbench.methods.forms import check_shown
 
     try:
         check_shown(found)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ditbench.faults import Fault
 from ditbench.methods import Method, get_method
-from ditbench.methods.forms import FILE, SHA256, Form, Keyed, Numbers, Text, check_forms, described, is_finite
+from ditbench.methods.forms import Form, Keyed, Numbers, Text, check_forms, check_shown, described
 from ditbench.records import read_record
 
 NAME = Text("a name of letters, digits and . _ -", r"[A-Za-z0-9][\w.-]{0,99}")
@@ -21,18 +21,6 @@ TEXT = Text()
 HEAD: dict[str, Form] = dict.fromkeys(("arm", "world", "method", "learner"), NAME)
 SETTINGS: dict[str, Form] = {"dtype": NAME, "arm_hash": Text("twelve hexadecimal digits", "[0-9a-f]{12}")}
 TRAINING: dict[str, Form] = {"name": TEXT, "sha256": TEXT, "count": Numbers(least=0, most=1e12)}
-# What several learners note, and pages and MLflow show.
-SHOWN: dict[str, Form] = {
-    "file": Text(FILE.says, FILE.pattern, needed=False),
-    "sha256": Text(SHA256.says, SHA256.pattern, needed=False),
-    "history": Keyed(Numbers(1, words=True), needed=False),
-    "losses": Numbers(1, words=True, needed=False),
-    "tried": Numbers(2, length=2, needed=False),
-    "ratios": Numbers(2, needed=False),
-    "trajectory": Numbers(3, needed=False),
-}
-# Of a training that noted how its ratios came about.
-RATIOS: dict[str, Form] = {name: Numbers(1) for name in ("ratio", "deployed")}
 TIMINGS: dict[str, Form] = {"timings": Keyed(Numbers(least=-1e12, most=1e12), needed=False)}
 MOST_STEPS = 10_000
 T = TypeVar("T")
@@ -73,27 +61,6 @@ def _showable(record: Mapping[str, Any]) -> None:
         made = _named(record, "provenance")
         check_forms(made, TIMINGS, "provenance.")
         _check_date(made.get("created"))
-
-
-def check_shown(found: Mapping[str, Any]) -> None:
-    """A Fault where pages and MLflow could not show what was found."""
-    check_forms(_unplaced(found), SHOWN, "found.")
-    if "trajectory" in found:
-        check_forms(found.get("history", {}), RATIOS, "found.history.")
-    for name, value in found.items():
-        if isinstance(value, int | float) and not is_finite(value):
-            raise Fault(f"found.{name} is {described(value)} and must be a finite number")
-
-
-def check_found(found: Mapping[str, Any], method: Method) -> None:
-    """A Fault where a method could not sample with what the spec of its cell says was found for it."""
-    check_forms(_unplaced(found), method.finds(), "found.")
-
-
-def _unplaced(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was found as its record has it: specs name a file of weights with its folder."""
-    file = found.get("file")
-    return {**found, "file": Path(file).name} if isinstance(file, str) and Path(file).name else found
 
 
 def _usable(record: Mapping[str, Any]) -> Method:

@@ -1,7 +1,7 @@
 """What a value must look like that a learner finds and its method reads, and what is wrong with one that does not.
 
 A record of learning is a file that anyone can hand on; what does not have these forms is refused where the record is
-read (`ditbench.learn.record`), so that methods compute with what they are given.
+read (`ditbench.learn.record`, and where a spec holds it), so that methods compute with what they are given.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ditbench.faults import Fault
@@ -118,6 +119,18 @@ WEIGHTS: dict[str, Form] = {"file": FILE, "sha256": SHA256}
 SHARES = Numbers(2, least=0, most=1)
 # What timesteps may be: of networks that are told a time of a thousand, and far beyond.
 TIMES = Numbers(1, least=0, most=1e6)
+# What several learners note, and pages and MLflow show.
+SHOWN: dict[str, Form] = {
+    "file": Text(FILE.says, FILE.pattern, needed=False),
+    "sha256": Text(SHA256.says, SHA256.pattern, needed=False),
+    "history": Keyed(Numbers(1, words=True), needed=False),
+    "losses": Numbers(1, words=True, needed=False),
+    "tried": Numbers(2, length=2, needed=False),
+    "ratios": Numbers(2, needed=False),
+    "trajectory": Numbers(3, needed=False),
+}
+# Of a training that noted how its ratios came about.
+RATIOS: dict[str, Form] = {name: Numbers(1) for name in ("ratio", "deployed")}
 
 
 def check_forms(values: Mapping[str, Any], forms: Mapping[str, Form], place: str = "") -> None:
@@ -127,6 +140,27 @@ def check_forms(values: Mapping[str, Any], forms: Mapping[str, Form], place: str
             form.check(values[name], f"{place}{name}")
         elif form.needed:
             raise Fault(f"{place}{name} is missing")
+
+
+def check_found(found: Mapping[str, Any], forms: Mapping[str, Form]) -> None:
+    """A Fault where what was found is not what a method reads, whose `forms` these are."""
+    check_forms(unplaced(found), forms, "found.")
+
+
+def check_shown(found: Mapping[str, Any]) -> None:
+    """A Fault where pages and MLflow could not show what was found."""
+    check_forms(unplaced(found), SHOWN, "found.")
+    if "trajectory" in found:
+        check_forms(found.get("history", {}), RATIOS, "found.history.")
+    for name, value in found.items():
+        if isinstance(value, int | float) and not is_finite(value):
+            raise Fault(f"found.{name} is {described(value)} and must be a finite number")
+
+
+def unplaced(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was found as its record has it: specs name a file of weights with its folder."""
+    file = found.get("file")
+    return {**found, "file": Path(file).name} if isinstance(file, str) and Path(file).name else found
 
 
 def is_finite(value: float) -> bool:

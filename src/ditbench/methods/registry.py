@@ -12,6 +12,7 @@ from typing import Any
 
 from ditbench.faults import Fault
 from ditbench.methods.base import Knob, Method
+from ditbench.methods.forms import check_found
 from ditbench.mistakes import shown
 
 MOST = 1e15  # beyond it floating-point numbers are no longer exact, and whole ones soon past what libraries hold
@@ -80,13 +81,11 @@ def get_method(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
 
 def method_of(spec: Mapping[str, Any]) -> Method:
     """The method of a cell, as its spec's record has it, with what was learned for it."""
-    from ditbench.learn.record import check_found
-
     method, found = get_method(spec["method"], spec["knobs"]), spec.get("found")
     if found is not None:
         path = getattr(spec, "path", None)  # of one that was read from a record
         try:
-            check_found(found, method)
+            check_found(found, method.finds())
         except Fault as wrong:
             whose = path or f"the spec of {spec['arm']}"
             raise Fault(f"{whose} cannot be used: {wrong}; delete it and run again") from wrong
